@@ -1,0 +1,5 @@
+"""pi0 in PyTorch: in float32 the definition of correct, in bfloat16 what a CPU runs. Each file has its twin in `tt/`."""
+
+from .model import PI0ModelTorch
+
+__all__ = ["PI0ModelTorch"]

@@ -1,0 +1,95 @@
+"""What pi0 is made of: the sizes of each part, and the axis legend that every other file uses.
+
+Axes, in names, comments and docstrings:
+
+    B batch    T queries    S keys    P prefix tokens    N heads    K key/value heads    H head width    D width    A action width
+
+The numbers are those of openpi `models/gemma.py::get_config`, `models/siglip.py` (So400m/14) and `models/pi0_config.py`.
+"""
+
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True)
+class VisionConfig:
+    """Sizes of the SigLIP vision tower."""
+
+    hidden_size: int = 1152
+    intermediate_size: int = 4304
+    num_hidden_layers: int = 27
+    num_attention_heads: int = 16
+    image_size: int = 224
+    patch_size: int = 14
+    layer_norm_eps: float = 1e-6
+
+    @property
+    def head_dim(self) -> int:
+        """Width of one attention head."""
+        return self.hidden_size // self.num_attention_heads
+
+    @property
+    def num_patches(self) -> int:
+        """Tokens that one camera puts in the prefix."""
+        return (self.image_size // self.patch_size) ** 2
+
+
+@dataclass(frozen=True)
+class GemmaConfig:
+    """Sizes of one Gemma transformer: the vision-language model or the action expert."""
+
+    width: int
+    mlp_dim: int
+    depth: int = 18
+    num_heads: int = 8
+    num_kv_heads: int = 1
+    head_dim: int = 256
+    rms_norm_eps: float = 1e-6
+    rope_theta: float = 10_000.0
+
+
+GEMMA_2B = GemmaConfig(width=2048, mlp_dim=16384)
+GEMMA_300M = GemmaConfig(width=1024, mlp_dim=4096)
+
+GEMMA_VARIANTS = {"gemma_2b": GEMMA_2B, "gemma_300m": GEMMA_300M}
+"""The names that LeRobot's `PI0Config.paligemma_variant` and `.action_expert_variant` accept."""
+
+
+@dataclass(frozen=True)
+class PI0ModelConfig:
+    """Sizes of the whole model. `PI0ModelConfig()` is pi0_base.
+
+    Raises:
+        ValueError: where the vision-language model and the expert cannot share one key/value cache.
+    """
+
+    vision: VisionConfig = field(default_factory=VisionConfig)
+    vlm: GemmaConfig = GEMMA_2B
+    expert: GemmaConfig = GEMMA_300M
+    vocab_size: int = 257_152
+    state_dim: int = 32
+    action_dim: int = 32
+    horizon: int = 50
+    num_steps: int = 10
+    min_period: float = 4e-3
+    max_period: float = 4.0
+
+    def __post_init__(self) -> None:
+        for name in ("depth", "num_heads", "num_kv_heads", "head_dim"):
+            vlm, expert = getattr(self.vlm, name), getattr(self.expert, name)
+            if vlm != expert:
+                raise ValueError(
+                    f"{name}: expected the same in the vision-language model and in the expert, which attend to one "
+                    f"key/value cache, got {vlm} and {expert}"
+                )
+
+
+PI0_BASE = PI0ModelConfig()
+
+TINY = PI0ModelConfig(
+    vision=VisionConfig(hidden_size=96, intermediate_size=176, num_hidden_layers=2, num_attention_heads=4),
+    vlm=GemmaConfig(width=128, mlp_dim=256, depth=3, head_dim=32),
+    expert=GemmaConfig(width=64, mlp_dim=128, depth=3, head_dim=32),
+    vocab_size=512,
+)
+"""Every part of pi0_base at a thousandth of its size, with its awkward ratios: SigLIP heads of 24 (no multiple of a tile)
+and a SigLIP MLP of five and a half tiles, queries wider than the expert, a first, an inner and a last layer."""

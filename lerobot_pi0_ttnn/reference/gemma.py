@@ -1,0 +1,189 @@
+"""Gemma's block with pi0's key/value cache. Source: transformers `modeling_gemma.py`. Twin: `tt/gemma.py`."""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..model_config import GemmaConfig
+from ..weights import Weights
+from .layers import Linear, RMSNorm
+
+
+@dataclass(frozen=True)
+class RotaryTables:
+    """Cosines and sines for RoPE, (B, 1, T, H) float32 each."""
+
+    cos: Tensor
+    sin: Tensor
+
+
+def rotary_tables(positions: Tensor, config: GemmaConfig) -> RotaryTables:
+    """Returns the tables for split-half RoPE. Source: transformers `GemmaRotaryEmbedding`, which computes in float32.
+
+    Args:
+        positions: (B, T) int64.
+        config: sizes of the transformer.
+    """
+    exponent = torch.arange(0, config.head_dim, 2).float() / config.head_dim
+    angles = positions[:, None, :, None].float() * (1.0 / config.rope_theta**exponent)
+    angles = torch.cat([angles, angles], dim=-1)
+    return RotaryTables(angles.cos(), angles.sin())
+
+
+def rotate(x: Tensor, tables: RotaryTables) -> Tensor:
+    """Returns x, (B, N, T, H), rotated by its tokens' positions: the first half of H is paired with the second.
+
+    Computed in float32, returned in the dtype of `x`.
+    """
+    full = x.float()
+    first, second = full.chunk(2, dim=-1)
+    return (full * tables.cos + torch.cat([-second, first], dim=-1) * tables.sin).to(x.dtype)
+
+
+class KeyValueCache:
+    """The keys and values of one layer for all tokens of a call, written block by block.
+
+    Args:
+        batch: B.
+        length: tokens of prefix and suffix together.
+        config: sizes of the transformer.
+        dtype: of what is stored.
+    """
+
+    def __init__(self, batch: int, length: int, config: GemmaConfig, dtype: torch.dtype) -> None:
+        shape = (batch, config.num_kv_heads, length, config.head_dim)
+        self.keys = torch.empty(shape, dtype=dtype)
+        self.values = torch.empty(shape, dtype=dtype)
+
+    def write(self, keys: Tensor, values: Tensor, start: int) -> None:
+        """Stores (B, K, T, H) keys and values as tokens `start` to `start + T`."""
+        end = start + keys.shape[2]
+        self.keys[:, :, start:end] = keys
+        self.values[:, :, start:end] = values
+
+
+class GemmaKeyValuesTorch:
+    """The keys and values of one layer: what it leaves for later tokens.
+
+    Args:
+        config: sizes of the transformer.
+        weights: cursor at `self_attn`.
+        dtype: of the matmuls; RoPE is float32.
+    """
+
+    def __init__(self, config: GemmaConfig, weights: Weights, dtype: torch.dtype) -> None:
+        self.heads = (config.num_kv_heads, config.head_dim)
+        self.k_proj = Linear(weights.at("k_proj"), dtype, bias=False)
+        self.v_proj = Linear(weights.at("v_proj"), dtype, bias=False)
+
+    def write(self, x: Tensor, rotary: RotaryTables, cache: KeyValueCache, start: int) -> None:
+        """Puts the keys and values of `x`, (B, T, D), in the cache as tokens `start` to `start + T`."""
+        k, v = (p(x).unflatten(-1, self.heads).transpose(1, 2) for p in (self.k_proj, self.v_proj))
+        cache.write(rotate(k, rotary), v, start)
+
+
+class GemmaAttentionTorch:
+    """Attention of one block of tokens to itself and to all that the cache holds before it: pi0's mask but for padding.
+
+    Args:
+        config: sizes of the transformer.
+        weights: cursor at `self_attn`.
+        dtype: of the matmuls; RoPE and softmax are float32.
+    """
+
+    def __init__(self, config: GemmaConfig, weights: Weights, dtype: torch.dtype) -> None:
+        self.config = config
+        self.q_proj = Linear(weights.at("q_proj"), dtype, bias=False)
+        self.keys_values = GemmaKeyValuesTorch(config, weights, dtype)
+        self.o_proj = Linear(weights.at("o_proj"), dtype, bias=False)
+
+    def __call__(
+        self, x: Tensor, rotary: RotaryTables, cache: KeyValueCache, start: int, is_real: Tensor | None
+    ) -> Tensor:
+        """Returns (B, T, D) in the matmuls' dtype, and leaves the tokens' own keys and values in the cache.
+
+        Args:
+            x: (B, T, D) float32.
+            rotary: tables for the tokens of `x`.
+            cache: holds tokens 0 to `start`.
+            start: number of the first token of `x`.
+            is_real: (B, start + T) bool, False on keys that are padding; None where none is.
+        """
+        x = x.to(self.q_proj.weight.dtype)
+        self.keys_values.write(x, rotary, cache, start)
+        q = self.q_proj(x).unflatten(-1, (self.config.num_heads, self.config.head_dim)).transpose(1, 2)
+        end = start + x.shape[1]
+        k, v = (t[:, :, :end].expand(-1, self.config.num_heads, -1, -1) for t in (cache.keys, cache.values))
+        mask = None if is_real is None else is_real[:, None, None, :]
+        out = F.scaled_dot_product_attention(rotate(q, rotary), k, v, attn_mask=mask)
+        return self.o_proj(out.transpose(1, 2).flatten(2))
+
+
+class GemmaMLPTorch:
+    """down(gelu_tanh(gate(x)) * up(x)).
+
+    Args:
+        weights: cursor at `mlp`.
+        dtype: of the matmuls.
+    """
+
+    def __init__(self, weights: Weights, dtype: torch.dtype) -> None:
+        self.gate_proj = Linear(weights.at("gate_proj"), dtype, bias=False)
+        self.up_proj = Linear(weights.at("up_proj"), dtype, bias=False)
+        self.down_proj = Linear(weights.at("down_proj"), dtype, bias=False)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Returns (B, T, D) in the matmuls' dtype.
+
+        Args:
+            x: (B, T, D) float32.
+        """
+        x = x.to(self.gate_proj.weight.dtype)
+        return self.down_proj(F.gelu(self.gate_proj(x), approximate="tanh") * self.up_proj(x))
+
+
+class GemmaBlockTorch:
+    """One pre-norm transformer layer.
+
+    Args:
+        config: sizes of the transformer.
+        weights: cursor at `layers.{i}`.
+        dtype: of the matmuls; norms and the residual stream are float32.
+    """
+
+    def __init__(self, config: GemmaConfig, weights: Weights, dtype: torch.dtype) -> None:
+        self.input_layernorm = RMSNorm(weights.at("input_layernorm"), config.rms_norm_eps)
+        self.self_attn = GemmaAttentionTorch(config, weights.at("self_attn"), dtype)
+        self.post_attention_layernorm = RMSNorm(weights.at("post_attention_layernorm"), config.rms_norm_eps)
+        self.mlp = GemmaMLPTorch(weights.at("mlp"), dtype)
+
+    def write_keys_values(self, x: Tensor, rotary: RotaryTables, cache: KeyValueCache, start: int) -> None:
+        """Does only what later tokens need of this layer: the keys and values of `x`, (B, T, D) float32."""
+        self.self_attn.keys_values.write(self.input_layernorm(x), rotary, cache, start)
+
+    def __call__(
+        self, x: Tensor, rotary: RotaryTables, cache: KeyValueCache, start: int, is_real: Tensor | None
+    ) -> Tensor:
+        """Returns (B, T, D) float32; the arguments are those of `GemmaAttentionTorch`."""
+        x = x + self.self_attn(self.input_layernorm(x), rotary, cache, start, is_real)
+        return x + self.mlp(self.post_attention_layernorm(x))
+
+
+class GemmaLastPrefixLayerTorch:
+    """The last layer as the prefix needs it: its norm, keys and values. Nothing reads its output.
+
+    Args:
+        config: sizes of the transformer.
+        weights: cursor at `layers.{i}`.
+        dtype: of the matmuls.
+    """
+
+    def __init__(self, config: GemmaConfig, weights: Weights, dtype: torch.dtype) -> None:
+        self.input_layernorm = RMSNorm(weights.at("input_layernorm"), config.rms_norm_eps)
+        self.keys_values = GemmaKeyValuesTorch(config, weights.at("self_attn"), dtype)
+
+    def write_keys_values(self, x: Tensor, rotary: RotaryTables, cache: KeyValueCache, start: int) -> None:
+        """Puts the keys and values of `x`, (B, T, D) float32, in the cache as tokens `start` to `start + T`."""
+        self.keys_values.write(self.input_layernorm(x), rotary, cache, start)

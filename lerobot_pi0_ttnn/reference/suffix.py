@@ -1,0 +1,71 @@
+"""The suffix: state and noisy actions in, expert tokens out; expert output in, velocity out.
+
+Source: openpi `models/pi0.py::PI0.embed_suffix`. Twin: `tt/suffix.py`.
+"""
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..flow import time_embedding
+from ..model_config import PI0ModelConfig
+from ..weights import Weights
+from .layers import Linear
+
+
+class SuffixEmbeddingTorch:
+    """The five small projections around the expert. They stay in float32, as in LeRobot.
+
+    Args:
+        config: sizes of the model.
+        weights: cursor at the root of the checkpoint.
+    """
+
+    def __init__(self, config: PI0ModelConfig, weights: Weights) -> None:
+        self.config = config
+        self.state_proj = Linear(weights.at("state_proj"), torch.float32, bias=True)
+        self.action_in_proj = Linear(weights.at("action_in_proj"), torch.float32, bias=True)
+        self.action_time_mlp_in = Linear(weights.at("action_time_mlp_in"), torch.float32, bias=True)
+        self.action_time_mlp_out = Linear(weights.at("action_time_mlp_out"), torch.float32, bias=True)
+        self.action_out_proj = Linear(weights.at("action_out_proj"), torch.float32, bias=True)
+
+    def embed_state(self, state: Tensor) -> Tensor:
+        """Returns the state token, (B, 1, D) float32.
+
+        Args:
+            state: (B, state_dim) float32.
+        """
+        return self.state_proj(state)[:, None, :]
+
+    def time_bias(self, times: Sequence[float]) -> Tensor:
+        """Returns (len(times), D) float32: what the time adds to the first layer of the action-time MLP.
+
+        That layer reads [action, time]; its time half does not depend on x_t, so it is a bias for each step.
+
+        Args:
+            times: in [0, 1].
+        """
+        width, config = self.config.expert.width, self.config
+        embedding = time_embedding(times, width, config.min_period, config.max_period)
+        return F.linear(embedding, self.action_time_mlp_in.weight[:, width:], self.action_time_mlp_in.bias)
+
+    def embed_actions(self, x_t: Tensor, time_bias: Tensor) -> Tensor:
+        """Returns the action tokens, (B, horizon, D) float32.
+
+        Args:
+            x_t: (B, horizon, action_dim) float32.
+            time_bias: (D,) float32, this step's row of `time_bias`.
+        """
+        action_half = self.action_time_mlp_in.weight[:, : self.config.expert.width]
+        hidden = F.linear(self.action_in_proj(x_t), action_half, time_bias)
+        return self.action_time_mlp_out(F.silu(hidden))
+
+    def velocity(self, expert_output: Tensor) -> Tensor:
+        """Returns dx/dt, (B, horizon, action_dim) float32.
+
+        Args:
+            expert_output: (B, horizon, D) float32, normed.
+        """
+        return self.action_out_proj(expert_output)

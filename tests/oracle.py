@@ -1,0 +1,132 @@
+"""LeRobot's own `PI0Policy`, made as small as `TINY`: the judge that nobody here wrote."""
+
+import contextlib
+from collections.abc import Iterator, Sequence
+
+import lerobot.policies.pi0.modeling_pi0 as lerobot_pi0
+import torch
+from lerobot.configs import FeatureType, PolicyFeature
+from lerobot.policies.pi0.configuration_pi0 import PI0Config
+from torch import Tensor
+
+from lerobot_pi0_ttnn.model_config import TINY, PI0ModelConfig
+
+CAMERAS = ("front", "wrist", "side")
+STATE_DIM = 14
+ACTION_DIM = 7
+
+
+@contextlib.contextmanager
+def sized(model: PI0ModelConfig) -> Iterator[None]:
+    """Lets LeRobot build a `PI0Policy` of the given sizes; its `PI0Config` only knows gemma_2b and gemma_300m."""
+    originals = {
+        name: getattr(lerobot_pi0, name)
+        for name in ("get_gemma_config", "PaliGemmaForConditionalGenerationWithPiGemma", "PiGemmaForCausalLM")
+    }
+
+    def gemma_config(variant: str):
+        part = model.vlm if variant == "gemma_2b" else model.expert
+        return lerobot_pi0.GemmaConfig(
+            width=part.width,
+            depth=part.depth,
+            mlp_dim=part.mlp_dim,
+            num_heads=part.num_heads,
+            num_kv_heads=part.num_kv_heads,
+            head_dim=part.head_dim,
+        )
+
+    def paligemma(config):
+        vision = config.vision_config
+        for name in ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads"):
+            setattr(vision, name, getattr(model.vision, name))
+        vision.projection_dim = model.vlm.width
+        config.text_config.vocab_size = config._vocab_size = config.image_token_index = model.vocab_size
+        return originals["PaliGemmaForConditionalGenerationWithPiGemma"](config=config)
+
+    def expert(config):
+        config.vocab_size = model.vocab_size
+        return originals["PiGemmaForCausalLM"](config=config)
+
+    replacements = (gemma_config, paligemma, expert)
+    for name, replacement in zip(originals, replacements, strict=True):
+        setattr(lerobot_pi0, name, replacement)
+    try:
+        yield
+    finally:
+        for name, original in originals.items():
+            setattr(lerobot_pi0, name, original)
+
+
+def make_lerobot_policy(
+    cameras: Sequence[str] = CAMERAS,
+    state_dim: int = STATE_DIM,
+    action_dim: int = ACTION_DIM,
+    seed: int = 0,
+    model: PI0ModelConfig = TINY,
+    **config,
+) -> lerobot_pi0.PI0Policy:
+    """LeRobot's policy with seeded weights, large enough that every part of the model moves the result."""
+    features = {f"observation.images.{c}": PolicyFeature(FeatureType.VISUAL, (3, 480, 640)) for c in cameras}
+    features["observation.state"] = PolicyFeature(FeatureType.STATE, (state_dim,))
+    config = {"device": "cpu", **config}
+    policy_config = PI0Config(
+        input_features=features,
+        output_features={"action": PolicyFeature(FeatureType.ACTION, (action_dim,))},
+        **config,
+    )
+    with sized(model):
+        policy = lerobot_pi0.PI0Policy(policy_config)
+    randomise(policy, seed)
+    return policy.eval()
+
+
+@torch.no_grad()
+def randomise(module: torch.nn.Module, seed: int) -> None:
+    """Fan-in-scaled matrices, norms off their zero, biases that show: default initialisation hides mistakes."""
+    generator = torch.Generator().manual_seed(seed)
+    for name, parameter in module.named_parameters():
+        if "norm" in name:
+            parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.2)
+            if parameter.ndim == 1 and name.endswith("weight") and ("layer_norm" in name or "post_layernorm" in name):
+                parameter.add_(1.0)
+        elif parameter.ndim > 1:
+            fan_in = parameter[0].numel() if "embed" not in name or "patch" in name else 4 * parameter.shape[-1]
+            parameter.copy_(torch.randn(parameter.shape, generator=generator) * 1.2 / fan_in**0.5)
+        else:
+            parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.1)
+
+
+def state_dict(policy: torch.nn.Module) -> dict[str, Tensor]:
+    """The policy's tensors under our names: without `model.` and without the two unused heads."""
+    return {
+        name.removeprefix("model."): tensor for name, tensor in policy.state_dict().items() if "lm_head" not in name
+    }
+
+
+def make_batch(
+    batch: int = 2,
+    cameras: Sequence[str] = CAMERAS[1:],
+    state_dim: int = STATE_DIM,
+    seed: int = 1,
+    size: tuple[int, int] = (120, 160),
+    lengths: Sequence[int] = (10, 23),
+    max_length: int = 48,
+    vocab: int = TINY.vocab_size,
+) -> dict[str, Tensor]:
+    """What LeRobot's preprocessor hands to a policy. By default the awkward case: two rows, prompts of unlike length
+    padded to 48, the first camera absent, images that are not square."""
+    generator = torch.Generator().manual_seed(seed)
+    out = {f"observation.images.{c}": torch.rand(batch, 3, *size, generator=generator) for c in cameras}
+    out["observation.state"] = torch.randn(batch, state_dim, generator=generator)
+    tokens = torch.zeros(batch, max_length, dtype=torch.long)
+    for row in range(batch):
+        length = lengths[row % len(lengths)]
+        tokens[row, :length] = torch.randint(3, vocab, (length,), generator=generator)
+        tokens[row, 0], tokens[row, length - 1] = 2, 108
+    out["observation.language.tokens"] = tokens
+    out["observation.language.attention_mask"] = tokens != 0
+    return out
+
+
+def make_noise(batch: int = 2, seed: int = 3) -> Tensor:
+    return torch.randn(batch, 50, 32, generator=torch.Generator().manual_seed(seed))
