@@ -1,0 +1,1 @@
+"""pi0 on Tenstorrent cards, as a LeRobot policy."""

@@ -1,4 +1,4 @@
-"""Flow matching: the noise, the schedule of times, their embedding, and the Euler loop. Pure torch, shared by both twins.
+"""Flow matching: noise, times, their embedding, the Euler loop. Pure torch, shared by both twins.
 
 pi0 carries noise at t = 1 to actions at t = 0. Source: openpi `models/pi0.py::PI0.sample_actions` and `posemb_sincos`.
 """

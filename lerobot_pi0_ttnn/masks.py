@@ -57,7 +57,7 @@ def suffix_positions(prefix_is_real: Tensor, length: int) -> Tensor:
 def live_columns(is_real: Tensor) -> Tensor:
     """Returns the int64 indices of the columns that are real in at least one row of the batch.
 
-    Tokens that are padding in every row are neither attended to nor counted in positions: dropping their columns is exact.
+    Tokens that are padding in every row are neither attended to nor counted in positions: dropping them is exact.
 
     Args:
         is_real: (B, S) bool, False on padding.

@@ -2,9 +2,9 @@
 
 Axes, in names, comments and docstrings:
 
-    B batch    T queries    S keys    P prefix tokens    N heads    K key/value heads    H head width    D width    A action width
+    B batch   T queries   S keys   P prefix tokens   N heads   K key/value heads   H head width   D width
 
-The numbers are those of openpi `models/gemma.py::get_config`, `models/siglip.py` (So400m/14) and `models/pi0_config.py`.
+The numbers are those of openpi `models/gemma.py`, `models/siglip.py` (So400m/14) and `models/pi0_config.py`.
 """
 
 from dataclasses import dataclass, field
@@ -91,5 +91,5 @@ TINY = PI0ModelConfig(
     expert=GemmaConfig(width=64, mlp_dim=128, depth=3, head_dim=32),
     vocab_size=512,
 )
-"""Every part of pi0_base at a thousandth of its size, with its awkward ratios: SigLIP heads of 24 (no multiple of a tile)
-and a SigLIP MLP of five and a half tiles, queries wider than the expert, a first, an inner and a last layer."""
+"""All of pi0_base at a thousandth of its size, with its awkward ratios: SigLIP heads of 24 (no multiple of a tile) and a
+SigLIP MLP of five and a half tiles, queries wider than the expert, a first, an inner and a last layer."""

@@ -1,6 +1,6 @@
 """The names and shapes of pi0's tensors, and the cursor with which a part takes its own.
 
-The names are those of LeRobot's `PI0Policy.state_dict()` without the leading `model.`; the parts' attributes bear them too.
+The names are those of LeRobot's `PI0Policy.state_dict()` without the leading `model.`; attributes bear them too.
 """
 
 from collections.abc import Iterator, Mapping

@@ -1,3 +1,3 @@
-"""Installed as `lerobot_policy_pi0_ttnn`, the name LeRobot's plug-in scan imports: it registers the policy type `pi0_ttnn`."""
+"""Installed as `lerobot_policy_pi0_ttnn`, the name that LeRobot's plug-in scan imports: registers `pi0_ttnn`."""
 
 import lerobot_pi0_ttnn  # noqa: F401

@@ -1,4 +1,4 @@
-"""pi0 in PyTorch: in float32 the definition of correct, in bfloat16 what a CPU runs. Each file has its twin in `tt/`."""
+"""pi0 in PyTorch: in float32 the definition of correct, in bfloat16 what a CPU runs. Each file has a twin in `tt/`."""
 
 from .model import PI0ModelTorch
 

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from ..model_config import GemmaConfig
 from ..weights import Weights
-from .layers import Linear, RMSNorm
+from .layers import Linear, RMSNorm, join_heads, split_heads
 
 
 @dataclass(frozen=True)
@@ -74,13 +74,13 @@ class GemmaKeyValuesTorch:
     """
 
     def __init__(self, config: GemmaConfig, weights: Weights, dtype: torch.dtype) -> None:
-        self.heads = (config.num_kv_heads, config.head_dim)
+        self.heads = config.num_kv_heads
         self.k_proj = Linear(weights.at("k_proj"), dtype, bias=False)
         self.v_proj = Linear(weights.at("v_proj"), dtype, bias=False)
 
     def write(self, x: Tensor, rotary: RotaryTables, cache: KeyValueCache, start: int) -> None:
         """Puts the keys and values of `x`, (B, T, D), in the cache as tokens `start` to `start + T`."""
-        k, v = (p(x).unflatten(-1, self.heads).transpose(1, 2) for p in (self.k_proj, self.v_proj))
+        k, v = (split_heads(p(x), self.heads) for p in (self.k_proj, self.v_proj))
         cache.write(rotate(k, rotary), v, start)
 
 
@@ -113,12 +113,12 @@ class GemmaAttentionTorch:
         """
         x = x.to(self.q_proj.weight.dtype)
         self.keys_values.write(x, rotary, cache, start)
-        q = self.q_proj(x).unflatten(-1, (self.config.num_heads, self.config.head_dim)).transpose(1, 2)
+        q = split_heads(self.q_proj(x), self.config.num_heads)
         end = start + x.shape[1]
         k, v = (t[:, :, :end].expand(-1, self.config.num_heads, -1, -1) for t in (cache.keys, cache.values))
         mask = None if is_real is None else is_real[:, None, None, :]
         out = F.scaled_dot_product_attention(rotate(q, rotary), k, v, attn_mask=mask)
-        return self.o_proj(out.transpose(1, 2).flatten(2))
+        return self.o_proj(join_heads(out))
 
 
 class GemmaMLPTorch:

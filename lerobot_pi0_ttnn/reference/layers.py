@@ -1,4 +1,4 @@
-"""The layers that SigLIP and Gemma share. Their inputs are float32; a bfloat16 weight makes only its own matmul bfloat16."""
+"""The layers that SigLIP and Gemma share. Inputs are float32; a bfloat16 weight makes only its own matmul bfloat16."""
 
 import torch
 import torch.nn.functional as F
@@ -70,3 +70,13 @@ class LayerNorm:
             x: (..., D) float32.
         """
         return F.layer_norm(x, self.weight.shape, self.weight, self.bias, self.epsilon)
+
+
+def split_heads(x: Tensor, heads: int) -> Tensor:
+    """Returns x, (B, T, N * H), as (B, N, T, H)."""
+    return x.view(*x.shape[:2], heads, -1).transpose(1, 2)
+
+
+def join_heads(x: Tensor) -> Tensor:
+    """Returns x, (B, N, T, H), as (B, T, N * H)."""
+    return x.transpose(1, 2).flatten(2)

@@ -18,7 +18,7 @@ class PI0ModelTorch:
     Args:
         config: sizes of the model.
         weights: all tensors by name, `PI0WeightLoader` or a plain dict; kept without a copy where they have `dtype`.
-        dtype: of the matmuls; norms, softmax, RoPE, the time table, x_t and the five suffix projections are float32 always.
+        dtype: of the matmuls; norms, softmax, RoPE, the time table, x_t and the suffix projections are always float32.
 
     Raises:
         ValueError: with every missing, unexpected and mis-shaped tensor.

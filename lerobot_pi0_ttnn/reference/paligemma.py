@@ -82,7 +82,8 @@ class PaliGemmaBackboneTorch:
         Args:
             tokens: (B, L) int64.
         """
-        return F.embedding(tokens, self.embed_tokens).float() * self.config.vlm.width**0.5
+        scale: float = self.config.vlm.width**0.5
+        return F.embedding(tokens, self.embed_tokens).float() * scale
 
     def embed_prefix(
         self, images: Sequence[Tensor], img_masks: Sequence[Tensor], lang_tokens: Tensor, lang_masks: Tensor
@@ -100,7 +101,8 @@ class PaliGemmaBackboneTorch:
         """
         cameras = present_cameras(img_masks)
         columns = live_columns(lang_masks)
-        embeddings, is_real = [], []
+        embeddings: list[Tensor] = []
+        is_real: list[Tensor] = []
         if cameras:
             features = self.multi_modal_projector(self.vision_tower(torch.cat([images[i] for i in cameras])))
             embeddings += features.chunk(len(cameras))
@@ -135,8 +137,8 @@ class PaliGemmaBackboneTorch:
     def write_state(self, state_embedding: Tensor, prefix: Prefix) -> None:
         """Adds the state token's keys and values to every layer's cache.
 
-        The state token sees the prefix and itself, neither the actions nor the time: what it writes is the same at every
-        step, and nothing but its keys and values is ever read.
+        The state token sees the prefix and itself, neither the actions nor the time: what it writes is the same at
+        every step, and nothing but its keys and values is ever read.
 
         Args:
             state_embedding: (B, 1, D) float32.

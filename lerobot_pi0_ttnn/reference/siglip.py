@@ -6,7 +6,7 @@ from torch import Tensor
 
 from ..model_config import VisionConfig
 from ..weights import Weights
-from .layers import LayerNorm, Linear
+from .layers import LayerNorm, Linear, join_heads, split_heads
 
 
 class SigLIPAttentionTorch:
@@ -31,11 +31,10 @@ class SigLIPAttentionTorch:
         Args:
             x: (B, S, D) float32.
         """
-        heads = (self.config.num_attention_heads, self.config.head_dim)
         x = x.to(self.q_proj.weight.dtype)
-        q, k, v = (p(x).unflatten(-1, heads).transpose(1, 2) for p in (self.q_proj, self.k_proj, self.v_proj))
-        out = F.scaled_dot_product_attention(q, k, v)
-        return self.out_proj(out.transpose(1, 2).flatten(2))
+        heads = self.config.num_attention_heads
+        q, k, v = (split_heads(p(x), heads) for p in (self.q_proj, self.k_proj, self.v_proj))
+        return self.out_proj(join_heads(F.scaled_dot_product_attention(q, k, v)))
 
 
 class SigLIPMLPTorch:
