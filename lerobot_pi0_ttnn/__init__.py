@@ -1,1 +1,25 @@
-"""pi0 on Tenstorrent cards, as a LeRobot policy."""
+"""pi0 on Tenstorrent cards, as a LeRobot policy.
+
+Importing this package registers the policy type `pi0_ttnn` with LeRobot. Models, and what they import, load on first use.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from .configuration_pi0_ttnn import PI0TTNNConfig
+from .model_config import PI0ModelConfig
+
+if TYPE_CHECKING:
+    from .checkpoint import PI0WeightLoader
+    from .modeling_pi0_ttnn import PI0TTNNPolicy
+    from .reference import PI0ModelTorch
+
+__all__ = ["PI0ModelConfig", "PI0ModelTorch", "PI0TTNNConfig", "PI0TTNNPolicy", "PI0WeightLoader"]
+
+_LAZY = {"PI0ModelTorch": ".reference", "PI0TTNNPolicy": ".modeling_pi0_ttnn", "PI0WeightLoader": ".checkpoint"}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LAZY:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_LAZY[name], __name__), name)

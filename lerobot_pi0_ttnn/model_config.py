@@ -91,5 +91,5 @@ TINY = PI0ModelConfig(
     expert=GemmaConfig(width=64, mlp_dim=128, depth=3, head_dim=32),
     vocab_size=512,
 )
-"""All of pi0_base at a thousandth of its size, with its awkward ratios: SigLIP heads of 24 (no multiple of a tile) and a
-SigLIP MLP of five and a half tiles, queries wider than the expert, a first, an inner and a last layer."""
+"""All of pi0_base at a thousandth of its size, with its awkward ratios: SigLIP heads of 24 (no multiple of a tile) and
+a SigLIP MLP of five and a half tiles, queries wider than the expert, a first, an inner and a last layer."""

@@ -1,0 +1,184 @@
+"""Finding and opening a checkpoint's files, in a folder or on the Hub: each way this goes wrong has its sentence."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import hf_hub_download, try_to_load_from_cache
+from huggingface_hub.errors import (
+    EntryNotFoundError,
+    GatedRepoError,
+    HfHubHTTPError,
+    HFValidationError,
+    LocalEntryNotFoundError,
+    OfflineModeIsEnabled,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+from safetensors import SafetensorError, safe_open
+
+SINGLE = "model.safetensors"
+INDEX = "model.safetensors.index.json"
+ADAPTER = "adapter_config.json"
+LFS_POINTER = b"version https://git-lfs"
+
+
+@dataclass(frozen=True)
+class CheckpointSource:
+    """Where a checkpoint is: a folder, a `.safetensors` file, or a repository on the Hub.
+
+    Args:
+        path_or_repo_id: the folder, the file, or `owner/name`.
+        revision: branch, tag or commit on the Hub.
+        token: the Hub's access token; the one of `hf auth login` by default.
+        cache_dir: the Hub's cache folder; huggingface_hub's own by default.
+        local_files_only: never ask the network.
+        subfolder: where in the folder or repository the checkpoint lies.
+    """
+
+    path_or_repo_id: str | Path
+    revision: str | None = None
+    token: str | bool | None = None
+    cache_dir: str | Path | None = None
+    local_files_only: bool = False
+    subfolder: str | None = None
+
+    def __str__(self) -> str:
+        name = str(self.path_or_repo_id)
+        name = f"{name}/{self.subfolder}" if self.subfolder else name
+        return f"{name}@{self.revision}" if self.revision else name
+
+    def find(self, filename: str) -> Path | None:
+        """Returns the local path of one of the checkpoint's files, downloaded if need be; None where it has none such.
+
+        Raises:
+            FileNotFoundError: there is no such folder, repository or revision.
+            PermissionError: the repository is private or gated.
+            ConnectionError: the Hub cannot be reached and the file is not in the cache.
+        """
+        local = Path(self.path_or_repo_id).expanduser()
+        if local.is_file():
+            return local if filename == SINGLE else _if_file(local.parent / filename)
+        if local.is_dir():
+            return _if_file(local / (self.subfolder or "") / filename)
+        if local.is_absolute() or str(self.path_or_repo_id).startswith((".", "~")):
+            raise FileNotFoundError(
+                f"{self}: there is no such folder; give a checkpoint folder or a Hub id (owner/name)."
+            )
+        return self._download(filename)
+
+    def _download(self, filename: str) -> Path | None:
+        try:
+            return Path(
+                hf_hub_download(
+                    repo_id=str(self.path_or_repo_id),
+                    filename=filename,
+                    subfolder=self.subfolder,
+                    revision=self.revision,
+                    token=self.token,
+                    cache_dir=self.cache_dir,
+                    local_files_only=self.local_files_only,
+                )
+            )
+        except HFValidationError as error:
+            raise FileNotFoundError(
+                f"{self}: neither a folder that exists nor a Hub id of the form owner/name; check the spelling."
+            ) from error
+        except GatedRepoError as error:
+            raise PermissionError(
+                f"{self}: the Hub asks you to accept this repository's terms; do so at "
+                f"https://huggingface.co/{self.path_or_repo_id}, then run `hf auth login`."
+            ) from error
+        except RepositoryNotFoundError as error:
+            raise FileNotFoundError(
+                f"{self}: no such folder here and no such repository on the Hub; check the spelling, and run "
+                "`hf auth login` if it is private."
+            ) from error
+        except RevisionNotFoundError as error:
+            raise FileNotFoundError(
+                f"{self}: the repository has no revision {self.revision!r}; give an existing branch, tag or commit."
+            ) from error
+        except LocalEntryNotFoundError as error:
+            if self._cached_elsewhere(filename):
+                return None
+            raise ConnectionError(
+                f"{self}: no such folder here, {filename} is not in the Hub's cache, and the Hub cannot be reached; "
+                "give a folder that holds the checkpoint, or connect to the network (and unset HF_HUB_OFFLINE)."
+            ) from error
+        except EntryNotFoundError:
+            return None
+        except (HfHubHTTPError, OfflineModeIsEnabled, OSError) as error:
+            raise ConnectionError(
+                f"{self}: the Hub did not give {filename} ({error}); try again, or give a folder."
+            ) from error
+
+    def _cached_elsewhere(self, filename: str) -> bool:
+        """Returns whether the other of the two weight files is in the cache: then this one may be taken as absent."""
+        other = {SINGLE: INDEX, INDEX: SINGLE}.get(filename)
+        if other is None:
+            return False
+        name = f"{self.subfolder}/{other}" if self.subfolder else other
+        cached = try_to_load_from_cache(str(self.path_or_repo_id), name, self.cache_dir, self.revision)
+        return isinstance(cached, str)
+
+    def weight_files(self) -> list[Path]:
+        """Returns the local paths of the safetensors files, one or several shards, with the shards' index first if any.
+
+        Raises:
+            FileNotFoundError: the checkpoint has no weights, or lacks a shard that its index names.
+            ValueError: the index is not one.
+        """
+        single = self.find(SINGLE)
+        if single is not None:
+            return [single]
+        index = self.find(INDEX)
+        if index is None:
+            raise FileNotFoundError(f"{self}: expected {SINGLE} or {INDEX}, found neither. {self._what_instead()}")
+        try:
+            shards = sorted(set(json.loads(index.read_text())["weight_map"].values()))
+        except (ValueError, KeyError, AttributeError, TypeError) as error:
+            raise ValueError(f"{index}: expected a JSON index with a weight_map ({error}); fetch it again.") from error
+        paths = {shard: self.find(shard) for shard in shards}
+        absent = [shard for shard, path in paths.items() if path is None]
+        if absent:
+            raise FileNotFoundError(
+                f"{self}: {INDEX} names {len(shards)} files, of which {', '.join(absent)} are absent; "
+                "fetch the whole folder."
+            )
+        return [index, *(path for path in paths.values() if path is not None)]
+
+    def _what_instead(self) -> str:
+        if self.find(ADAPTER) is not None:
+            return (
+                "It is a LoRA adapter, not a whole model; merge it into its base model (peft's `merge_and_unload`) "
+                "and save that."
+            )
+        folder = Path(self.path_or_repo_id).expanduser()
+        if folder.is_dir() and any((folder / (self.subfolder or "")).glob("*.bin")):
+            return "It holds PyTorch .bin files; save the model as safetensors first."
+        return "Give the folder (or the Hub repository, with its subfolder) in which the weights lie."
+
+
+def _if_file(path: Path) -> Path | None:
+    return path if path.is_file() else None
+
+
+def open_safetensors(path: Path) -> Any:
+    """Returns the open file: its header is read, its tensors are mapped but not read.
+
+    Raises:
+        ValueError: it is not a safetensors file, or not all of it.
+    """
+    try:
+        return safe_open(path, framework="pt")
+    except SafetensorError as error:
+        with path.open("rb") as file:
+            start = file.read(len(LFS_POINTER))
+        if start == LFS_POINTER:
+            problem, remedy = "a git-lfs pointer, not the file itself", "run `git lfs pull` in its folder"
+        elif "incomplete" in str(error).lower():
+            problem, remedy = f"cut short at {path.stat().st_size} bytes ({error})", "delete it and fetch it again"
+        else:
+            problem, remedy = f"not a safetensors file ({error})", "save the model as safetensors, or fetch it again"
+        raise ValueError(f"{path}: {problem}; {remedy}.") from error

@@ -1,0 +1,112 @@
+"""The names under which pi0's tensors are saved: one table from each of them to ours.
+
+Which LeRobot, openpi or transformers release wrote a file shows in its names only. Our own are LeRobot 0.6's without
+the leading `model.` (see `weights.py`). A superset of LeRobot's `PI0Policy._fix_pytorch_state_dict_keys`.
+"""
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from ..weights import LANGUAGE_MODEL
+
+EMBEDDING = f"{LANGUAGE_MODEL}.embed_tokens.weight"
+LM_HEAD = "paligemma_with_expert.paligemma.lm_head.weight"
+
+RENAMES = (
+    # LeRobot's policy wraps the model; openpi's files and the Hub's pi0_base do not.
+    (re.compile(r"^model\.(?=paligemma_with_expert\.|state_proj\.|action_|time_mlp_)"), ""),
+    # openpi has one name for the time MLP of pi0 and of pi0.5.
+    (re.compile(r"^time_mlp_"), "action_time_mlp_"),
+    # transformers < 4.52, hence LeRobot <= 0.3.
+    (re.compile(r"^(paligemma_with_expert\.paligemma)\.language_model\.lm_head\."), r"\1.lm_head."),
+    (re.compile(r"^(paligemma_with_expert\.paligemma)\.language_model\.model\."), r"\1.model.language_model."),
+    (re.compile(r"^(paligemma_with_expert\.paligemma)\.(vision_tower|multi_modal_projector)\."), r"\1.model.\2."),
+)
+
+IGNORED = (
+    (re.compile(r"^paligemma_with_expert\.gemma_expert\.lm_head\."), "the expert's unused language head"),
+    (re.compile(r"\.rotary_emb\.inv_freq$"), "RoPE frequencies, computed instead"),
+    (re.compile(r"\.embeddings\.position_ids$"), "patch numbers, counted instead"),
+    (re.compile(r"^(un)?normalize_(inputs|outputs|targets)\."), "statistics of LeRobot <= 0.3, which `convert` moves"),
+)
+
+
+@dataclass
+class Layout:
+    """How the tensors of a checkpoint are named."""
+
+    names: dict[str, str] = field(default_factory=dict)
+    """Our name -> the checkpoint's."""
+    ignored: dict[str, str] = field(default_factory=dict)
+    """The checkpoint's name -> why it is not needed."""
+    traits: list[str] = field(default_factory=list)
+    """What is particular about the names, for people to read."""
+
+
+def canonical(name: str) -> str:
+    """Returns our name for a checkpoint's tensor; a name of ours is returned as it is."""
+    for pattern, replacement in RENAMES:
+        name = pattern.sub(replacement, name)
+    return name
+
+
+def recognise(saved_names: Iterable[str], where: str) -> Layout:
+    """Returns how each tensor of a checkpoint is to be used.
+
+    Args:
+        saved_names: the names in the files.
+        where: what to call the checkpoint in errors.
+
+    Raises:
+        ValueError: it is a checkpoint of another model, or two of its tensors claim one name.
+    """
+    saved = sorted(saved_names)
+    _refuse_other_models(saved, where)
+    layout = Layout()
+    for name in saved:
+        ours = canonical(name)
+        reason = next((reason for pattern, reason in IGNORED if pattern.search(ours)), None)
+        if reason is not None:
+            layout.ignored[name] = reason
+        elif ours in layout.names:
+            raise ValueError(
+                f"{where}: {name} and {layout.names[ours]} are both {ours}; save the model again from one of them."
+            )
+        else:
+            layout.names[ours] = name
+    head = layout.names.pop(LM_HEAD, None)
+    if head is not None and EMBEDDING in layout.names:
+        layout.ignored[head] = "the unused language head"
+    elif head is not None:
+        layout.names[EMBEDDING] = head
+    layout.traits = _traits(saved, head, layout)
+    return layout
+
+
+def _traits(saved: list[str], head: str | None, layout: Layout) -> list[str]:
+    traits = ["prefix `model.`" if any(name.startswith("model.") for name in saved) else "no prefix"]
+    if head is not None and layout.names.get(EMBEDDING) == head:
+        traits.append("embedding tied to lm_head")
+    if any("time_mlp" in name and "action_time_mlp" not in name for name in saved):
+        traits.append("time_mlp_*")
+    if any(".paligemma.language_model." in name for name in saved):
+        traits.append("LeRobot <= 0.3")
+    return traits
+
+
+def _refuse_other_models(saved: list[str], where: str) -> None:
+    if any(".vlm_with_expert." in f".{name}" for name in saved):
+        raise ValueError(
+            f"{where}: this is a SmolVLA checkpoint; this package runs pi0 only, use --policy.type=smolvla."
+        )
+    if any(".gemma_expert." in name and ".dense." in name for name in saved):
+        raise ValueError(
+            f"{where}: this is a pi0.5 checkpoint (its expert's norms have `dense` layers); this package "
+            "runs pi0 only, use --policy.type=pi05."
+        )
+    if not any("paligemma_with_expert." in name for name in saved):
+        raise ValueError(
+            f"{where}: expected the tensors of pi0 (paligemma_with_expert...), got {len(saved)} others"
+            f"{', such as ' + saved[0] if saved else ''}; give a pi0 checkpoint."
+        )

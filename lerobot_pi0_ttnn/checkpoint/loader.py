@@ -1,0 +1,126 @@
+"""The loader: a checkpoint as a mapping from our names to tensors that are mapped from disk, not copied."""
+
+import logging
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+from tqdm import tqdm
+
+from ..weights import Shapes
+from .files import CheckpointSource, open_safetensors
+from .layout import recognise
+
+logger = logging.getLogger(__name__)
+
+COPY_BYTES = 16 << 20
+
+
+class PI0WeightLoader(Mapping[str, Tensor]):
+    """The tensors of a pi0 checkpoint by our names, in any layout that pi0 was ever saved in.
+
+    Opening it reads the files' headers. A tensor is a view of the mapped file, in the dtype it was saved in: nothing is
+    copied, and only what is computed with is ever read from disk. `check_weights` says whether all that a model needs
+    is there.
+
+    Args:
+        path_or_repo_id: a folder, a `.safetensors` file, or `owner/name` on the Hub.
+        revision: branch, tag or commit on the Hub.
+        token: the Hub's access token; the one of `hf auth login` by default.
+        cache_dir: the Hub's cache folder; huggingface_hub's own by default.
+        local_files_only: never ask the network.
+        subfolder: where in the folder or repository the checkpoint lies.
+
+    Raises:
+        FileNotFoundError: no such folder, repository or revision, or no weights in it.
+        PermissionError: the repository is private or gated.
+        ConnectionError: the Hub cannot be reached and the files are not in the cache.
+        ValueError: a file is damaged or of another format, or the checkpoint is of another model.
+    """
+
+    def __init__(
+        self,
+        path_or_repo_id: str | Path,
+        *,
+        revision: str | None = None,
+        token: str | bool | None = None,
+        cache_dir: str | Path | None = None,
+        local_files_only: bool = False,
+        subfolder: str | None = None,
+    ) -> None:
+        self.source = CheckpointSource(path_or_repo_id, revision, token, cache_dir, local_files_only, subfolder)
+        self.files = self.source.weight_files()
+        handles = [open_safetensors(path) for path in self.files if path.suffix != ".json"]
+        self._handles: dict[str, Any] = {name: handle for handle in handles for name in handle.keys()}  # noqa: SIM118
+        self.layout = recognise(self._handles, str(self.source))
+        logger.info("%s: %d tensors (%s)", self.source, len(self), ", ".join(self.layout.traits))
+
+    def __str__(self) -> str:
+        return str(self.source)
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self.saved(self.layout.names[name])
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.layout.names)
+
+    def __len__(self) -> int:
+        return len(self.layout.names)
+
+    def saved(self, saved_name: str) -> Tensor:
+        """Returns a tensor by the checkpoint's own name, the ignored ones included."""
+        tensor: Tensor = self._handles[saved_name].get_tensor(saved_name)
+        return tensor
+
+    def shapes(self) -> Shapes:
+        """Returns the shape of each tensor by our name, from the headers."""
+        return {ours: tuple(self._slice(saved).get_shape()) for ours, saved in self.layout.names.items()}
+
+    def dtypes(self) -> dict[str, str]:
+        """Returns the dtype of each tensor by our name, from the headers, as safetensors spells it (F32, BF16, ...)."""
+        return {ours: self._slice(saved).get_dtype() for ours, saved in self.layout.names.items()}
+
+    def _slice(self, saved_name: str) -> Any:
+        return self._handles[saved_name].get_slice(saved_name)
+
+    def save(self, folder: Path) -> None:
+        """Puts the checkpoint's files in a folder, as hard links where the file system allows, else as copies."""
+        for path in self.files:
+            link_or_copy(path, folder / path.name)
+
+
+def link_or_copy(source: Path, target: Path) -> None:
+    """Makes `target` the same file as `source`, by a hard link if possible, else by a copy with a progress bar.
+
+    A target that exists is replaced only once the new one is complete; one that is the same file is left alone.
+    """
+    source = source.resolve()
+    if target.exists() and target.samefile(source):
+        return
+    partial = target.with_name(f".{target.name}.partial")
+    partial.unlink(missing_ok=True)
+    try:
+        os.link(source, partial)
+    except OSError:
+        _copy(source, partial)
+    partial.replace(target)
+
+
+def _copy(source: Path, target: Path) -> None:
+    size = source.stat().st_size
+    try:
+        with (
+            source.open("rb") as reader,
+            target.open("wb") as writer,
+            tqdm(total=size, unit="B", unit_scale=True, desc=f"Copying {source.name}", delay=2) as bar,
+        ):
+            while chunk := reader.read(COPY_BYTES):
+                writer.write(chunk)
+                bar.update(len(chunk))
+    except BaseException:
+        target.unlink(missing_ok=True)
+        raise
+    shutil.copymode(source, target)

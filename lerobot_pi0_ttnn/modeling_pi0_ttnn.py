@@ -1,0 +1,262 @@
+"""The policy: LeRobot on one side, a pi0 model on the other. LeRobot finds this module by its name."""
+
+import logging
+from collections import deque
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NoReturn, Self
+
+import torch
+from lerobot.configs import PreTrainedConfig
+from lerobot.policies.pretrained import PreTrainedPolicy
+from lerobot.utils.constants import ACTION
+from safetensors.torch import save_file
+from torch import Tensor
+from tqdm import tqdm
+
+from .checkpoint import PI0WeightLoader
+from .checkpoint.files import SINGLE, CheckpointSource
+from .checkpoint.processors import read_processors, tokenizer_problem
+from .configuration_pi0_ttnn import PI0TTNNConfig, adopt_checkpoint_config, load_config
+from .observation import ObservationReader
+from .processor_pi0_ttnn import missing_stats, missing_stats_message
+from .recording import Recorder
+from .reference import PI0ModelTorch
+from .weights import check_weights
+
+logger = logging.getLogger(__name__)
+
+
+class PI0TTNNPolicy(PreTrainedPolicy):
+    """pi0 as a LeRobot policy, for inference. It holds no torch parameters; the model lives in `self.model`.
+
+    Use `from_pretrained`; there is no untrained pi0.
+
+    Args:
+        config: what the user chose; completed in place with LeRobot's default features.
+        weights: all tensors by name, a `PI0WeightLoader` or a dict.
+        kwargs: what LeRobot's factory passes on from a data set; not used.
+
+    Raises:
+        ValueError: there are no weights, or not exactly those of the configured model.
+        NotImplementedError: the backend is not there.
+    """
+
+    config_class = PI0TTNNConfig
+    name = "pi0_ttnn"
+
+    def __init__(self, config: PI0TTNNConfig, weights: Mapping[str, Tensor] | None = None, **kwargs: Any) -> None:
+        super().__init__(config)
+        if weights is None:
+            raise ValueError(
+                "pi0_ttnn runs trained weights only: give a checkpoint (--policy.path=FOLDER_OR_HUB_ID, or "
+                "PI0TTNNPolicy.from_pretrained); to train one, use --policy.type=pi0."
+            )
+        config.validate_features()
+        self.weights = weights
+        self.model = build_model(config, weights)
+        self._read = ObservationReader(
+            cameras=list(config.image_features),
+            image_size=self.model.config.vision.image_size,
+            state_dim=self.model.config.state_dim,
+            vocab_size=self.model.config.vocab_size,
+        )
+        self._recorder = Recorder(config.recording_path) if config.recording_path else None
+        self.reset()
+        self.eval()
+
+    @classmethod
+    def from_pretrained(  # type: ignore[no-untyped-def, override] # LeRobot's signature, of which `kwargs` is the rest
+        cls,
+        pretrained_name_or_path: str | Path,
+        *,
+        config: PreTrainedConfig | None = None,
+        token: str | bool | None = None,
+        cache_dir: str | Path | None = None,
+        local_files_only: bool = False,
+        revision: str | None = None,
+        subfolder: str | None = None,
+        **kwargs,
+    ) -> Self:
+        """Returns the policy of a checkpoint that LeRobot's pi0, openpi or this package saved.
+
+        Args:
+            pretrained_name_or_path: a folder, or `owner/name` on the Hub.
+            config: the config to use; the checkpoint's own by default.
+            token: the Hub's access token; the one of `hf auth login` by default.
+            cache_dir: the Hub's cache folder; huggingface_hub's own by default.
+            local_files_only: never ask the network.
+            revision: branch, tag or commit on the Hub.
+            subfolder: where in the folder or repository the checkpoint lies.
+            kwargs: what else LeRobot's factory and mixin pass (data set statistics, download options); not used.
+
+        Raises:
+            FileNotFoundError: no such folder, repository or revision, or no weights in it.
+            PermissionError: the repository is private or gated.
+            ConnectionError: the Hub cannot be reached and the files are not in the cache.
+            ValueError: a file is damaged, or the checkpoint is of another model, incomplete or mis-shaped.
+            NotImplementedError: the backend is not there.
+        """
+        source = CheckpointSource(pretrained_name_or_path, revision, token, cache_dir, local_files_only, subfolder)
+        if config is None:
+            config = load_config(source)
+        elif isinstance(config, PI0TTNNConfig):
+            adopt_checkpoint_config(config, source)
+        else:
+            raise TypeError(
+                f"config: expected PI0TTNNConfig, got {type(config).__name__}; leave it out, and the checkpoint's is used."
+            )
+        _check_backend(config)
+        _warn_of_processors(config, source)
+        weights = PI0WeightLoader(
+            pretrained_name_or_path,
+            revision=revision,
+            token=token,
+            cache_dir=cache_dir,
+            local_files_only=local_files_only,
+            subfolder=subfolder,
+        )
+        return cls(config, weights, **kwargs)
+
+    def _save_pretrained(self, save_directory: Path, state_dict: dict[str, Tensor] | None = None) -> None:
+        """Writes config.json and the weights: the checkpoint's own files, as hard links where possible."""
+        if state_dict:
+            raise ValueError(
+                "state_dict: this policy has no parameters to gather; it saves the checkpoint it was loaded from."
+            )
+        self.config._save_pretrained(save_directory)
+        if isinstance(self.weights, PI0WeightLoader):
+            self.weights.save(save_directory)
+        else:
+            save_file({name: tensor.contiguous() for name, tensor in self.weights.items()}, save_directory / SINGLE)
+
+    def reset(self) -> None:
+        """Forgets the queued actions: call it when an episode begins."""
+        self._action_queue: deque[Tensor] = deque(maxlen=self.config.n_action_steps)
+        if self._recorder:
+            self._recorder.reset()
+
+    @torch.no_grad()
+    def select_action(self, batch: dict[str, Tensor], *, noise: Tensor | None = None) -> Tensor:
+        """Returns the next action, (B, A) float32 on the CPU, normalised; predicts a chunk when the queue is empty.
+
+        Args:
+            batch: see `predict_action_chunk`.
+            noise: for the chunk, if one is predicted.
+        """
+        if not self._action_queue:
+            chunk = self.predict_action_chunk(batch, noise=noise)
+            self._action_queue.extend(chunk[:, : self.config.n_action_steps].transpose(0, 1))
+        action = self._action_queue.popleft()
+        if self._recorder:
+            self._recorder.action(action)
+        return action
+
+    @torch.compiler.disable  # `lerobot-rollout --use_torch_compile` would trace through the backend
+    @torch.no_grad()
+    def predict_action_chunk(
+        self,
+        batch: dict[str, Tensor],
+        *,
+        noise: Tensor | None = None,
+        num_steps: int | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        """Returns a chunk of actions, (B, chunk_size, A) float32 on the CPU, normalised.
+
+        Args:
+            batch: LeRobot's preprocessed batch, see `observation.py`.
+            noise: (B, chunk_size, max_action_dim) float32; drawn by default.
+            num_steps: Euler steps; `config.num_inference_steps` by default.
+            generator: source of the noise; torch's global one by default.
+
+        Raises:
+            KeyError, TypeError, ValueError: the batch is not what it should be; see `ObservationReader`.
+        """
+        observation = self._read(batch)
+        if noise is not None:
+            self._check_noise(noise, rows=observation.state.shape[0])
+        actions = self.model.sample_actions(
+            observation.images,
+            observation.img_masks,
+            observation.lang_tokens,
+            observation.lang_masks,
+            observation.state,
+            noise=noise,
+            num_steps=num_steps,
+            generator=generator,
+        )
+        actions = actions[:, :, : self.config.output_features[ACTION].shape[0]]
+        if self._recorder:
+            self._recorder.chunk(actions)
+        return actions
+
+    def _check_noise(self, noise: Tensor, rows: int) -> None:
+        expected = (rows, self.model.config.horizon, self.model.config.action_dim)
+        if tuple(noise.shape) != expected or noise.dtype != torch.float32:
+            raise ValueError(f"noise: expected {expected} float32, got {tuple(noise.shape)} {noise.dtype}.")
+
+    def to(self, *args: Any, **kwargs: Any) -> Self:
+        """Returns the policy as it is: batches and actions stay on the CPU, and the backend has its own device."""
+        return self
+
+    def forward(self, batch: dict[str, Tensor]) -> NoReturn:
+        """Raises NotImplementedError: this policy is for inference."""
+        raise NotImplementedError(
+            "pi0_ttnn is for inference; train with --policy.type=pi0 and run the result with pi0_ttnn."
+        )
+
+    def get_optim_params(self) -> NoReturn:
+        """Raises NotImplementedError: this policy is for inference."""
+        self.forward({})
+
+
+def build_model(config: PI0TTNNConfig, weights: Mapping[str, Tensor]) -> PI0ModelTorch:
+    """Returns the model that `config.backend` names, with a progress bar if it takes over two seconds.
+
+    Raises:
+        ValueError: with every missing, unexpected and mis-shaped tensor.
+        NotImplementedError: the backend is not there.
+    """
+    _check_backend(config)
+    model = config.model_config()
+    check_weights(model, weights)
+    with tqdm(total=len(weights), unit="tensor", desc="Loading pi0", delay=2) as bar:
+        return PI0ModelTorch(model, _Counted(weights, bar), dtype=getattr(torch, config.dtype))
+
+
+def _check_backend(config: PI0TTNNConfig) -> None:
+    if config.backend == "ttnn":
+        raise NotImplementedError(
+            "backend=ttnn: the Tenstorrent backend is not part of this release yet; run on the CPU with --policy.backend=torch."
+        )
+
+
+def _warn_of_processors(config: PI0TTNNConfig, source: CheckpointSource) -> None:
+    """Says, before the weights are loaded, what LeRobot would do wrong or refuse later on."""
+    processors = read_processors(source)
+    if processors is None:
+        return
+    missing = missing_stats(config, processors.stats)
+    if missing:
+        logger.warning("%s: %s", source, missing_stats_message(missing))
+    problem = tokenizer_problem(processors.tokenizer_name) if processors.tokenizer_name else None
+    if problem:
+        logger.warning("%s: the tokenizer cannot be had: %s", source, problem)
+
+
+class _Counted(Mapping[str, Tensor]):
+    """Weights that move a progress bar as they are taken."""
+
+    def __init__(self, weights: Mapping[str, Tensor], bar: Any) -> None:
+        self._weights, self._bar = weights, bar
+
+    def __getitem__(self, name: str) -> Tensor:
+        self._bar.update()
+        return self._weights[name]
+
+    def __iter__(self) -> Any:
+        return iter(self._weights)
+
+    def __len__(self) -> int:
+        return len(self._weights)

@@ -1,0 +1,200 @@
+"""LeRobot's batch to what the model takes: the only reader of batch keys, and where bad input is turned away."""
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+logger = logging.getLogger(__name__)
+
+STATE = "observation.state"
+TOKENS = "observation.language.tokens"
+TOKENS_MASK = "observation.language.attention_mask"
+ABSENT = -1.0
+"""Value of every pixel of an absent camera, as LeRobot fills it: black, as the model sees it."""
+
+
+@dataclass(frozen=True)
+class Observation:
+    """One batch, ready for `sample_actions`."""
+
+    images: list[Tensor]
+    """For each camera (B, 3, image_size, image_size) float32 in [-1, 1]; present cameras first, absent ones last."""
+    img_masks: list[Tensor]
+    """For each camera (B,) bool, False where it is absent."""
+    lang_tokens: Tensor
+    """(B, L) int64."""
+    lang_masks: Tensor
+    """(B, L) bool, False on padding."""
+    state: Tensor
+    """(B, state_dim) float32, zero-padded."""
+
+
+@dataclass
+class ObservationReader:
+    """Reads the batches of one policy.
+
+    Args:
+        cameras: batch keys of the cameras, in the order of training.
+        image_size: height and width that the model takes.
+        state_dim: width that the model takes.
+        vocab_size: tokens are below it.
+    """
+
+    cameras: Sequence[str]
+    image_size: int
+    state_dim: int
+    vocab_size: int
+    _warned: set[str] = field(default_factory=set, repr=False)
+
+    def __call__(self, batch: Mapping[str, object]) -> Observation:
+        """Returns the batch as the model takes it. Source: LeRobot `PI0Policy._preprocess_images`, `.prepare_state`.
+
+        Args:
+            batch: LeRobot's preprocessed batch. Images (B, 3, H, W) or (B, H, W, 3) float32 in [0, 1], state (B, n)
+                normalised, tokens (B, L) int64 and their mask (B, L) bool. A camera's key may be absent; other keys are
+                not read.
+
+        Raises:
+            KeyError: a key is missing that cannot be.
+            TypeError: an entry is of the wrong dtype.
+            ValueError: an entry is of the wrong shape, or not finite.
+        """
+        state = self._state(batch)
+        lang_tokens, lang_masks = self._language(batch, rows=state.shape[0])
+        images, img_masks = self._images(batch, rows=state.shape[0])
+        return Observation(images, img_masks, lang_tokens, lang_masks, state)
+
+    def _state(self, batch: Mapping[str, object]) -> Tensor:
+        state = _tensor(batch, STATE, "the robot's or the environment's joint state")
+        if state.ndim != 2:
+            raise ValueError(f"{STATE}: expected (batch, n), got {tuple(state.shape)}; add the batch dimension.")
+        if state.shape[1] > self.state_dim:
+            raise ValueError(
+                f"{STATE}: expected at most {self.state_dim} values, got {state.shape[1]}; pi0 was trained with no more: "
+                "drop the ones that the checkpoint was not trained on."
+            )
+        state = state.detach().cpu().float()
+        if not bool(torch.isfinite(state).all()):
+            raise ValueError(
+                f"{STATE}: holds NaN or infinity in row(s) {_rows_not_finite(state)}; check the sensors, and the "
+                "normalisation statistics for a zero or missing std."
+            )
+        return F.pad(state, (0, self.state_dim - state.shape[1]))
+
+    def _language(self, batch: Mapping[str, object], rows: int) -> tuple[Tensor, Tensor]:
+        made_by = "the tokenizer step of the policy's preprocessor (policy_preprocessor.json): pass batches through it"
+        tokens, mask = _tensor(batch, TOKENS, made_by), _tensor(batch, TOKENS_MASK, made_by)
+        if tokens.ndim != 2 or tokens.shape[0] != rows or mask.shape != tokens.shape:
+            raise ValueError(
+                f"{TOKENS}: expected ({rows}, L) and {TOKENS_MASK} alike, got {tuple(tokens.shape)} and "
+                f"{tuple(mask.shape)}; the state has {rows} row(s)."
+            )
+        if tokens.is_floating_point():
+            raise TypeError(f"{TOKENS}: expected int64 token ids, got {tokens.dtype}.")
+        tokens, mask = tokens.detach().cpu().long(), mask.detach().cpu().bool()
+        low, high = (int(x) for x in tokens.aminmax()) if tokens.numel() else (0, 0)
+        if low < 0 or high >= self.vocab_size:
+            raise ValueError(
+                f"{TOKENS}: expected ids from 0 to {self.vocab_size - 1}, got {low} to {high}; use the tokenizer that the "
+                "checkpoint was trained with."
+            )
+        return tokens, mask
+
+    def _images(self, batch: Mapping[str, object], rows: int) -> tuple[list[Tensor], list[Tensor]]:
+        present = [key for key in self.cameras if key in batch]
+        strangers = [key for key in batch if key.startswith("observation.image") and key not in self.cameras]
+        if not present:
+            raise KeyError(
+                f"none of the policy's cameras {list(self.cameras)} is in the batch, which has "
+                f"{strangers or sorted(batch)}; rename them, e.g. "
+                f'--rename_map=\'{{"{strangers[0] if strangers else "observation.images.x"}": "{_first(self.cameras)}"}}\'.'
+            )
+        absent = [key for key in self.cameras if key not in batch]
+        if absent and strangers:
+            self._warn_once(
+                "cameras",
+                f"the batch has {strangers}, which the policy does not know, and lacks {absent}, which then count as absent "
+                "cameras; if they are the same, use --rename_map.",
+            )
+        images = [self._image(key, _tensor(batch, key, "a camera"), rows) for key in present]
+        shape = (rows, 3, self.image_size, self.image_size)
+        images += [torch.full((1, 1, 1, 1), ABSENT).expand(shape) for _ in absent]
+        masks = [torch.ones(rows, dtype=torch.bool) for _ in present] + [
+            torch.zeros(rows, dtype=torch.bool) for _ in absent
+        ]
+        return images, masks
+
+    def _image(self, key: str, image: Tensor, rows: int) -> Tensor:
+        if not image.is_floating_point():
+            raise TypeError(
+                f"{key}: expected float32 in [0, 1], got {image.dtype}; divide by 255 (LeRobot's preprocess_observation and "
+                "prepare_observation_for_inference do)."
+            )
+        if image.ndim != 4 or 3 not in (image.shape[1], image.shape[-1]) or image.shape[0] != rows:
+            raise ValueError(
+                f"{key}: expected ({rows}, 3, H, W) or ({rows}, H, W, 3) for a state of {rows} row(s), got {tuple(image.shape)}"
+            )
+        image = image.detach().cpu().float()
+        if image.shape[1] != 3:
+            image = image.permute(0, 3, 1, 2)
+        if image.shape[2:] != (self.image_size, self.image_size):
+            image, low, high = resize_with_pad(image, self.image_size)
+        else:
+            low, high = (float(x) for x in image.aminmax())
+        if not torch.isfinite(torch.tensor([low, high])).all():
+            raise ValueError(f"{key}: holds NaN or infinity; check the camera.")
+        if low < -0.01 or high > 1.01:
+            self._warn_once(
+                key,
+                f"{key}: expected values in [0, 1], got {low:.3g} to {high:.3g}; the policy was trained on [0, 1]: divide "
+                "by 255, and leave images out of the normalisation.",
+            )
+        return image * 2.0 - 1.0
+
+    def _warn_once(self, subject: str, message: str) -> None:
+        if subject not in self._warned:
+            self._warned.add(subject)
+            logger.warning(message)
+
+
+def resize_with_pad(image: Tensor, size: int) -> tuple[Tensor, float, float]:
+    """Returns the image scaled to fit into (size, size), centred on black and clamped to [0, 1]; and its extremes before.
+
+    Source: openpi `shared/image_tools.py::resize_with_pad_torch`, bit for bit.
+
+    Args:
+        image: (B, 3, H, W) float32, in [0, 1].
+        size: height and width of the result.
+    """
+    height, width = image.shape[2:]
+    ratio = max(width / size, height / size)
+    fitted = (int(height / ratio), int(width / ratio))
+    image = F.interpolate(image, size=fitted, mode="bilinear", align_corners=False)
+    low, high = (float(x) for x in image.aminmax())
+    top, left = (size - fitted[0]) // 2, (size - fitted[1]) // 2
+    pad = (left, size - fitted[1] - left, top, size - fitted[0] - top)
+    return F.pad(image.clamp(0.0, 1.0), pad), low, high
+
+
+def _tensor(batch: Mapping[str, object], key: str, made_by: str) -> Tensor:
+    if key not in batch:
+        raise KeyError(f"{key} is not in the batch, which has {sorted(batch)}; it comes from {made_by}.")
+    value = batch[key]
+    if not isinstance(value, Tensor):
+        raise TypeError(
+            f"{key}: expected a tensor, got {type(value).__name__}; pass the batch through the preprocessor."
+        )
+    return value
+
+
+def _rows_not_finite(state: Tensor) -> list[int]:
+    rows: list[int] = (~torch.isfinite(state).all(dim=1)).nonzero().squeeze(1).tolist()
+    return rows
+
+
+def _first(cameras: Sequence[str]) -> str:
+    return cameras[0] if cameras else "observation.images.y"

@@ -1,0 +1,96 @@
+"""The pre- and postprocessors: pi0's own. LeRobot finds this module, and the two functions in it, by their names."""
+
+import logging
+from typing import Any
+
+import torch
+from lerobot.configs import NormalizationMode
+from lerobot.policies.pi0.processor_pi0 import Pi0NewLineProcessor
+from lerobot.processor import (
+    AbsoluteActionsProcessorStep,
+    PolicyAction,
+    PolicyProcessorPipeline,
+    RelativeActionsProcessorStep,
+    TokenizerProcessorStep,
+    make_default_policy_processor_steps,
+    make_policy_processor_pipelines,
+)
+from lerobot.utils.constants import ACTION, OBS_STATE
+
+from .configuration_pi0_ttnn import PI0TTNNConfig
+
+logger = logging.getLogger(__name__)
+
+Stats = dict[str, dict[str, torch.Tensor]]
+Pipelines = tuple[
+    PolicyProcessorPipeline[dict[str, Any], dict[str, Any]],
+    PolicyProcessorPipeline[PolicyAction, PolicyAction],
+]
+
+
+def make_pi0_ttnn_pre_post_processors(config: PI0TTNNConfig, dataset_stats: Stats | None = None) -> Pipelines:
+    """Returns the preprocessor and the postprocessor that LeRobot makes for pi0, with the tokenizer that `config` names.
+
+    Source: LeRobot `processor_pi0.py::make_pi0_pre_post_processors`, which always takes Google's gated tokenizer.
+
+    Args:
+        config: the policy's.
+        dataset_stats: for `observation.state` and `action`, their `mean` and `std`; without them normalisation does
+            nothing, and there is a warning.
+    """
+    missing = missing_stats(config, dataset_stats or {})
+    if missing:
+        logger.warning(missing_stats_message(missing))
+    relative = RelativeActionsProcessorStep(
+        enabled=config.use_relative_actions,
+        exclude_joints=config.relative_exclude_joints,
+        action_names=config.action_feature_names,
+    )
+    steps = make_default_policy_processor_steps(config, dataset_stats)
+    tokenizer = TokenizerProcessorStep(
+        tokenizer_name=config.tokenizer_name,
+        max_length=config.tokenizer_max_length,
+        padding_side="right",
+        padding="max_length",
+    )
+    pipelines: Pipelines = make_policy_processor_pipelines(
+        input_steps=[
+            steps.rename_observations,
+            steps.add_batch_dim,
+            Pi0NewLineProcessor(),
+            tokenizer,
+            steps.to_device,
+            relative,
+            steps.normalize,
+        ],
+        output_steps=[
+            steps.unnormalize,
+            AbsoluteActionsProcessorStep(enabled=config.use_relative_actions, relative_step=relative),
+            steps.to_cpu,
+        ],
+    )
+    return pipelines
+
+
+make_pi0_pre_post_processors = make_pi0_ttnn_pre_post_processors
+"""The name under which LeRobot looks while `plugins.as_pi0` runs checkpoints of type `pi0`."""
+
+
+def missing_stats(config: PI0TTNNConfig, stats: dict[str, Any]) -> list[str]:
+    """Returns the features that `config` normalises and that `stats` says nothing of."""
+    modes = config.normalization_mapping
+    features = {"STATE": OBS_STATE, "ACTION": ACTION}
+    return [
+        feature
+        for kind, feature in features.items()
+        if modes.get(kind, NormalizationMode.IDENTITY) is not NormalizationMode.IDENTITY and feature not in stats
+    ]
+
+
+def missing_stats_message(missing: list[str]) -> str:
+    """Returns what to tell a user whose checkpoint has no statistics for these features."""
+    return (
+        f"{', '.join(missing)}: normalised by mean and std in training, but the checkpoint has no statistics, so values pass "
+        "unchanged and actions will be wrong on a real robot; use a fine-tuned checkpoint, or make its processors from your "
+        "data set: make_pre_post_processors(config, dataset_stats=dataset.meta.stats)."
+    )
