@@ -66,7 +66,7 @@ class PI0TTNNPolicy(PreTrainedPolicy):
         self.eval()
 
     @classmethod
-    def from_pretrained(  # type: ignore[no-untyped-def, override] # LeRobot's signature, of which `kwargs` is the rest
+    def from_pretrained(  # type: ignore[no-untyped-def] # as LeRobot's signature, `kwargs` has no type
         cls,
         pretrained_name_or_path: str | Path,
         *,
@@ -152,7 +152,7 @@ class PI0TTNNPolicy(PreTrainedPolicy):
             self._recorder.action(action)
         return action
 
-    @torch.compiler.disable  # `lerobot-rollout --use_torch_compile` would trace through the backend
+    @torch.compiler.disable  # type: ignore[untyped-decorator] # --use_torch_compile would trace through the backend
     @torch.no_grad()
     def predict_action_chunk(
         self,

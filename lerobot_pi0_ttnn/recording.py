@@ -32,12 +32,12 @@ class Recorder:
         path.parent.mkdir(parents=True, exist_ok=True)
         self._path = path
         self._path.write_text("")
-        self._episode = -1
+        self._episode = 0
         self._tick = 0
 
     def reset(self) -> None:
-        """Begins a new episode."""
-        self._episode += 1
+        """Begins a new episode, if there is anything in this one."""
+        self._episode += self._tick > 0
         self._tick = 0
 
     def chunk(self, actions: Tensor) -> None:
