@@ -16,9 +16,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..demo.checkpoint import stats_of, write_checkpoint
+from ..demo.checkpoint import write_random_weights
 from ..demo.tokenizer import make_tokenizer
 from ..recording import read_recording
+from ..weights import expected_shapes
 from .plot import draw, unnormalised
 
 SEED = 0
@@ -111,7 +112,8 @@ def make_demo_checkpoint(folder: Path, env: str) -> None:
     config.save_pretrained(folder)
     for pipeline in make_pi0_ttnn_pre_post_processors(config, demo_stats(env)):
         pipeline.save_pretrained(folder)
-    write_checkpoint(folder, config.model_config(), seed=SEED, dtype=torch.float32)
+    shapes = {f"model.{name}": shape for name, shape in expected_shapes(config.model_config()).items()}
+    write_random_weights(folder / "model.safetensors", shapes, seed=SEED, dtype=torch.float32)
 
 
 def demo_stats(env: str) -> dict[str, dict[str, Tensor]]:
@@ -126,5 +128,4 @@ def demo_stats(env: str) -> dict[str, dict[str, Tensor]]:
         gripper = torch.tensor([0.5])
         centre = torch.cat([arms[:6], gripper, arms[8:14], gripper])
         spread = torch.full((14,), 0.1)
-    mean = {"observation.state": centre, "action": centre}
-    return stats_of(mean, std=dict.fromkeys(mean, spread))
+    return {feature: {"mean": centre, "std": spread} for feature in ("observation.state", "action")}
