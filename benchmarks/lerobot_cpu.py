@@ -97,19 +97,14 @@ def make_batch(cameras: int) -> dict[str, Tensor]:
 
 def load(candidate: str, folder: Path) -> torch.nn.Module:
     """Returns the policy of a candidate; the third candidate, `float32`, is the judge."""
-    from lerobot.configs import PreTrainedConfig
-
     if candidate == CANDIDATES[0]:
         from lerobot.policies.pi0.modeling_pi0 import PI0Policy
 
         return PI0Policy.from_pretrained(folder)
     from lerobot_pi0_ttnn import PI0TTNNPolicy
-    from lerobot_pi0_ttnn.checkpoint.files import CheckpointSource
-    from lerobot_pi0_ttnn.configuration_pi0_ttnn import load_config
 
-    config: PreTrainedConfig = load_config(CheckpointSource(folder), ["--backend=torch"])
-    config.dtype = "float32" if candidate == "float32" else "bfloat16"
-    return PI0TTNNPolicy.from_pretrained(folder, config=config)
+    dtype = "float32" if candidate == "float32" else "bfloat16"
+    return PI0TTNNPolicy.from_pretrained(folder, backend="torch", dtype=dtype)
 
 
 def serve(candidate: str, folder: Path, pipe: multiprocessing.connection.Connection) -> None:

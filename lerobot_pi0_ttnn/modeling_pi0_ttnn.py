@@ -1,5 +1,6 @@
 """The policy: LeRobot on one side, a pi0 model on the other. LeRobot finds this module by its name."""
 
+import dataclasses
 import logging
 from collections import deque
 from collections.abc import Mapping
@@ -25,6 +26,9 @@ from .reference import PI0ModelTorch
 from .weights import check_weights
 
 logger = logging.getLogger(__name__)
+
+LEROBOT_ARGUMENTS = {"strict", "dataset_stats", "dataset_meta", "resume_download", "proxies"}
+"""What LeRobot's factory and mixin pass to every policy and has no meaning here: loading is always strict."""
 
 
 class PI0TTNNPolicy(PreTrainedPolicy):
@@ -76,6 +80,7 @@ class PI0TTNNPolicy(PreTrainedPolicy):
         local_files_only: bool = False,
         revision: str | None = None,
         subfolder: str | None = None,
+        force_download: bool = False,
         **kwargs,
     ) -> Self:
         """Returns the policy of a checkpoint that LeRobot's pi0, openpi or this package saved.
@@ -88,16 +93,22 @@ class PI0TTNNPolicy(PreTrainedPolicy):
             local_files_only: never ask the network.
             revision: branch, tag or commit on the Hub.
             subfolder: where in the folder or repository the checkpoint lies.
-            kwargs: what else LeRobot's factory and mixin pass (data set statistics, download options); not used.
+            force_download: fetch the files from the Hub even where the cache has them.
+            kwargs: fields of the config to set, such as `backend="torch"`. What LeRobot passes to every policy and has no
+                meaning here (`strict`, data set statistics, `proxies`) is accepted.
 
         Raises:
+            TypeError: an argument that is neither, or a config of another policy.
             FileNotFoundError: no such folder, repository or revision, or no weights in it.
             PermissionError: the repository is private or gated.
             ConnectionError: the Hub cannot be reached and the files are not in the cache.
             ValueError: a file is damaged, or the checkpoint is of another model, incomplete or mis-shaped.
             NotImplementedError: the backend is not there.
         """
-        source = CheckpointSource(pretrained_name_or_path, revision, token, cache_dir, local_files_only, subfolder)
+        source = CheckpointSource(
+            pretrained_name_or_path, revision, token, cache_dir, local_files_only, subfolder, force_download
+        )
+        overrides = _config_overrides(kwargs)
         if config is None:
             config = load_config(source)
         elif isinstance(config, PI0TTNNConfig):
@@ -106,17 +117,11 @@ class PI0TTNNPolicy(PreTrainedPolicy):
             raise TypeError(
                 f"config: expected PI0TTNNConfig, got {type(config).__name__}; leave it out, and the checkpoint's is used."
             )
+        if overrides:
+            config = dataclasses.replace(config, **overrides)
         _check_backend(config)
         _warn_of_processors(config, source)
-        weights = PI0WeightLoader(
-            pretrained_name_or_path,
-            revision=revision,
-            token=token,
-            cache_dir=cache_dir,
-            local_files_only=local_files_only,
-            subfolder=subfolder,
-        )
-        return cls(config, weights, **kwargs)
+        return cls(config, PI0WeightLoader(**vars(source)))
 
     def _save_pretrained(self, save_directory: Path, state_dict: dict[str, Tensor] | None = None) -> None:
         """Writes config.json and the weights: the checkpoint's own files, as hard links where possible."""
@@ -223,6 +228,19 @@ def build_model(config: PI0TTNNConfig, weights: Mapping[str, Tensor]) -> PI0Mode
     check_weights(model, weights)
     with tqdm(total=len(weights), unit="tensor", desc="Loading pi0", delay=2) as bar:
         return PI0ModelTorch(model, _Counted(weights, bar), dtype=getattr(torch, config.dtype))
+
+
+def _config_overrides(arguments: dict[str, Any]) -> dict[str, Any]:
+    """Returns those of the arguments that set fields of the config.
+
+    Raises:
+        TypeError: an argument is neither such a field nor one that LeRobot passes to every policy.
+    """
+    fields = {field.name for field in dataclasses.fields(PI0TTNNConfig)}
+    unknown = sorted(arguments.keys() - fields - LEROBOT_ARGUMENTS)
+    if unknown:
+        raise TypeError(f"from_pretrained: neither an argument nor a field of PI0TTNNConfig: {', '.join(unknown)}")
+    return {name: value for name, value in arguments.items() if name in fields}
 
 
 def _check_backend(config: PI0TTNNConfig) -> None:

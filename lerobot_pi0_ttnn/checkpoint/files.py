@@ -35,6 +35,7 @@ class CheckpointSource:
         cache_dir: the Hub's cache folder; huggingface_hub's own by default.
         local_files_only: never ask the network.
         subfolder: where in the folder or repository the checkpoint lies.
+        force_download: fetch files from the Hub even where the cache has them.
     """
 
     path_or_repo_id: str | Path
@@ -43,6 +44,7 @@ class CheckpointSource:
     cache_dir: str | Path | None = None
     local_files_only: bool = False
     subfolder: str | None = None
+    force_download: bool = False
 
     def __str__(self) -> str:
         name = str(self.path_or_repo_id)
@@ -79,6 +81,7 @@ class CheckpointSource:
                     token=self.token,
                     cache_dir=self.cache_dir,
                     local_files_only=self.local_files_only,
+                    force_download=self.force_download,
                 )
             )
         except HFValidationError as error:

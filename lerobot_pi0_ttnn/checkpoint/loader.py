@@ -33,6 +33,7 @@ class PI0WeightLoader(Mapping[str, Tensor]):
         cache_dir: the Hub's cache folder; huggingface_hub's own by default.
         local_files_only: never ask the network.
         subfolder: where in the folder or repository the checkpoint lies.
+        force_download: fetch the files from the Hub even where the cache has them.
 
     Raises:
         FileNotFoundError: no such folder, repository or revision, or no weights in it.
@@ -50,8 +51,11 @@ class PI0WeightLoader(Mapping[str, Tensor]):
         cache_dir: str | Path | None = None,
         local_files_only: bool = False,
         subfolder: str | None = None,
+        force_download: bool = False,
     ) -> None:
-        self.source = CheckpointSource(path_or_repo_id, revision, token, cache_dir, local_files_only, subfolder)
+        self.source = CheckpointSource(
+            path_or_repo_id, revision, token, cache_dir, local_files_only, subfolder, force_download
+        )
         self.files = self.source.weight_files()
         handles = [open_safetensors(path) for path in self.files if path.suffix != ".json"]
         self._handles: dict[str, Any] = {name: handle for handle in handles for name in handle.keys()}  # noqa: SIM118

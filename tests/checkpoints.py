@@ -1,0 +1,141 @@
+"""Checkpoints on disk for the tests: LeRobot's own, and the layouts that older or other programs leave."""
+
+import hashlib
+import json
+from pathlib import Path
+
+import torch
+from huggingface_hub import save_torch_state_dict
+from safetensors.torch import save_file
+from torch import Tensor
+
+from lerobot_pi0_ttnn.demo.tokenizer import make_tokenizer
+
+STATS = {
+    "observation.state": {"mean": torch.linspace(-1, 1, 14), "std": torch.linspace(0.5, 2, 14)},
+    "action": {"mean": torch.linspace(-2, 2, 7), "std": torch.linspace(1, 3, 7)},
+}
+
+
+def save_lerobot_checkpoint(policy, folder: Path) -> Path:
+    """What `lerobot-train` leaves: config, weights and processors, with statistics and a tokenizer that is at hand."""
+    from lerobot.policies.pi0.processor_pi0 import Pi0NewLineProcessor
+    from lerobot.processor import (
+        AbsoluteActionsProcessorStep,
+        RelativeActionsProcessorStep,
+        TokenizerProcessorStep,
+        make_default_policy_processor_steps,
+        make_policy_processor_pipelines,
+    )
+
+    policy.save_pretrained(folder)
+    tokenizer = folder / "tokenizer"
+    make_tokenizer(tokenizer)
+    steps = make_default_policy_processor_steps(policy.config, STATS)
+    relative = RelativeActionsProcessorStep(enabled=False)
+    pipelines = make_policy_processor_pipelines(
+        input_steps=[
+            steps.rename_observations,
+            steps.add_batch_dim,
+            Pi0NewLineProcessor(),
+            TokenizerProcessorStep(
+                tokenizer_name=str(tokenizer), max_length=48, padding_side="right", padding="max_length"
+            ),
+            steps.to_device,
+            relative,
+            steps.normalize,
+        ],
+        output_steps=[
+            steps.unnormalize,
+            AbsoluteActionsProcessorStep(enabled=False, relative_step=relative),
+            steps.to_cpu,
+        ],
+    )
+    for pipeline in pipelines:
+        pipeline.save_pretrained(folder)
+    return folder
+
+
+def without_prefix(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The Hub's pi0_base: no `model.`, the embedding only as lm_head."""
+    return {
+        name.removeprefix("model."): tensor
+        for name, tensor in tensors.items()
+        if not name.endswith("embed_tokens.weight")
+    }
+
+
+def openpi_names(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """openpi's converter: as the Hub's, and one name for the time MLP of pi0 and pi0.5."""
+    return {name.replace("action_time_mlp", "time_mlp"): tensor for name, tensor in without_prefix(tensors).items()}
+
+
+def lerobot_0_3(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """LeRobot <= 0.3: transformers' old module tree, and the statistics among the weights."""
+    old = {}
+    for name, tensor in tensors.items():
+        if name.endswith("embed_tokens.weight"):
+            continue
+        name = name.replace("paligemma.model.language_model.", "paligemma.language_model.model.")
+        name = name.replace("paligemma.lm_head.", "paligemma.language_model.lm_head.")
+        for part in ("vision_tower", "multi_modal_projector"):
+            name = name.replace(f"paligemma.model.{part}.", f"paligemma.{part}.")
+        old[name] = tensor
+    for feature, stats in STATS.items():
+        for statistic, value in stats.items():
+            buffer = feature.replace(".", "_")
+            side = "unnormalize_outputs" if feature == "action" else "normalize_inputs"
+            old[f"{side}.buffer_{buffer}.{statistic}"] = value
+    return old
+
+
+def tied(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """LeRobot 0.4: with `model.`, and the embedding only as lm_head."""
+    return {name: tensor for name, tensor in tensors.items() if not name.endswith("embed_tokens.weight")}
+
+
+def as_saved(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """LeRobot 0.6: with `model.`, and the embedding, its lm_head and the expert's all there."""
+    return tensors
+
+
+LAYOUTS = {
+    "lerobot-0.6": as_saved,
+    "lerobot-0.4-tied": tied,
+    "hub-pi0_base": without_prefix,
+    "openpi-time_mlp": openpi_names,
+    "lerobot-0.3": lerobot_0_3,
+}
+
+
+def write(folder: Path, tensors: dict[str, Tensor]) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file({name: tensor.clone().contiguous() for name, tensor in tensors.items()}, folder / "model.safetensors")
+    return folder
+
+
+def write_sharded(folder: Path, tensors: dict[str, Tensor]) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    save_torch_state_dict({name: t.clone() for name, t in tensors.items()}, folder, max_shard_size="1MB")
+    assert len(list(folder.glob("*.safetensors"))) > 1
+    return folder
+
+
+def hub_cache(cache: Path, repo: str, folder: Path, revision: str = "main") -> Path:
+    """Puts a folder's files in a Hub cache, as if they had been downloaded."""
+    commit = hashlib.sha1(revision.encode()).hexdigest()
+    repository = cache / f"models--{repo.replace('/', '--')}"
+    snapshot = repository / "snapshots" / commit
+    snapshot.mkdir(parents=True)
+    (repository / "refs").mkdir(exist_ok=True)
+    (repository / "refs" / revision).write_text(commit)
+    for file in folder.rglob("*"):
+        if file.is_file():
+            target = snapshot / file.relative_to(folder)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.symlink_to(file.resolve())
+    return cache
+
+
+def edit_json(path: Path, **changes) -> None:
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))

@@ -1,0 +1,203 @@
+"""The console script, and LeRobot's own scripts run on what it makes: real processes, real environments, offline."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from lerobot_pi0_ttnn import PI0TTNNPolicy
+from lerobot_pi0_ttnn.cli import main
+from lerobot_pi0_ttnn.cli.demo import eval_command, make_demo_checkpoint
+from lerobot_pi0_ttnn.recording import read_recording
+from tests.checkpoints import STATS, lerobot_0_3, save_lerobot_checkpoint, write
+from tests.oracle import make_batch, make_lerobot_policy, make_noise
+
+BIN = Path(sys.executable).parent
+TINY = ["--set", "architecture=tiny", "--set", "backend=torch"]
+
+
+@pytest.fixture(scope="module")
+def lerobot_policy():
+    return make_lerobot_policy(n_action_steps=5)
+
+
+@pytest.fixture(scope="module")
+def checkpoint(lerobot_policy, tmp_path_factory):
+    return save_lerobot_checkpoint(lerobot_policy, tmp_path_factory.mktemp("pi0"))
+
+
+@pytest.fixture(autouse=True)
+def _offline(monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+
+
+class TestConvert:
+    def test_gives_the_same_actions_without_copying(self, checkpoint, lerobot_policy, tmp_path):
+        assert main(["convert", str(checkpoint), str(tmp_path / "ours"), *TINY]) == 0
+        assert (tmp_path / "ours" / "model.safetensors").samefile(checkpoint / "model.safetensors")
+        policy = PI0TTNNPolicy.from_pretrained(tmp_path / "ours")
+        assert json.loads((tmp_path / "ours" / "config.json").read_text())["type"] == "pi0_ttnn"
+        assert policy.config.n_action_steps == 5
+        want = lerobot_policy.predict_action_chunk(make_batch(), noise=make_noise())
+        assert (policy.predict_action_chunk(make_batch(), noise=make_noise()) - want).abs().max() <= 1e-5
+
+    def test_keeps_the_statistics_and_names_the_tokenizer(self, checkpoint, tmp_path):
+        tokenizer = shutil.copytree(checkpoint / "tokenizer", tmp_path / "tokenizer")
+        main(["convert", str(checkpoint), str(tmp_path / "ours"), *TINY, "--tokenizer", str(tokenizer)])
+        steps = json.loads((tmp_path / "ours" / "policy_preprocessor.json").read_text())["steps"]
+        by_name = {step["registry_name"]: step for step in steps}
+        assert by_name["tokenizer_processor"]["config"]["tokenizer_name"] == str(tokenizer)
+        assert by_name["device_processor"]["config"]["device"] == "cpu"
+        stats = load_file(tmp_path / "ours" / by_name["normalizer_processor"]["state_file"])
+        assert torch.equal(stats["observation.state.std"], STATS["observation.state"]["std"])
+
+    def test_mends_lerobot_0_3(self, lerobot_policy, tmp_path, caplog):
+        """Old names, old config fields, statistics among the weights, no processors."""
+        old = write(tmp_path / "old", lerobot_0_3(lerobot_policy.state_dict()))
+        lerobot_policy.config.save_pretrained(old)
+        config = json.loads((old / "config.json").read_text())
+        (old / "config.json").write_text(json.dumps(config | {"adapt_to_pi_aloha": False, "proj_width": 1024}))
+        make_demo_checkpoint(tmp_path / "demo", "pusht")
+        tokenizer = str(tmp_path / "demo" / "tokenizer")
+        assert main(["convert", str(old), str(tmp_path / "new"), *TINY, "--tokenizer", tokenizer]) == 0
+        assert "adapt_to_pi_aloha, proj_width" in caplog.text
+        post = load_file(next((tmp_path / "new").glob("policy_postprocessor*.safetensors")))
+        assert torch.equal(post["action.mean"], STATS["action"]["mean"])
+        tied = "model.paligemma_with_expert.paligemma.lm_head.weight"
+        embedding = "model.paligemma_with_expert.paligemma.model.language_model.embed_tokens.weight"
+        expected = make_lerobot_policy()
+        expected.load_state_dict(lerobot_policy.state_dict() | {embedding: lerobot_policy.state_dict()[tied]})
+        got = PI0TTNNPolicy.from_pretrained(tmp_path / "new").predict_action_chunk(make_batch(), noise=make_noise())
+        assert (got - expected.predict_action_chunk(make_batch(), noise=make_noise())).abs().max() <= 1e-5
+
+    @pytest.mark.parametrize(
+        ("arguments", "message"),
+        [
+            ([], "wrong shape"),  # a tiny checkpoint is not pi0_base
+            (["--set", "backend=cuda"], "expected one of ttnn, torch"),
+        ],
+    )
+    def test_a_failure_leaves_nothing(self, checkpoint, tmp_path, capsys, arguments, message):
+        assert main(["convert", str(checkpoint), str(tmp_path / "ours"), *arguments]) == 1
+        assert message in capsys.readouterr().err
+        assert list(tmp_path.iterdir()) == []
+
+    def test_an_existing_folder_is_not_touched(self, checkpoint, tmp_path, capsys):
+        (tmp_path / "mine").write_text("precious")
+        assert main(["convert", str(checkpoint), str(tmp_path), *TINY]) == 1
+        assert "exists already" in capsys.readouterr().err
+        assert (tmp_path / "mine").read_text() == "precious"
+
+
+class TestInfo:
+    def test_a_complete_checkpoint(self, checkpoint, tmp_path, capsys):
+        main(["convert", str(checkpoint), str(tmp_path / "ours"), *TINY])
+        capsys.readouterr()
+        assert main(["info", str(tmp_path / "ours"), "--json"]) == 0
+        info = json.loads(capsys.readouterr().out)
+        assert info["layout"] == "prefix `model.`"
+        assert info["dtypes"] == {"F32": 106}
+        assert info["cameras"] == [f"observation.images.{camera}" for camera in ("front", "wrist", "side")]
+        assert (info["state_dim"], info["action_dim"], info["n_action_steps"]) == (14, 7, 5)
+        assert sorted(info["stats"]["observation.state"]) == ["mean", "std"]
+        assert len(info["ignored"]) == 2
+        assert info["warnings"] == info["problems"] == []
+
+    def test_what_cannot_run(self, checkpoint, capsys):
+        assert main(["info", str(checkpoint)]) == 1
+        assert "cannot run: " in capsys.readouterr().out
+
+    def test_no_processors(self, lerobot_policy, tmp_path, capsys):
+        lerobot_policy.save_pretrained(tmp_path)
+        main(["info", str(tmp_path), "--json"])
+        warnings = json.loads(capsys.readouterr().out)["warnings"]
+        assert any("no saved processors" in warning for warning in warnings)
+        assert any("google/paligemma-3b-pt-224: not in the Hub's cache" in warning for warning in warnings)
+
+    def test_no_such_checkpoint(self, capsys):
+        assert main(["info", "./absent"]) == 1
+        assert capsys.readouterr().err.startswith("error: ./absent: there is no such folder")
+
+
+@pytest.mark.parametrize("arguments", [[], ["fly"], ["demo", "--env", "moon"], ["convert", "a"]])
+def test_a_wrong_command_line(arguments, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(arguments)
+    assert stop.value.code == 2
+    assert "usage: lerobot-pi0-ttnn" in capsys.readouterr().err
+
+
+def test_demo_from_the_shell(tmp_path):
+    """The main job: one command from nothing to a video, the metrics and the plot."""
+    command = [BIN / "lerobot-pi0-ttnn", "demo", "--steps", "25", "--output", tmp_path / "out"]
+    result = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False)
+    assert result.returncode == 0, result.stderr
+    video, metrics, plot = (Path(line) for line in result.stdout.splitlines()[-3:])
+    assert video.suffix == ".mp4"
+    assert video.stat().st_size > 1000
+    assert "avg_sum_reward" in json.loads(metrics.read_text())["overall"]
+    assert plot.read_bytes().startswith(b"\x89PNG")
+    recording = read_recording(tmp_path / "out" / "recording.jsonl")
+    assert len(recording.actions) == 25
+    assert [tick for _, tick, _ in recording.chunks] == [0, 10, 20]
+    for _, tick, action in recording.actions:
+        assert torch.equal(action, recording.chunks[tick // 10][2][:, tick % 10])
+
+
+def test_demo_on_aloha_is_prepared(tmp_path, capsys):
+    assert main(["demo", "--env", "aloha", "--prepare-only", "--output", str(tmp_path)]) == 0
+    assert "MUJOCO_GL=egl" in capsys.readouterr().out
+    stats = load_file(next((tmp_path / "checkpoint").glob("policy_postprocessor*.safetensors")))
+    assert stats["action.mean"].tolist()[:3] == pytest.approx([0, -0.96, 1.16])
+
+
+def run_eval(tmp_path, *arguments):
+    command = eval_command(
+        Path("unused"), "pusht", steps=12, output=tmp_path / "eval", recording=tmp_path / "run.jsonl"
+    )
+    kept = [a for a in command[1:] if not a.startswith(("--policy.path", "--policy.recording", "--policy.backend"))]
+    recording = f"--policy.recording_path={tmp_path / 'run.jsonl'}"
+    run = [BIN / "lerobot-eval", *arguments, recording, "--policy.backend=torch", *kept]
+    result = subprocess.run(run, capture_output=True, text=True, cwd=tmp_path, check=False)
+    assert result.returncode == 0, result.stderr[-3000:]
+    return read_recording(tmp_path / "run.jsonl"), result
+
+
+@pytest.fixture(scope="module")
+def pusht_pi0(tmp_path_factory):
+    """A `type: pi0` folder saved by LeRobot's own `PI0Policy.save_pretrained`, for pusht: one camera, two joints."""
+    from lerobot.configs import FeatureType, PolicyFeature
+
+    policy = make_lerobot_policy(cameras=(), state_dim=2, action_dim=2, n_action_steps=4)
+    policy.config.input_features["observation.image"] = PolicyFeature(FeatureType.VISUAL, (3, 384, 384))
+    folder = save_lerobot_checkpoint(policy, tmp_path_factory.mktemp("pusht"))
+    demo = tmp_path_factory.mktemp("demo")
+    make_demo_checkpoint(demo, "pusht")
+    for file in demo.glob("policy_*"):
+        shutil.copy(file, folder / file.name)
+    return folder
+
+
+def test_unmodified_pi0_under_lerobot_eval(tmp_path, pusht_pi0):
+    recording, _ = run_eval(
+        tmp_path,
+        "--discover_packages_path=lerobot_pi0_ttnn.plugins.as_pi0",
+        f"--policy.path={pusht_pi0}",
+        "--policy.architecture=tiny",
+    )
+    assert len(recording.actions) == 12
+    assert [tick for _, tick, _ in recording.chunks] == [0, 4, 8]
+
+
+def test_policy_type_and_pretrained_path(tmp_path, pusht_pi0):
+    """LeRobot ignores the checkpoint's config here; ours takes its 4 action steps from it all the same."""
+    recording, _ = run_eval(
+        tmp_path, "--policy.type=pi0_ttnn", f"--policy.pretrained_path={pusht_pi0}", "--policy.architecture=tiny"
+    )
+    assert [tick for _, tick, _ in recording.chunks] == [0, 4, 8]

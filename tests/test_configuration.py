@@ -1,0 +1,146 @@
+"""The config: what is accepted, what is refused with the valid choices, and what a checkpoint's config.json becomes."""
+
+import dataclasses
+import json
+import logging
+import sys
+
+import pytest
+from lerobot.configs import NormalizationMode, PreTrainedConfig
+from lerobot.policies.pi0.configuration_pi0 import PI0Config
+
+from lerobot_pi0_ttnn import PI0TTNNConfig
+from lerobot_pi0_ttnn.checkpoint.files import CheckpointSource
+from lerobot_pi0_ttnn.configuration_pi0_ttnn import adopt_checkpoint_config, load_config
+from lerobot_pi0_ttnn.model_config import PI0_BASE, TINY
+from tests.checkpoints import edit_json
+from tests.oracle import make_lerobot_policy
+
+LEGACY_FIELDS = {
+    "resize_imgs_with_padding": [224, 224],
+    "adapt_to_pi_aloha": False,
+    "proj_width": 1024,
+    "use_cache": True,
+}
+
+
+def test_default_is_pi0_base_on_ttnn():
+    config = PI0TTNNConfig()
+    assert config.type == "pi0_ttnn"
+    assert config.backend == "ttnn"
+    assert config.model_config() == PI0_BASE
+
+
+def test_sizes_follow_the_fields():
+    config = PI0TTNNConfig(
+        architecture="tiny", chunk_size=20, n_action_steps=10, num_inference_steps=5, max_state_dim=40
+    )
+    assert config.model_config() == dataclasses.replace(TINY, horizon=20, num_steps=5, state_dim=40)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"backend": "cuda"}, "backend: expected one of ttnn, torch, got 'cuda'"),
+        ({"architecture": "pi05"}, "architecture: expected one of pi0, tiny"),
+        ({"use_peft": True}, "use_peft: .*merge"),
+        ({"image_resolution": (224, 320)}, "image_resolution: expected a square"),
+        ({"n_action_steps": 51}, "n_action_steps"),
+    ],
+)
+def test_impossible_choices(fields, message):
+    with pytest.raises(ValueError, match=message):
+        PI0TTNNConfig(**fields)
+
+
+@pytest.mark.parametrize(
+    ("device", "board"), [("cuda", "auto"), ("ttnn", "auto"), ("ttnn:1", "1"), (None, "auto"), ("cpu", "auto")]
+)
+def test_batches_stay_on_the_cpu(device, board):
+    config = PI0TTNNConfig(device=device)
+    assert (config.device, config.board) == ("cpu", board)
+
+
+def test_training_switches_are_switched_off_aloud(caplog):
+    with caplog.at_level(logging.WARNING):
+        config = PI0TTNNConfig(use_amp=True, compile_model=True)
+    assert not config.use_amp
+    assert not config.compile_model
+    assert "use_amp has no effect" in caplog.text
+    assert "compile_model has no effect" in caplog.text
+
+
+def test_round_trip(tmp_path):
+    config = PI0TTNNConfig(backend="torch", n_action_steps=7, dtype="bfloat16", recording_path=tmp_path / "r.jsonl")
+    config.save_pretrained(tmp_path)
+    assert PreTrainedConfig.from_pretrained(tmp_path) == config
+    assert load_config(CheckpointSource(tmp_path)) == config
+
+
+@pytest.fixture
+def pi0_folder(tmp_path):
+    policy = make_lerobot_policy(n_action_steps=10, num_inference_steps=5, dtype="bfloat16")
+    policy.config.save_pretrained(tmp_path)
+    return tmp_path
+
+
+def test_a_pi0_config_becomes_ours(pi0_folder):
+    config = load_config(CheckpointSource(pi0_folder))
+    original = PreTrainedConfig.from_pretrained(pi0_folder)
+    assert type(original) is PI0Config
+    assert type(config) is PI0TTNNConfig
+    for field in dataclasses.fields(PI0Config):
+        assert getattr(config, field.name) == getattr(original, field.name), field.name
+
+
+def test_fields_of_other_releases_are_left_out_aloud(pi0_folder, caplog):
+    edit_json(pi0_folder / "config.json", **LEGACY_FIELDS)
+    with caplog.at_level(logging.WARNING):
+        config = load_config(CheckpointSource(pi0_folder))
+    assert config.n_action_steps == 10
+    assert ", ".join(sorted(LEGACY_FIELDS)) in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('{"type": "pi05"}', "expected a policy of type pi0 or pi0_ttnn, got 'pi05'"),
+        ("{}", "got None"),
+        ("[1]", "expected a JSON object, got list"),
+        ("{", "not JSON"),
+    ],
+)
+def test_other_configs(tmp_path, text, message):
+    (tmp_path / "config.json").write_text(text)
+    with pytest.raises(ValueError, match=message):
+        load_config(CheckpointSource(tmp_path))
+
+
+def test_no_config(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"has no config\.json"):
+        load_config(CheckpointSource(tmp_path))
+
+
+def test_type_alone_takes_the_rest_from_the_checkpoint(pi0_folder, monkeypatch):
+    """`--policy.type=pi0_ttnn --policy.pretrained_path=...`: LeRobot fills in defaults and the environment's features."""
+    monkeypatch.setattr(
+        sys,
+        "argv",
+        ["eval", "--policy.type=pi0_ttnn", f"--policy.pretrained_path={pi0_folder}", "--policy.n_action_steps=3"],
+    )
+    config = PI0TTNNConfig(n_action_steps=3, pretrained_path=pi0_folder)
+    saved = json.loads((pi0_folder / "config.json").read_text())
+    adopt_checkpoint_config(config, CheckpointSource(pi0_folder))
+    assert config.n_action_steps == 3  # the user's
+    assert config.num_inference_steps == 5  # the checkpoint's
+    assert list(config.input_features) == list(saved["input_features"])
+    assert config.output_features["action"].shape == (7,)
+    assert config.pretrained_path == pi0_folder
+    assert config.normalization_mapping["STATE"] is NormalizationMode.MEAN_STD
+
+
+def test_a_config_of_the_callers_own_is_left_alone(pi0_folder, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["eval", f"--policy.path={pi0_folder}"])
+    config = PI0TTNNConfig(n_action_steps=50)
+    adopt_checkpoint_config(config, CheckpointSource(pi0_folder))
+    assert config == PI0TTNNConfig(n_action_steps=50)

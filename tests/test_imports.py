@@ -1,0 +1,77 @@
+"""Who may import whom, and what an import may not do."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import lerobot_pi0_ttnn
+
+ROOT = Path(lerobot_pi0_ttnn.__file__).parent
+
+LAYERS = [
+    {"model_config"},
+    {"masks", "flow", "weights"},
+    {"observation", "recording", "checkpoint", "reference", "tt", "emulation"},
+    {"configuration_pi0_ttnn", "processor_pi0_ttnn", "modeling_pi0_ttnn", "plugins"},
+    {"demo", "cli", "__main__"},
+]
+"""A module imports from its own layer or from those before it."""
+
+SEES_LEROBOT = LAYERS[3] | LAYERS[4]
+SEES_TTNN = {"tt", "emulation"}
+
+
+def modules():
+    for path in sorted(ROOT.rglob("*.py")):
+        parts = path.relative_to(ROOT).with_suffix("").parts
+        if parts[0] not in ("__init__", "_lerobot_plugin"):
+            yield pytest.param(path, parts, id="/".join(parts))
+
+
+def imports(path: Path, parts: tuple[str, ...]) -> set[tuple[str, ...]]:
+    """Absolute names of all that a file imports; ours as ("lerobot_pi0_ttnn", ...)."""
+    package = ("lerobot_pi0_ttnn", *parts[:-1])
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {tuple(alias.name.split(".")) for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            base = package[: len(package) - node.level + 1] if node.level else ()
+            module = (*base, *(node.module.split(".") if node.module else ()))
+            found |= {(*module, alias.name) for alias in node.names}
+    return found
+
+
+@pytest.mark.parametrize(("path", "parts"), modules())
+def test_imports_go_down(path, parts):
+    layer = next(number for number, names in enumerate(LAYERS) if parts[0] in names)
+    allowed = set().union(*LAYERS[: layer + 1])
+    for name in imports(path, parts):
+        if name[0] == "lerobot_pi0_ttnn" and len(name) > 1:
+            assert name[1] in allowed, f"{'/'.join(parts)} imports {'.'.join(name)}"
+            assert {parts[0], name[1]} != {"tt", "reference"}, "the twins do not know each other"
+        if name[0] == "lerobot":
+            assert parts[0] in SEES_LEROBOT, f"{'/'.join(parts)} imports {'.'.join(name)}"
+        if name[0] == "ttnn":
+            assert parts[0] in SEES_TTNN, f"{'/'.join(parts)} imports ttnn"
+
+
+def test_importing_everything_opens_nothing():
+    """LeRobot's plug-in loader imports every first-level module."""
+    program = (
+        "import importlib, pkgutil, sys, lerobot_pi0_ttnn as package\n"
+        "for module in pkgutil.iter_modules(package.__path__): importlib.import_module('lerobot_pi0_ttnn.' + module.name)\n"
+        "from lerobot.configs import PreTrainedConfig\n"
+        "assert 'pi0_ttnn' in PreTrainedConfig.get_known_choices()\n"
+        "assert PreTrainedConfig.get_choice_class('pi0').__module__.startswith('lerobot.'), 'pi0 was taken over unasked'\n"
+        "assert 'ttnn' not in sys.modules\n"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True)
+
+
+def test_importing_the_package_is_light():
+    program = "import sys, lerobot_pi0_ttnn; sys.exit('lerobot_pi0_ttnn.modeling_pi0_ttnn' in sys.modules)"
+    subprocess.run([sys.executable, "-c", program], check=True)

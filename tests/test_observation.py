@@ -1,0 +1,138 @@
+"""Batches: read exactly as LeRobot reads them, and turned away with the key and the fix."""
+
+import logging
+
+import pytest
+import torch
+
+from lerobot_pi0_ttnn.observation import ObservationReader
+from tests.oracle import CAMERAS, make_batch, make_lerobot_policy
+
+KEYS = [f"observation.images.{camera}" for camera in CAMERAS]
+
+
+@pytest.fixture(scope="module")
+def policy():
+    return make_lerobot_policy()
+
+
+@pytest.fixture
+def reader():
+    return ObservationReader(cameras=KEYS, image_size=224, state_dim=32, vocab_size=512)
+
+
+@pytest.mark.parametrize(
+    "present",
+    [CAMERAS, CAMERAS[1:], CAMERAS[::2], CAMERAS[:2], CAMERAS[2:]],
+    ids=["all", "no-first", "no-middle", "no-last", "only-last"],
+)
+@pytest.mark.parametrize(
+    "size", [(120, 160), (160, 121), (224, 224), (300, 300)], ids=lambda size: f"{size[0]}x{size[1]}"
+)
+def test_inputs_are_lerobots_bit_for_bit(policy, reader, present, size):
+    batch = make_batch(cameras=present, size=size)
+    images, masks = policy._preprocess_images(batch)
+    got = reader(batch)
+    assert len(got.images) == len(images)
+    assert all(torch.equal(a, b) for a, b in zip(got.images, images, strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(got.img_masks, masks, strict=True))
+    assert torch.equal(got.state, policy.prepare_state(batch))
+    assert torch.equal(got.lang_tokens, batch["observation.language.tokens"])
+    assert torch.equal(got.lang_masks, batch["observation.language.attention_mask"])
+
+
+def test_channels_last_is_the_same_image(reader):
+    batch = make_batch()
+    last = {key: value.permute(0, 2, 3, 1).contiguous() if "images" in key else value for key, value in batch.items()}
+    assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(reader(batch).images, reader(last).images, strict=True))
+
+
+def test_padding_is_black_and_centred(reader):
+    batch = make_batch(cameras=CAMERAS[:1], size=(100, 200))
+    image = reader(batch).images[0]
+    assert (image[:, :, :56] == -1).all()
+    assert (image[:, :, -56:] == -1).all()
+    assert (image[:, :, 56:-56] > -1).all()
+
+
+def test_the_batch_is_not_changed(reader):
+    batch = make_batch()
+    before = {key: value.clone() for key, value in batch.items()}
+    reader(batch)
+    assert all(torch.equal(batch[key], before[key]) for key in before)
+
+
+def with_nan(value):
+    value = value.clone()
+    value.view(-1)[-1] = float("nan")
+    return value
+
+
+WRIST = "observation.images.wrist"
+STATE = "observation.state"
+TOKENS = "observation.language.tokens"
+MASK = "observation.language.attention_mask"
+
+BAD = {
+    "uint8": (WRIST, lambda v: (v * 255).to(torch.uint8), TypeError, rf"{WRIST}: expected float32 .* divide by 255"),
+    "nan-image": (WRIST, with_nan, ValueError, f"{WRIST}: holds NaN"),
+    "nan-state": (STATE, with_nan, ValueError, rf"{STATE}: holds NaN or infinity in row\(s\) \[1\]"),
+    "wide-state": (STATE, lambda v: torch.zeros(2, 33), ValueError, f"{STATE}: expected at most 32 values, got 33"),
+    "flat-state": (
+        STATE,
+        lambda v: v[0],
+        ValueError,
+        f"{STATE}: expected .batch, n., got .14,.; add the batch dimension",
+    ),
+    "no-state": (STATE, None, KeyError, f"{STATE} is not in the batch"),
+    "no-tokens": (TOKENS, None, KeyError, rf"{TOKENS} is not in the batch.*policy_preprocessor\.json"),
+    "no-mask": (MASK, None, KeyError, rf"{MASK} is not in the batch.*policy_preprocessor\.json"),
+    "float-tokens": (TOKENS, lambda v: v.float(), TypeError, f"{TOKENS}: expected int64"),
+    "other-vocabulary": (TOKENS, lambda v: v + 500, ValueError, f"{TOKENS}: expected ids from 0 to 511"),
+    "unlike-mask": (MASK, lambda v: v[:, 1:], ValueError, rf"{MASK} alike, got \(2, 48\) and \(2, 47\)"),
+    "unlike-rows": (WRIST, lambda v: v[:1], ValueError, rf"{WRIST}: expected \(2, 3, H, W\)"),
+    "one-channel": (WRIST, lambda v: v[:, :1], ValueError, rf"{WRIST}: expected \(2, 3, H, W\)"),
+    "a-list": (WRIST, lambda v: v.tolist(), TypeError, f"{WRIST}: expected a tensor, got list"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_input_is_named(reader, case):
+    key, change, kind, message = BAD[case]
+    batch = make_batch()
+    if change is None:
+        del batch[key]
+    else:
+        batch[key] = change(batch[key])
+    with pytest.raises(kind, match=message):
+        reader(batch)
+
+
+def test_no_camera_names_the_ones_there_are(reader):
+    batch = make_batch(cameras=("top",))
+    with pytest.raises(KeyError, match=r"rename_map=.*observation\.images\.top.*observation\.images\.front"):
+        reader(batch)
+
+
+def test_an_unknown_camera_beside_an_absent_one_is_said_once(reader, caplog):
+    batch = make_batch(cameras=("wrist", "side", "top"))
+    with caplog.at_level(logging.WARNING):
+        reader(batch)
+        reader(batch)
+    assert len(caplog.records) == 1
+    assert "observation.images.top" in caplog.text
+    assert "observation.images.front" in caplog.text
+    assert "--rename_map" in caplog.text
+
+
+@pytest.mark.parametrize("size", [(120, 160), (224, 224)], ids=["resized", "as-is"])
+def test_pixels_out_of_range_are_said_once(reader, caplog, size):
+    batch = make_batch(size=size)
+    batch[WRIST] = batch[WRIST] * 255
+    with caplog.at_level(logging.WARNING):
+        reader(batch)
+        batch[WRIST] = batch[WRIST] * 0.9
+        reader(batch)
+    assert len(caplog.records) == 1
+    assert WRIST in caplog.text
+    assert "divide by 255" in caplog.text

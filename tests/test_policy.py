@@ -1,0 +1,266 @@
+"""The policy against LeRobot's: same checkpoint, same batch, same noise, same actions; and LeRobot's contract around it."""
+
+import inspect
+import logging
+import shutil
+
+import pytest
+import torch
+from lerobot.configs import PreTrainedConfig
+from lerobot.policies.factory import get_policy_class, make_policy, make_pre_post_processors
+from lerobot.policies.pretrained import PreTrainedPolicy
+from safetensors import safe_open
+
+from lerobot_pi0_ttnn import PI0TTNNConfig, PI0TTNNPolicy
+from lerobot_pi0_ttnn.recording import read_recording
+from tests.checkpoints import edit_json, hub_cache, save_lerobot_checkpoint
+from tests.oracle import make_batch, make_lerobot_policy, make_noise
+
+TINY_TORCH = {"architecture": "tiny", "backend": "torch"}
+
+
+@pytest.fixture(scope="module")
+def lerobot_policy():
+    return make_lerobot_policy(n_action_steps=5)
+
+
+@pytest.fixture(scope="module")
+def checkpoint(lerobot_policy, tmp_path_factory):
+    folder = save_lerobot_checkpoint(lerobot_policy, tmp_path_factory.mktemp("pi0"))
+    edit_json(folder / "config.json", **TINY_TORCH)
+    return folder
+
+
+@pytest.fixture
+def policy(checkpoint):
+    return PI0TTNNPolicy.from_pretrained(checkpoint)
+
+
+def test_it_is_lerobots_policy(policy, lerobot_policy):
+    batch, noise = make_batch(), make_noise()
+    got = policy.predict_action_chunk(batch, noise=noise)
+    want = lerobot_policy.predict_action_chunk(batch, noise=noise)
+    assert got.dtype == torch.float32
+    assert got.device.type == "cpu"
+    assert not got.requires_grad
+    assert got.shape == (2, 50, 7)
+    assert (got - want).abs().max() <= 1e-5
+
+
+def test_num_steps(policy, lerobot_policy):
+    batch, noise = make_batch(), make_noise()
+    got = policy.predict_action_chunk(batch, noise=noise, num_steps=3)
+    want = lerobot_policy.predict_action_chunk(batch, noise=noise, num_steps=3)
+    assert (got - want).abs().max() <= 1e-5
+    assert (got - policy.predict_action_chunk(batch, noise=noise)).abs().max() > 1e-3
+
+
+def test_the_same_seed_gives_lerobots_noise(policy, lerobot_policy):
+    torch.manual_seed(7)
+    got = policy.predict_action_chunk(make_batch())
+    torch.manual_seed(7)
+    want = lerobot_policy.predict_action_chunk(make_batch())
+    assert (got - want).abs().max() <= 1e-5
+
+
+def test_noise_is_fresh_unless_seeded(policy):
+    batch = make_batch()
+    assert not torch.equal(policy.predict_action_chunk(batch), policy.predict_action_chunk(batch))
+    seeded = [policy.predict_action_chunk(batch, generator=torch.Generator().manual_seed(1)) for _ in range(2)]
+    assert torch.equal(*seeded)
+
+
+@pytest.mark.parametrize("batch_size", [1, 3])
+def test_queue(policy, lerobot_policy, batch_size):
+    """Actions come one by one; a new chunk is asked for after `n_action_steps`, or after `reset`."""
+    batches = [make_batch(batch=batch_size, seed=seed) for seed in range(2)]
+    noises = [make_noise(batch_size, seed=seed) for seed in range(3)]
+    first, second = (lerobot_policy.predict_action_chunk(b, noise=n) for b, n in zip(batches, noises[:2], strict=True))
+    policy.reset()
+    for tick in range(5):
+        action = policy.select_action(batches[0 if tick == 0 else 1], noise=noises[0])
+        assert action.shape == (batch_size, 7)
+        assert (action - first[:, tick]).abs().max() <= 1e-5
+    assert (policy.select_action(batches[1], noise=noises[1]) - second[:, 0]).abs().max() <= 1e-5
+    policy.reset()
+    assert (policy.select_action(batches[0], noise=noises[0]) - first[:, 0]).abs().max() <= 1e-5
+
+
+def test_rows_of_a_batch_do_not_meet(policy):
+    batch, noise = make_batch(batch=3, lengths=(5, 20, 48)), make_noise(3)
+    together = policy.predict_action_chunk(batch, noise=noise)
+    for row in range(3):
+        alone = policy.predict_action_chunk({k: v[row : row + 1] for k, v in batch.items()}, noise=noise[row : row + 1])
+        assert (together[row : row + 1] - alone).abs().max() <= 1e-5
+
+
+def test_batches_of_inference_mode(policy):
+    with torch.inference_mode():
+        batch = make_batch()
+        actions = policy.predict_action_chunk(batch, noise=make_noise())
+    assert torch.equal(actions, policy.predict_action_chunk(make_batch(), noise=make_noise()))
+
+
+def test_bfloat16(checkpoint, policy):
+    got = PI0TTNNPolicy.from_pretrained(checkpoint, dtype="bfloat16").predict_action_chunk(
+        make_batch(), noise=make_noise()
+    )
+    want = policy.predict_action_chunk(make_batch(), noise=make_noise())
+    assert torch.corrcoef(torch.stack([got.flatten(), want.flatten()]))[0, 1] > 0.999
+    assert not torch.equal(got, want)
+
+
+@pytest.mark.parametrize("shape", [(1, 50, 32), (2, 50, 7), (2, 49, 32)])
+def test_noise_of_the_wrong_shape(policy, shape):
+    with pytest.raises(ValueError, match=r"noise: expected \(2, 50, 32\) float32"):
+        policy.predict_action_chunk(make_batch(), noise=torch.zeros(shape))
+
+
+def test_bad_input_costs_no_model_time(policy, monkeypatch):
+    monkeypatch.setattr(policy.model, "sample_actions", lambda *_, **__: pytest.fail("the model was run"))
+    batch = make_batch()
+    batch["observation.state"][0, 0] = float("inf")
+    with pytest.raises(ValueError, match=r"observation\.state"):
+        policy.select_action(batch)
+
+
+class TestLoading:
+    def test_the_default_backend_is_not_torch(self, checkpoint):
+        with pytest.raises(NotImplementedError, match=r"--policy\.backend=torch"):
+            PI0TTNNPolicy.from_pretrained(checkpoint, config=PI0TTNNConfig(architecture="tiny"))
+
+    def test_never_untrained(self):
+        with pytest.raises(ValueError, match=r"trained weights only.*--policy\.path"):
+            PI0TTNNPolicy(PI0TTNNConfig(**TINY_TORCH))
+
+    def test_fields_of_the_config_as_arguments(self, checkpoint):
+        policy = PI0TTNNPolicy.from_pretrained(checkpoint, n_action_steps=2, strict=True, dataset_stats=None)
+        assert policy.config.n_action_steps == 2
+        with pytest.raises(TypeError, match="neither an argument nor a field of PI0TTNNConfig: bakend"):
+            PI0TTNNPolicy.from_pretrained(checkpoint, bakend="torch")
+
+    def test_incomplete_weights(self, lerobot_policy):
+        weights = {"state_proj.weight": torch.zeros(64, 32)}
+        with pytest.raises(ValueError, match=r"missing action_in_proj\.bias"):
+            PI0TTNNPolicy(PI0TTNNConfig(**TINY_TORCH), weights)
+
+    def test_a_config_of_another_policy(self, checkpoint, lerobot_policy):
+        with pytest.raises(TypeError, match="expected PI0TTNNConfig, got PI0Config"):
+            PI0TTNNPolicy.from_pretrained(checkpoint, config=lerobot_policy.config)
+
+    def test_from_the_hubs_cache_at_a_revision(self, checkpoint, tmp_path, lerobot_policy):
+        cache = hub_cache(tmp_path, "me/pi0", checkpoint, revision="v1")
+        policy = PI0TTNNPolicy.from_pretrained("me/pi0", revision="v1", cache_dir=cache, local_files_only=True)
+        want = lerobot_policy.predict_action_chunk(make_batch(), noise=make_noise())
+        assert (policy.predict_action_chunk(make_batch(), noise=make_noise()) - want).abs().max() <= 1e-5
+
+    def test_missing_statistics_are_said_before_loading(self, checkpoint, tmp_path, caplog):
+        folder = shutil.copytree(checkpoint, tmp_path / "copy")
+        preprocessor = folder / "policy_preprocessor.json"
+        preprocessor.write_text(preprocessor.read_text().replace('"state_file"', '"no_state_file"'))
+        (folder / "model.safetensors").unlink()
+        with caplog.at_level(logging.WARNING), pytest.raises(FileNotFoundError):
+            PI0TTNNPolicy.from_pretrained(folder)
+        assert "observation.state, action: normalised by mean and std" in caplog.text
+
+    def test_an_unreachable_tokenizer_is_said_before_loading(self, checkpoint, tmp_path, caplog, monkeypatch):
+        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+        folder = shutil.copytree(checkpoint, tmp_path / "copy")
+        preprocessor = folder / "policy_preprocessor.json"
+        preprocessor.write_text(
+            preprocessor.read_text().replace(str(checkpoint / "tokenizer"), "google/paligemma-3b-pt-224")
+        )
+        (folder / "model.safetensors").unlink()
+        with caplog.at_level(logging.WARNING), pytest.raises(FileNotFoundError):
+            PI0TTNNPolicy.from_pretrained(folder)
+        assert "the tokenizer cannot be had: google/paligemma-3b-pt-224" in caplog.text
+        assert "convert --tokenizer" in caplog.text
+
+
+class TestSaving:
+    def test_round_trip_links_the_weights(self, policy, checkpoint, tmp_path):
+        policy.save_pretrained(tmp_path / "again")
+        assert (tmp_path / "again" / "model.safetensors").samefile(checkpoint / "model.safetensors")
+        again = PI0TTNNPolicy.from_pretrained(tmp_path / "again")
+        assert again.config == policy.config
+        noise = make_noise()
+        assert torch.equal(
+            again.predict_action_chunk(make_batch(), noise=noise),
+            policy.predict_action_chunk(make_batch(), noise=noise),
+        )
+
+    def test_onto_itself_loses_nothing(self, policy, checkpoint):
+        before = (checkpoint / "model.safetensors").read_bytes()
+        policy.save_pretrained(checkpoint)
+        assert (checkpoint / "model.safetensors").read_bytes() == before
+
+    def test_weights_from_a_dict(self, policy, tmp_path):
+        made = PI0TTNNPolicy(policy.config, dict(policy.weights))
+        made.save_pretrained(tmp_path)
+        with safe_open(tmp_path / "model.safetensors", "pt") as saved:
+            assert set(saved.keys()) == set(policy.weights)
+        assert torch.equal(
+            PI0TTNNPolicy.from_pretrained(tmp_path).predict_action_chunk(make_batch(), noise=make_noise()),
+            policy.predict_action_chunk(make_batch(), noise=make_noise()),
+        )
+
+    def test_a_gathered_state_dict_is_refused(self, policy, tmp_path):
+        with pytest.raises(ValueError, match="state_dict"):
+            policy.save_pretrained(tmp_path, state_dict={"a": torch.zeros(1)})
+
+
+class TestContract:
+    """What LeRobot asks of a policy; the numbers are lerobot's own tests'."""
+
+    def test_dispatch_by_name(self):
+        assert get_policy_class("pi0_ttnn") is PI0TTNNPolicy
+        annotation = inspect.signature(PI0TTNNPolicy.__init__).parameters["config"].annotation
+        assert issubclass(PI0TTNNConfig, annotation)
+
+    def test_no_parameters_and_any_device(self, policy):
+        assert isinstance(policy, PreTrainedPolicy)
+        assert list(policy.parameters()) == []
+        assert policy.to("cuda") is policy
+        assert policy.to("ttnn") is policy
+        assert policy.train().eval() is policy
+
+    def test_training_is_refused_with_the_way_to_do_it(self, policy):
+        for call in (lambda: policy.forward({}), policy.get_optim_params):
+            with pytest.raises(NotImplementedError, match=r"train with --policy\.type=pi0"):
+                call()
+
+    def test_made_by_lerobots_factory_with_its_processors(self, checkpoint, lerobot_policy):
+        from lerobot.envs.configs import AlohaEnv
+
+        edit_json(checkpoint / "config.json", type="pi0_ttnn")
+        cfg = PreTrainedConfig.from_pretrained(checkpoint)
+        cfg.pretrained_path = checkpoint
+        policy = make_policy(cfg, env_cfg=AlohaEnv(), rename_map={"observation.images.top": "observation.images.front"})
+        assert isinstance(policy, PI0TTNNPolicy)
+        pre, post = make_pre_post_processors(cfg, str(checkpoint))
+        raw = {
+            "observation.images.front": torch.rand(1, 3, 120, 160),
+            "observation.state": torch.randn(1, 14),
+            "task": ["stack the cubes"],
+        }
+        batch, noise = pre(raw), make_noise(1)
+        want = lerobot_policy.predict_action_chunk(batch, noise=noise)
+        assert batch["observation.language.tokens"][0, 0] == 2
+        assert batch["observation.language.tokens"][0, 16] == 108
+        got = policy.predict_action_chunk(batch, noise=noise)
+        assert (got[:, :, :7] - want).abs().max() <= 1e-5  # LeRobot took the environment's 14 joints for the output
+        mean, std = torch.linspace(-2, 2, 7), torch.linspace(1, 3, 7)
+        assert torch.allclose(post(want[:, 0]), want[:, 0] * (std + 1e-8) + mean, atol=1e-5)
+
+
+def test_recording(checkpoint, tmp_path):
+    recorded = PI0TTNNPolicy.from_pretrained(checkpoint, recording_path=tmp_path / "run.jsonl")
+    actions = []
+    for _ in range(2):
+        recorded.reset()
+        actions += [recorded.select_action(make_batch()) for _ in range(6)]
+    run = read_recording(tmp_path / "run.jsonl")
+    assert [(episode, tick) for episode, tick, _ in run.actions] == [(e, t) for e in (0, 1) for t in range(6)]
+    assert [(episode, tick) for episode, tick, _ in run.chunks] == [(0, 0), (0, 5), (1, 0), (1, 5)]
+    assert all(torch.allclose(got, want, atol=1e-6) for (_, _, got), want in zip(run.actions, actions, strict=True))
+    assert torch.allclose(run.chunks[1][2][:, 0], actions[5], atol=1e-6)
