@@ -2,12 +2,16 @@
 
 import contextlib
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TypedDict
 
 import lerobot.policies.pi0.modeling_pi0 as lerobot_pi0
 import torch
 from lerobot.configs import FeatureType, PolicyFeature
+from lerobot.policies.common.vla_utils import make_att_2d_masks, prepare_attention_masks_4d
 from lerobot.policies.pi0.configuration_pi0 import PI0Config
 from torch import Tensor
+from transformers import DynamicCache
 
 from lerobot_pi0_ttnn.model_config import TINY, PI0ModelConfig
 
@@ -130,3 +134,51 @@ def make_batch(
 
 def make_noise(batch: int = 2, seed: int = 3) -> Tensor:
     return torch.randn(batch, 50, 32, generator=torch.Generator().manual_seed(seed))
+
+
+class ModelInputs(TypedDict):
+    """What `sample_actions` takes, here and in LeRobot."""
+
+    images: list[Tensor]
+    img_masks: list[Tensor]
+    lang_tokens: Tensor
+    lang_masks: Tensor
+    state: Tensor
+
+
+def model_inputs(policy: lerobot_pi0.PI0Policy, batch: dict[str, Tensor]) -> ModelInputs:
+    """The batch as LeRobot itself prepares it for its model."""
+    images, img_masks = policy._preprocess_images(batch)
+    return {
+        "images": images,
+        "img_masks": img_masks,
+        "lang_tokens": batch["observation.language.tokens"],
+        "lang_masks": batch["observation.language.attention_mask"],
+        "state": policy.prepare_state(batch),
+    }
+
+
+@dataclass(frozen=True)
+class LeRobotPrefix:
+    """LeRobot's prefix: all cameras and the whole padded prompt, masked rather than left out."""
+
+    embeddings: Tensor
+    is_real: Tensor
+    cache: DynamicCache
+
+
+def lerobot_prefill(policy: lerobot_pi0.PI0Policy, inputs: ModelInputs) -> LeRobotPrefix:
+    """The first half of LeRobot's `PI0Pytorch.sample_actions`, which does not return it."""
+    model = policy.model
+    embeddings, is_real, att_masks = model.embed_prefix(
+        inputs["images"], inputs["img_masks"], inputs["lang_tokens"], inputs["lang_masks"]
+    )
+    model.paligemma_with_expert.paligemma.model.language_model.config._attn_implementation = "eager"
+    _, cache = model.paligemma_with_expert.forward(
+        attention_mask=prepare_attention_masks_4d(make_att_2d_masks(is_real, att_masks)),
+        position_ids=torch.cumsum(is_real, dim=1) - 1,
+        past_key_values=None,
+        inputs_embeds=[embeddings, None],
+        use_cache=True,
+    )
+    return LeRobotPrefix(embeddings, is_real, cache)
