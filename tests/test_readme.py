@@ -1,0 +1,30 @@
+"""The README's own lines, run."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+from lerobot_pi0_ttnn.cli.demo import make_demo_checkpoint
+
+README = Path(__file__).parents[1] / "README.md"
+
+
+def test_first_action_chunk(tmp_path):
+    make_demo_checkpoint(tmp_path / "outputs" / "demo_pusht" / "checkpoint", "pusht")
+    program = re.search(r"```python\n(.*?)```", README.read_text(), re.DOTALL).group(1)
+    result = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    assert re.fullmatch(r"tensor\(\[\[\d+\.\d+, \d+\.\d+\]\]\)\n", result.stdout)
+
+
+def test_the_steps_by_hand_are_the_demos(capsys, tmp_path, monkeypatch):
+    from lerobot_pi0_ttnn.cli import main
+
+    monkeypatch.chdir(tmp_path)
+    main(["demo", "--prepare-only"])
+    printed = [line.removeprefix("$ ") for line in capsys.readouterr().out.splitlines() if line.startswith("$ ")]
+    by_hand = re.search(r"## The demo, step by step\n+```sh\n(.*?)```", README.read_text(), re.DOTALL).group(1)
+    words = by_hand.replace("\\\n", " ").replace("uv run ", "").split()
+    for line in printed:
+        assert " ".join(line.split()) in " ".join(words)
