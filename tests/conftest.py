@@ -24,10 +24,10 @@ def twin(policy: PI0Policy) -> PI0ModelTorch:
 
 @pytest.fixture(scope="session")
 def inputs(policy: PI0Policy) -> ModelInputs:
-    """Two rows that differ: prompts of 10 and 23 of 48 tokens, the first camera in one row, the last in none.
+    """Two rows that differ: prompts of 10 and 23 of 48 tokens, the first camera in none, the second in one.
 
-    The images of absent cameras are noise, not -1: whoever looks at them is seen.
+    LeRobot itself puts absent cameras last. The images of absent ones are noise here: whoever looks at them is seen.
     """
     inputs = model_inputs(policy, make_batch(cameras=CAMERAS))
-    masks = [[True, False], [True, True], [False, False]]
+    masks = [[False, False], [True, False], [True, True]]
     return {**inputs, "img_masks": [torch.tensor(mask) for mask in masks]}

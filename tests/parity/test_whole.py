@@ -65,15 +65,20 @@ def test_no_steps_is_an_error_not_the_default(twin, inputs):
         twin.sample_actions(**inputs, num_steps=0)
 
 
-def test_camera_in_one_row_only(policy, twin, inputs):
-    noise = make_noise()
+@pytest.mark.parametrize(
+    "present",
+    [
+        pytest.param(["00", "11", "11"], id="first-absent"),
+        pytest.param(["11", "00", "11"], id="middle-absent"),
+        pytest.param(["01", "11", "10"], id="in-one-row-only"),
+        pytest.param(["00", "00", "00"], id="none"),
+    ],
+)
+def test_cameras_by_mask(policy, twin, inputs, present):
+    """The model's own masks: `PI0Policy` moves absent cameras behind the others and never lets rows differ."""
+    masks = [torch.tensor([bit == "1" for bit in camera]) for camera in present]
+    inputs, noise = {**inputs, "img_masks": masks}, make_noise()
     assert_near(twin.sample_actions(**inputs, noise=noise), policy.model.sample_actions(**inputs, noise=noise))
-
-
-def test_no_camera_at_all(policy, twin, inputs):
-    blind = {**inputs, "img_masks": [torch.zeros(2, dtype=torch.bool)] * 3}
-    noise = make_noise()
-    assert_near(twin.sample_actions(**blind, noise=noise), policy.model.sample_actions(**blind, noise=noise))
 
 
 def test_state_moves_the_actions(policy, twin):
@@ -110,5 +115,6 @@ def test_bfloat16(policy, inputs):
     noise = make_noise()
     got, want = twin.sample_actions(**inputs, noise=noise), policy.model.sample_actions(**inputs, noise=noise)
     assert got.dtype == torch.float32
-    # bfloat16 keeps 8 bits, 0.4 % for each rounding: at this depth 0.3 % is left in the actions, at 18 layers there is more.
+    # bfloat16 keeps 8 bits, 0.4 % for each rounding: 0.3 % was seen in the actions, at pi0_base's depth there is more.
     assert_quality(got, want, pcc=0.999, rel_rmse=0.05)
+    assert (got - want).abs().max() > 1e-3  # it did run in bfloat16
