@@ -141,7 +141,10 @@ def parse_config(fields: dict[str, Any], where: str, cli_overrides: Sequence[str
     with tempfile.TemporaryDirectory() as folder, draccus.config_type("json"):
         file = Path(folder) / CONFIG_FILE
         file.write_text(json.dumps(kept))
-        config: PI0TTNNConfig = draccus.parse(PI0TTNNConfig, file, args=list(cli_overrides))
+        try:
+            config: PI0TTNNConfig = draccus.parse(PI0TTNNConfig, file, args=list(cli_overrides))
+        except draccus.ParsingError as error:
+            raise ValueError(f"{where}: {error.__cause__ or error}") from error
     return config
 
 
