@@ -9,7 +9,6 @@ from lerobot_pi0_ttnn.reference import PI0ModelTorch
 
 from .oracle import CAMERAS, ModelInputs, make_batch, make_lerobot_policy, model_inputs, state_dict
 
-
 torch.set_num_threads(1)  # tiny matmuls lose more by handing work to threads than they gain
 
 
