@@ -1,0 +1,21 @@
+"""Attention."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from ttnn.operations.transformer_golden import scaled_dot_product_attention_golden
+
+
+def scaled_dot_product_attention(
+    input_tensor_q: torch.Tensor,
+    input_tensor_k: torch.Tensor,
+    input_tensor_v: torch.Tensor,
+    *,
+    output_concat_heads: bool = False,
+    **options: Any,
+) -> torch.Tensor:
+    """Returns attention (B, N, T, H), or with its heads joined (B, 1, T, N H), which ttnn's own golden function leaves out."""
+    attended = scaled_dot_product_attention_golden(input_tensor_q, input_tensor_k, input_tensor_v, **options)
+    return attended.transpose(1, 2).flatten(2).unsqueeze(1) if output_concat_heads else attended
