@@ -16,8 +16,8 @@ class EmulatedBoard:
         arch: `wormhole_b0` or `blackhole`.
         board_type: ttnn's name of the product.
         product: Its number, which ttnn reads from the upper bits of the board's serial number.
-        harvesting: Units fused off, as the descriptor spells them. A Wormhole has 10 rows of 8 workers and spends one row on
-            dispatch; a Blackhole has 14 columns of 10 and spends one column.
+        harvesting: Units fused off, as the descriptor spells them. A Wormhole has 10 rows of 8 workers and spends one
+            row on dispatch; a Blackhole has 14 columns of 10 and spends one column.
         grid: (x, y) workers that are left to the ops; checked when the board opens.
         tensix_dispatch: Dispatch from a row of workers where ttnn's own choice is the ethernet cores.
     """
@@ -59,12 +59,16 @@ BOARDS = {
     for board in (
         EmulatedBoard("n150", "wormhole_b0", "n150", 0x18, "harvest_mask: 32", (8, 8)),
         EmulatedBoard("n300", "wormhole_b0", "n300", 0x14, "harvest_mask: 33", (8, 7), tensix_dispatch=True),
-        EmulatedBoard("p100a", "blackhole", "p100", 0x43, _blackhole_harvesting(columns=3, dram=1, eth=0x3FFF), (11, 10)),
+        EmulatedBoard(
+            "p100a", "blackhole", "p100", 0x43, _blackhole_harvesting(columns=3, dram=1, eth=0x3FFF), (11, 10)
+        ),
         EmulatedBoard("p150", "blackhole", "p150", 0x40, _blackhole_harvesting(columns=3, dram=0, eth=288), (11, 10)),
-        EmulatedBoard("p150-130", "blackhole", "p150", 0x40, _blackhole_harvesting(columns=0, dram=0, eth=288), (13, 10)),
+        EmulatedBoard(
+            "p150-130", "blackhole", "p150", 0x40, _blackhole_harvesting(columns=0, dram=0, eth=288), (13, 10)
+        ),
     )
 }
-"""By name. `n300` is one of its two chips; `p150` has today's firmware (120 workers, 110 of them for ops), `p150-130` the former one."""
+"""By name. `n300` is one of its two chips; `p150` has today's firmware, `p150-130` the former one."""
 
 
 def emulated_board(name: str) -> EmulatedBoard:

@@ -34,7 +34,7 @@ esac
 
 
 def install_compiler(folder: Path, *, version: str, build: str) -> None:
-    """Writes `riscv-tt-elf-g++` into `folder`. ttnn asks for its version, and takes its own firmware when that agrees."""
+    """Writes `riscv-tt-elf-g++` into `folder`. ttnn asks for its version; if that agrees, it takes its own firmware."""
     folder.mkdir(parents=True)
     (folder / "kernel.elf").write_bytes(kernel_elf())
     compiler = folder / "riscv-tt-elf-g++"
@@ -43,7 +43,7 @@ def install_compiler(folder: Path, *, version: str, build: str) -> None:
 
 
 def kernel_elf() -> bytes:
-    """Returns the smallest RISC-V executable that ttnn's loader accepts: one loaded segment, symbols, and relocations."""
+    """Returns the smallest RISC-V executable that ttnn's loader accepts: one loaded segment, symbols, relocations."""
     names = b"\0.text\0.rela.text\0.symtab\0.strtab\0.shstrtab\0"
     text, text_size = 96, 16
     symbols, strings = text + text_size, text + text_size + 16

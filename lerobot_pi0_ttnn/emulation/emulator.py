@@ -51,7 +51,7 @@ class Emulator:
 
     @contextmanager
     def shapes_only(self) -> Iterator[None]:
-        """Computes no values inside the context: uploads move nothing (meta tensors will do), reading a value raises."""
+        """Computes no values inside the context: uploads take meta tensors as well, reading a value raises."""
         before, self.follows_values = self.follows_values, False
         try:
             yield
@@ -92,20 +92,20 @@ class Emulator:
             results = _torch_tensors(golden(*args, **kwargs))
             if len(results) != len(targets):
                 raise RuntimeError(
-                    f"{call.name}: its golden function gave {len(results)} tensors for the {len(targets)} that ttnn returned"
+                    f"{call.name}: ttnn returned {len(targets)} tensors, its golden function {len(results)}"
                 )
             for target, result in zip(targets, results, strict=True):
                 self.memory.write(target, _fitted(call.name, rounded(result, target.dtype), tuple(target.shape)))
         return outputs
 
     def _golden(self, call: Call) -> Callable[..., Any]:
-        golden = GOLDENS.get(call.name) or getattr(call.operation, "golden_function", None)
+        golden: Callable[..., Any] | None = GOLDENS.get(call.name) or call.operation.golden_function
         if golden is None:
             raise NotImplementedError(
-                f"{call.name}: the emulated board has no golden function for it: add one to lerobot_pi0_ttnn/emulation/goldens, "
-                "or use another op"
+                f"{call.name}: the emulated board has no golden function for it: add one to "
+                "lerobot_pi0_ttnn/emulation/goldens, or use another op"
             )
-        return golden  # type: ignore[no-any-return]
+        return golden
 
     def _golden_inputs(self, call: Call) -> tuple[tuple[Any, ...], dict[str, Any]]:
         kwargs = {
@@ -130,8 +130,8 @@ class Emulator:
 
 def _refuse_trace(*args: Any, **kwargs: Any) -> Any:
     raise RuntimeError(
-        "ttnn.begin_trace_capture: an emulated board cannot capture a trace (the mocked device would end the process): run the "
-        "ops one by one, or use a card or the ttsim simulator"
+        "ttnn.begin_trace_capture: an emulated board cannot capture a trace (the mocked device would end the process): "
+        "run the ops one by one, or use a card or the ttsim simulator"
     )
 
 

@@ -18,8 +18,8 @@ class _Cell:
 class ShadowMemory:
     """Values by buffer, as on a card: views share theirs, a write through one is seen by all, a freed one is forgotten.
 
-    ttnn's tensors take neither attributes nor weak references, and several of them may stand for one buffer. Its allocator
-    knows which buffers live; asking it each time the memory has doubled keeps the cost per op constant.
+    ttnn's tensors take neither attributes nor weak references, and several of them may stand for one buffer. Its
+    allocator knows which buffers live; asking it each time the memory has doubled keeps the cost per op constant.
     """
 
     def __init__(self, device: Any) -> None:
@@ -43,18 +43,18 @@ class ShadowMemory:
         shape = tuple(tensor.shape)
         if cell is None or cell.buffer != tensor.buffer_unique_id():
             raise RuntimeError(
-                f"emulated board: the tensor {shape} {tensor.dtype} has no value: it was made while only shapes were followed, "
-                "or by a call that the emulation does not follow"
+                f"emulated board: the tensor {shape} {tensor.dtype} has no value: it was made while only shapes were "
+                "followed, or by a call that the emulation does not follow"
             )
         if cell.value.numel() != tensor.logical_volume():
             raise RuntimeError(
-                f"emulated board: the tensor {shape} is a view of a buffer that was last written as {tuple(cell.value.shape)}: "
+                f"emulated board: the tensor {shape} is a view of a buffer last written as {tuple(cell.value.shape)}: "
                 "views with another number of elements are not emulated"
             )
         return cell.value.reshape(shape)
 
     def write(self, tensor: Any, value: torch.Tensor) -> None:
-        """Gives the buffer of `tensor` this value (shadow dtype). The memory keeps it: the caller must not write into it."""
+        """Gives the buffer of `tensor` this value (shadow dtype), and keeps it: the caller must not write into it."""
         value = value.contiguous()
         if value.untyped_storage().nbytes() > value.nbytes:
             value = value.clone()

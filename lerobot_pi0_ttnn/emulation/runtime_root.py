@@ -45,7 +45,7 @@ class RuntimeRoot:
 
     @contextmanager
     def environment(self) -> Iterator[None]:
-        """Points ttnn at this root for as long as the context lasts. ttnn reads its environment once, at the first open."""
+        """Points ttnn at this root while the context lasts. ttnn reads its environment once, at the first open."""
         wanted = {
             "TT_METAL_MOCK_CLUSTER_DESC_PATH": str(self.path / "cluster.yaml"),
             "TT_METAL_RUNTIME_ROOT": str(self.path),

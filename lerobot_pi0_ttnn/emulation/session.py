@@ -35,8 +35,8 @@ def open_emulated(name: str, **open_options: Any) -> tuple[Any, Any]:
     board = emulated_board(name)
     if _session is not None and _session.board != board:
         raise RuntimeError(
-            f"{PREFIX}{board.name}: this process has had {PREFIX}{_session.board.name} open, and ttnn keeps its first board for "
-            "life: use another process"
+            f"{PREFIX}{board.name}: this process has had {PREFIX}{_session.board.name} open, and ttnn keeps its first "
+            "board for life: use another process"
         )
     import ttnn
 
@@ -65,10 +65,14 @@ def open_emulated(name: str, **open_options: Any) -> tuple[Any, Any]:
 def _refuse_other_boards(board: EmulatedBoard) -> None:
     for variable in ("TT_METAL_SIMULATOR", "TT_METAL_MOCK_CLUSTER_DESC_PATH"):
         if os.environ.get(variable):
-            raise RuntimeError(f"{PREFIX}{board.name}: {variable} is set, which asks for another board: unset it, or use board 'auto'")
+            raise RuntimeError(
+                f"{PREFIX}{board.name}: {variable} is set, which asks for another board: unset it, or use board 'auto'"
+            )
     cards = sorted({str(target) for target in _open_files() if str(target).startswith("/dev/tenstorrent/")})
     if cards:
-        raise RuntimeError(f"{PREFIX}{board.name}: ttnn has {', '.join(cards)} open in this process: use another process")
+        raise RuntimeError(
+            f"{PREFIX}{board.name}: ttnn has {', '.join(cards)} open in this process: use another process"
+        )
 
 
 def _open_files() -> list[Path]:
@@ -84,10 +88,12 @@ def _open_files() -> list[Path]:
 
 def _check(board: EmulatedBoard, root: RuntimeRoot, device: Any) -> None:
     if not root.was_used:
-        raise RuntimeError(f"{PREFIX}{board.name}: ttnn was open on another board in this process already: use another process")
+        raise RuntimeError(
+            f"{PREFIX}{board.name}: ttnn was open on another board in this process already: use another process"
+        )
     size = device.compute_with_storage_grid_size()
     if (size.x, size.y) != board.grid:
         raise RuntimeError(
-            f"{PREFIX}{board.name}: expected a grid of {board.grid} workers, got {(size.x, size.y)}: this ttnn reads cluster "
-            "descriptors otherwise than 0.81 does"
+            f"{PREFIX}{board.name}: expected a grid of {board.grid} workers, got {(size.x, size.y)}: this ttnn reads "
+            "cluster descriptors otherwise than 0.81 does"
         )

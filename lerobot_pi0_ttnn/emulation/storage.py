@@ -11,7 +11,7 @@ BLOCK_FORMATS = (ttnn.bfloat8_b, ttnn.bfloat4_b)
 
 
 def shadow_dtype(dtype: Any) -> torch.dtype:
-    """Returns the torch dtype that holds every value of ttnn's `dtype`. A block format has 7 significant bits: bfloat16 has 8."""
+    """Returns the torch dtype that holds every value of ttnn's `dtype`: block formats have 7 significant bits."""
     if dtype in BLOCK_FORMATS:
         return torch.bfloat16
     return ttnn.ttnn_dtype_to_torch_dtype(dtype)  # type: ignore[no-any-return]
@@ -21,7 +21,7 @@ def rounded(value: torch.Tensor, dtype: Any) -> torch.Tensor:
     """Returns `value` as a tensor of `dtype` would hold it, in its shadow dtype."""
     if dtype in BLOCK_FORMATS:
         packed = ttnn.Tensor(tensor=value.float().contiguous(), data_type=dtype, layout=ttnn.TILE_LAYOUT)
-        return packed.to_torch().to(torch.bfloat16)
+        return packed.to_torch().to(torch.bfloat16)  # type: ignore[no-any-return]
     return value.to(shadow_dtype(dtype))
 
 

@@ -1,4 +1,4 @@
-"""Calls that move tensors between host and board. A tensor on the host has its own bytes; one on the board has a shadow."""
+"""Calls that move tensors between host and board. One on the host has its own bytes, one on the board a shadow."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 import ttnn
 
 from ..tt.hook import Call, Proceed
-from .storage import host_tensor, on_board, rounded, value_of_host_tensor
+from .storage import BLOCK_FORMATS, host_tensor, on_board, rounded, value_of_host_tensor
 
 if TYPE_CHECKING:
     from .emulator import Emulator
@@ -19,51 +19,47 @@ def _from_torch(emulator: Emulator, call: Call, proceed: Proceed) -> Any:
     if call.argument(0, "tensor") is None:
         return None
     if not emulator.follows_values:
-        return _allocated(emulator, call, on_host=call.kwargs.get("device") is None)
+        return _allocated(emulator, call)
     tensor = proceed(*call.args, **call.kwargs)
     if on_board(tensor):
-        on_host = {name: value for name, value in call.kwargs.items() if name not in ("device", "memory_config", "cq_id")}
-        emulator.memory.write(tensor, value_of_host_tensor(proceed(*call.args, **on_host)))
+        placement = ("device", "memory_config", "cq_id")
+        on_host = proceed(*call.args, **{name: value for name, value in call.kwargs.items() if name not in placement})
+        emulator.memory.write(tensor, value_of_host_tensor(on_host))
     return tensor
 
 
-def _allocated(emulator: Emulator, call: Call, *, on_host: bool) -> Any:
-    """Returns a tensor as `ttnn.from_torch` or `ttnn.as_tensor` would make it, without converting anything."""
+def _as_tensor(emulator: Emulator, call: Call, proceed: Proceed) -> Any:
+    device, memory_config = call.kwargs.get("device"), call.kwargs.get("memory_config")
+    if device is not None and memory_config is None:
+        # For ttnn's own complaint.
+        return proceed(*call.args, **call.kwargs)
+    if not emulator.follows_values:
+        return _allocated(emulator, call)
+    # On a cache hit ttnn uploads by calls that no layer sees.
+    on_host = proceed(*call.args, **{**call.kwargs, "device": None})
+    if device is None:
+        return on_host
+    return _uploaded(emulator, on_host, ttnn.to_device(on_host, device, memory_config=memory_config))
+
+
+def _allocated(emulator: Emulator, call: Call) -> Any:
+    """Returns a tensor like that of `ttnn.from_torch` or `ttnn.as_tensor`, of which nothing but its spec is right."""
+    on_host = call.kwargs.get("device") is None
+    allocate = ttnn.allocate_tensor_on_host if on_host else ttnn.allocate_tensor_on_device
+    if call.kwargs.get("spec") is not None:
+        return allocate(call.kwargs["spec"], emulator.device)
+    if call.kwargs.get("tile") is not None or call.kwargs.get("col_tilize"):
+        raise NotImplementedError(f"{call.name}: `tile` and `col_tilize` are not followed by shapes_only()")
     source = call.argument(0, "tensor")
     preprocess = call.kwargs.get("preprocess")
     source = preprocess(source) if preprocess else source
-    spec = call.kwargs.get("spec")
-    if spec is None:
-        shape = list(source.shape)
-        if call.kwargs.get("col_tilize"):
-            shape[-2:] = shape[-1], shape[-2]
-        dtype = call.argument(1, "dtype")
-        dtype = ttnn.from_torch(torch.zeros(1, dtype=source.dtype)).dtype if dtype is None else dtype
-        layout = call.kwargs.get("layout")
-        block = dtype in (ttnn.bfloat8_b, ttnn.bfloat4_b)
-        layout = layout or (ttnn.TILE_LAYOUT if block else ttnn.ROW_MAJOR_LAYOUT)
-        memory_config = call.kwargs.get("memory_config") or ttnn.DRAM_MEMORY_CONFIG
-        spec = ttnn.TensorSpec(
-            tuple(shape), dtype, layout, memory_config.buffer_type
-        ) if not memory_config.is_sharded() else None
-        if spec is None:
-            return ttnn.allocate_tensor_on_device(ttnn.Shape(shape), dtype, layout, emulator.device, memory_config)
-    allocate = ttnn.allocate_tensor_on_host if on_host else ttnn.allocate_tensor_on_device
-    return allocate(spec, emulator.device)
-
-
-def _as_tensor(emulator: Emulator, call: Call, proceed: Proceed) -> Any:
-    device = call.kwargs.get("device")
-    if not emulator.follows_values:
-        return _allocated(emulator, call, on_host=device is None)
-    if device is None:
-        return proceed(*call.args, **call.kwargs)
-    # ttnn's own cache path uploads by calls that no layer sees.
-    memory_config = call.kwargs.get("memory_config")
-    if memory_config is None:
-        return proceed(*call.args, **call.kwargs)
-    on_host = proceed(*call.args, **{**call.kwargs, "device": None})
-    return _uploaded(emulator, on_host, ttnn.to_device(on_host, device, memory_config=memory_config))
+    dtype = call.argument(1, "dtype")
+    dtype = ttnn.from_torch(torch.zeros(1, dtype=source.dtype)).dtype if dtype is None else dtype
+    layout = call.kwargs.get("layout")
+    if layout is None:
+        layout = ttnn.TILE_LAYOUT if dtype in BLOCK_FORMATS else ttnn.ROW_MAJOR_LAYOUT
+    memory_config = call.kwargs.get("memory_config") or ttnn.DRAM_MEMORY_CONFIG
+    return allocate(ttnn.Shape(list(source.shape)), dtype, layout, emulator.device, memory_config)
 
 
 def _to_device(emulator: Emulator, call: Call, proceed: Proceed) -> Any:

@@ -1,7 +1,7 @@
 """The one place where ttnn's calls are wrapped: for counting them, and for the emulated board.
 
-A layer sees each *outermost* call: `ttnn.to_torch` is one call, though it makes others inside. ttnn's operations share one
-`__call__`, and a few tensor methods which move data are wrapped beside it. With no layer, ttnn is as it was.
+A layer sees each *outermost* call: `ttnn.to_torch` is one call, though it makes others inside. ttnn's operations share
+one `__call__`, and a few tensor methods which move data are wrapped beside it. With no layer, ttnn is as it was.
 """
 
 from __future__ import annotations

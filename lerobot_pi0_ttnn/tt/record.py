@@ -87,7 +87,7 @@ class Recording:
 
 @contextmanager
 def recording() -> Iterator[Recording]:
-    """Returns (as a context) the counts of the calls made inside it, by any thread. On any device; the calls are unchanged."""
+    """Returns (as a context) the counts of the calls made inside it, by any thread, on any kind of board."""
     counts = Recording()
     add_layer(counts)
     try:

@@ -16,7 +16,10 @@ def slice_write(
     slice_step: Sequence[int] | None = None,
     **_: Any,
 ) -> torch.Tensor:
-    """Returns `output_tensor` with `input_tensor` at [start, end). ttnn's own golden function wants the steps and calls them otherwise."""
+    """Returns `output_tensor` with `input_tensor` at [start, end).
+
+    ttnn's own golden function demands the steps, and has other names for the arguments.
+    """
     steps = slice_step or [1] * len(slice_start)
     where = tuple(slice(*bounds) for bounds in zip(slice_start, slice_end, steps, strict=True))
     output_tensor[where] = input_tensor

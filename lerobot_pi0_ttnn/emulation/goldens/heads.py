@@ -17,13 +17,13 @@ def nlp_create_qkv_heads(
     kv_tied: bool = False,
     **_: Any,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Returns q (B, N, S, H), k (B, K, S, H), or (B, K, H, S) if transposed, and v (B, K, S, H) of (B, 1, S, (N + 2 K) H)."""
+    """Returns q (B, N, S, H), k (B, K, S, H) or transposed (B, K, H, S), v (B, K, S, H) of (B, 1, S, (N + 2 K) H)."""
     if kv_tied:
         raise NotImplementedError("ttnn.experimental.nlp_create_qkv_heads: kv_tied is not emulated")
     kv_heads = num_heads if num_kv_heads is None else num_kv_heads
     if input_kv is None:
         head_dim = input.shape[-1] // (num_heads + 2 * kv_heads)
-        query, key, value = input.split([num_heads * head_dim, kv_heads * head_dim, kv_heads * head_dim], dim=-1)
+        query, key, value = torch.split(input, [num_heads * head_dim, kv_heads * head_dim, kv_heads * head_dim], dim=-1)
     else:
         query, (key, value) = input, input_kv.chunk(2, dim=-1)
     key = _split_heads(key, kv_heads)
@@ -36,4 +36,5 @@ def nlp_concat_heads(input: torch.Tensor, **_: Any) -> torch.Tensor:
 
 
 def _split_heads(joined: torch.Tensor, heads: int) -> torch.Tensor:
-    return joined.squeeze(1).unflatten(-1, (heads, -1)).transpose(1, 2)
+    batch, _, length, width = joined.shape
+    return joined.reshape(batch, length, heads, width // heads).transpose(1, 2)

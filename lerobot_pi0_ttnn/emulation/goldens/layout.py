@@ -17,7 +17,7 @@ def pad(
     value: float = 0.0,
     **_: Any,
 ) -> torch.Tensor:
-    """Returns the padded tensor, for `padding` as (before, after) pairs of the last dimensions, or as the shape to reach.
+    """Returns the padded tensor; `padding` is (before, after) for each of the last dimensions, or the shape to reach.
 
     ttnn's own golden function reads the tensor back from the device, where there is no value.
     """

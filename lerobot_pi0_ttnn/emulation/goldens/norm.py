@@ -19,8 +19,8 @@ def layer_norm(
 ) -> torch.Tensor:
     """Returns the layer norm of `x`, where x has the residual added.
 
-    `weight` and `bias` may have any shape of D elements: ttnn takes (1, 1, D / 32, 32) in row-major layout, which its own
-    golden function does not.
+    `weight` and `bias` may have any shape of D elements: ttnn takes (1, 1, D / 32, 32) in row-major layout, which its
+    own golden function does not.
     """
     value = input_tensor if residual_input_tensor is None else input_tensor + residual_input_tensor
     weight = weight if weight is None else weight.flatten()

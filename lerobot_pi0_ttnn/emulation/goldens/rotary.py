@@ -15,7 +15,7 @@ def rotary_embedding_hf(
     is_decode_mode: bool = False,
     **_: Any,
 ) -> torch.Tensor:
-    """Returns `input_tensor` rotated: (1, N, S, H) with tables (1, 1, S, H), or (1, B, N, H) with tables (1, B, 1, H)."""
+    """Returns `input_tensor` rotated: (B, N, S, H) by tables (1, 1, S, H), or (1, B, N, H) by tables (1, B, 1, H)."""
     length = 1 if is_decode_mode else input_tensor.shape[-2]
     return _rotate(input_tensor, cos_cache[..., :length, :], sin_cache[..., :length, :])
 
@@ -32,7 +32,9 @@ def rotary_embedding(
     ttnn's own golden function knows the second form only.
     """
     first, length = (0, input_tensor.shape[-2]) if token_index is None else (token_index, 1)
-    rotated = _rotate(input_tensor, cos_cache[..., first : first + length, :], sin_cache[..., first : first + length, :])
+    rotated = _rotate(
+        input_tensor, cos_cache[..., first : first + length, :], sin_cache[..., first : first + length, :]
+    )
     # The op counts the tile padding of S into the logical shape of its output.
     padding = -rotated.shape[-2] % 32
     return torch.nn.functional.pad(rotated, (0, 0, 0, padding))
