@@ -11,8 +11,8 @@ from ttnn.operations.activations import get_golden_function_for_activation
 def minimal_matmul(
     input_tensor: torch.Tensor,
     weight_tensor: torch.Tensor,
-    bias_tensor: torch.Tensor | None = None,
     *,
+    bias_tensor: torch.Tensor | None = None,
     fused_activation: Any = None,
     fuse_swiglu: bool = False,
     **_: Any,
