@@ -42,9 +42,9 @@ def open_emulated(name: str, **open_options: Any) -> tuple[Any, Any]:
 
     from .emulator import Emulator
 
-    root = _session.root if _session is not None else RuntimeRoot(board)
     if _session is None:
         _refuse_other_boards(board)
+    root = _session.root if _session is not None else RuntimeRoot(board)
     with root.environment():
         if board.tensix_dispatch:
             tensix, row = ttnn.device.DispatchCoreType.WORKER, ttnn.device.DispatchCoreAxis.ROW
@@ -58,8 +58,13 @@ def open_emulated(name: str, **open_options: Any) -> tuple[Any, Any]:
     _session = _Session(board, root)
     emulator = Emulator(device)
     emulator.start()
-    logger.warning("%s%s is emulated: there is no card, values are computed by torch on the CPU", PREFIX, board.name)
+    announce(board)
     return device, emulator
+
+
+def announce(board: EmulatedBoard) -> None:
+    """Logs what this is, so that nobody takes it for a card."""
+    logger.warning("%s%s is emulated: there is no card, values are computed by torch on the CPU", PREFIX, board.name)
 
 
 def _refuse_other_boards(board: EmulatedBoard) -> None:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import pytest
@@ -41,7 +42,7 @@ def upload(board: Board) -> Callable[..., Any]:
 
 @pytest.fixture
 def draw() -> Callable[..., torch.Tensor]:
-    """Normal numbers that bfloat16 holds, as float32: what is computed from them needs no tolerance for rounded inputs."""
+    """Normal numbers that bfloat16 holds, as float32: the board rounds none of its inputs."""
 
     def draw(*shape: int, scale: float = 1.0) -> torch.Tensor:
         return (torch.randn(*shape) * scale).bfloat16().float()
@@ -51,7 +52,7 @@ def draw() -> Callable[..., torch.Tensor]:
 
 @pytest.fixture
 def agrees() -> Callable[..., None]:
-    """Asserts that a tensor on the board is `expected`, rounded to bfloat16 once; `exact` allows no difference at all."""
+    """Asserts that a tensor on the board is `expected`, rounded to bfloat16 once, or without any difference."""
     import ttnn
 
     def agrees(tensor: Any, expected: torch.Tensor, *, exact: bool = False) -> None:
@@ -69,12 +70,11 @@ def agrees() -> Callable[..., None]:
 def run_python() -> Callable[..., str]:
     """What a program in a process of its own prints; fails with its errors."""
 
-    def run_python(program: str, **environment: str) -> str:
-        import os
-
+    def run_python(program: str, arguments: Sequence[str] = ()) -> str:
         done = subprocess.run(
-            [sys.executable, "-c", program],
-            env={**os.environ, **environment},
+            [sys.executable, "-c", program, *arguments],
+            # This checkout, even where another one is installed.
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
             capture_output=True,
             text=True,
             timeout=120,

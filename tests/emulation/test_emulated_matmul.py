@@ -137,8 +137,10 @@ def rms_by_hand(value: torch.Tensor, epsilon: float) -> torch.Tensor:
 @pytest.mark.parametrize("tiled_weight", [False, True])
 def test_rms_norm(draw, upload, agrees, tiled_weight):
     value, weight, residual = draw(1, 1, 40, 64), draw(64), draw(1, 1, 40, 64)
-    on_board = upload(weight.reshape(1, 64)) if tiled_weight else upload(
-        weight.reshape(1, 1, 2, 32), layout=ttnn.ROW_MAJOR_LAYOUT
+    on_board = (
+        upload(weight.reshape(1, 64))
+        if tiled_weight
+        else upload(weight.reshape(1, 1, 2, 32), layout=ttnn.ROW_MAJOR_LAYOUT)
     )
     agrees(ttnn.rms_norm(upload(value), epsilon=0.5), rms_by_hand(value, 0.5))
     agrees(ttnn.rms_norm(upload(value), weight=on_board, epsilon=0.5), rms_by_hand(value, 0.5) * weight)
