@@ -26,16 +26,14 @@ def rounded(value: torch.Tensor, dtype: Any) -> torch.Tensor:
 
 
 def value_of_host_tensor(tensor: Any) -> torch.Tensor:
-    """Returns the value of a ttnn tensor on the host: its own bytes, copied, in its shadow dtype."""
-    # ttnn may lend its memory to torch, and have borrowed it from the caller's tensor.
-    return tensor.to_torch().to(shadow_dtype(tensor.dtype), copy=True)  # type: ignore[no-any-return]
+    """Returns the value of a ttnn tensor on the host: its own bytes, which `to_torch` copies, in its shadow dtype."""
+    return tensor.to_torch().to(shadow_dtype(tensor.dtype))  # type: ignore[no-any-return]
 
 
 def host_tensor(value: torch.Tensor, like: Any) -> Any:
     """Returns a ttnn tensor on the host with this value, and the dtype and layout of `like`."""
     value = value.float() if like.dtype in BLOCK_FORMATS else value
-    # A tensor on the host that aliases the shadow would follow it when the board's tensor is written again.
-    return ttnn.Tensor(tensor=value.clone(), data_type=like.dtype, layout=like.layout, tile=like.tile)
+    return ttnn.Tensor(tensor=value, data_type=like.dtype, layout=like.layout, tile=like.tile)
 
 
 def for_computing(value: torch.Tensor) -> torch.Tensor:

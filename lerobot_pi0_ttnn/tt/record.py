@@ -19,6 +19,8 @@ UPLOADS = {
     "ttnn.load_tensor",
     "ttnn.Tensor.to",
 }
+"""Not among them: `ttnn.zeros`, `ttnn.full` and their like, which count as operations, though some fill on the host."""
+
 READBACKS = {
     "ttnn.to_torch",
     "ttnn.from_device",

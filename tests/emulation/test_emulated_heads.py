@@ -143,6 +143,14 @@ def test_attention_is_causal_unless_told(draw, upload, agrees):
     agrees(attended, attention_by_hand(query, key, value, mask=future, scale=1 / 8))
 
 
+def test_attention_refuses_a_mask_over_padded_keys(draw, upload):
+    query, key = draw(1, 8, 51, 64), draw(1, 1, 115, 64)
+    attend = ttnn.transformer.scaled_dot_product_attention
+    with pytest.raises(NotImplementedError, match="115 keys with a mask"):
+        attend(upload(query), upload(key), upload(key), attn_mask=upload(torch.zeros(1, 1, 51, 115)), is_causal=False)
+    attend(upload(query), upload(key), upload(key), is_causal=False)
+
+
 def test_attention_with_heads_joined(draw, upload, agrees):
     query, key, value = draw(1, 8, 64, 64), draw(1, 1, 64, 64), draw(1, 1, 64, 64)
     joined = ttnn.transformer.scaled_dot_product_attention(

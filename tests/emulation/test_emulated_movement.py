@@ -147,6 +147,14 @@ def test_a_write_is_seen_through_a_view_and_not_through_a_copy(draw, upload, agr
     agrees(copy, value[:, :1], exact=True)
 
 
+def test_a_write_in_float32_spares_the_tensor_it_was_copied_from(upload):
+    zeros = upload(torch.zeros(1, 1, 64, 64), dtype=ttnn.float32)
+    moved = ttnn.to_memory_config(zeros, ttnn.L1_MEMORY_CONFIG)
+    ttnn.fill_cache(moved, upload(torch.ones(1, 1, 32, 64), dtype=ttnn.float32), 0)
+    assert ttnn.to_torch(moved).sum() == 32 * 64
+    assert ttnn.to_torch(zeros).sum() == 0
+
+
 @pytest.mark.parametrize("dtype", ["bfloat16", "bfloat8_b", "float32"])
 def test_cache_writes(upload, dtype):
     cache_value, row = torch.zeros(1, 1, 128, 64), torch.ones(1, 1, 64, 64)
