@@ -26,7 +26,7 @@ class ShadowMemory:
         self._device = device
         self._cells: dict[tuple[Any, int], _Cell] = {}
         self._bytes = 0
-        self._sweep_at_cells = self._sweep_at_bytes = 0
+        self._sweep_at_bytes = 0
         self.sweep()
 
     def __len__(self) -> int:
@@ -57,12 +57,13 @@ class ShadowMemory:
         """Gives the buffer of `tensor` this value (shadow dtype), and keeps it: the caller must not write into it."""
         value = value.contiguous()
         if value.untyped_storage().nbytes() > value.nbytes:
+            # The first rows of a larger tensor would keep all of it.
             value = value.clone()
         place = self.place(tensor)
         self.forget(place)
         self._cells[place] = _Cell(tensor.buffer_unique_id(), value)
         self._bytes += value.nbytes
-        if len(self._cells) > self._sweep_at_cells or self._bytes > self._sweep_at_bytes:
+        if self._bytes > self._sweep_at_bytes:
             self.sweep()
 
     def drop(self, tensor: Any) -> None:
@@ -74,7 +75,6 @@ class ShadowMemory:
         living = {(buffer.buffer_type, buffer.address) for buffer in ttnn._ttnn.reports.get_buffers([self._device])}
         for place in [place for place in self._cells if place not in living]:
             self.forget(place)
-        self._sweep_at_cells = 2 * len(self._cells) + 64
         self._sweep_at_bytes = 2 * self._bytes + (16 << 20)
 
     @staticmethod
