@@ -134,6 +134,7 @@ def test_recording_counts_operations_and_traffic(board, upload):
         on_host = ttnn.from_torch(torch.ones(40, 64), dtype=ttnn.bfloat16, layout=ttnn.TILE_LAYOUT)
         ttnn.copy_host_to_device_tensor(on_host, x)
         ttnn.to_torch(on_host)
+        ttnn.to_device(x, board.device)
     assert counts.operations == {"ttnn.linear": 3, "ttnn.add": 1}
     # 40 rows are two tiles, 64 columns two tiles, of 2048 bytes.
     assert (counts.uploads.count, counts.uploads.bytes) == (2, 2 * 4 * 2048)
@@ -217,6 +218,13 @@ class TestShapesOnly:
             ttnn.copy_host_to_device_tensor(ttnn.from_torch(torch.zeros(32, 32), dtype=y.dtype, layout=y.layout), y)
         with pytest.raises(RuntimeError, match="has no value"):
             ttnn.to_torch(y)
+
+    def test_an_output_needs_no_value_before_it_is_written(self, board, upload):
+        x = upload(torch.ones(32, 32))
+        with board.shapes_only():
+            output = ttnn.zeros_like(x)
+        ttnn.add(x, x, output_tensor=output)
+        assert ttnn.to_torch(output).sum() == 2 * 32 * 32
 
     def test_values_made_outside_stay(self, board, upload):
         x = upload(torch.ones(32, 32))
