@@ -1,0 +1,79 @@
+"""The boards that can be emulated, and the cluster descriptor that makes ttnn see each."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+PREFIX = "emulated:"
+
+
+@dataclass(frozen=True)
+class EmulatedBoard:
+    """One kind of board.
+
+    Attributes:
+        name: What the user calls it, after `emulated:`.
+        arch: `wormhole_b0` or `blackhole`.
+        board_type: ttnn's name of the product.
+        product: Its number, which ttnn reads from the upper bits of the board's serial number.
+        harvesting: Units fused off, as the descriptor spells them. A Wormhole has 10 rows of 8 workers and spends one
+            row on dispatch; a Blackhole has 14 columns of 10 and spends one column.
+        grid: (x, y) workers that are left to the ops; checked when the board opens.
+        tensix_dispatch: Dispatch from a row of workers where ttnn's own choice is the ethernet cores.
+    """
+
+    name: str
+    arch: str
+    board_type: str
+    product: int
+    harvesting: str
+    grid: tuple[int, int]
+    tensix_dispatch: bool = False
+
+    @property
+    def cluster_descriptor(self) -> str:
+        """Returns the YAML that TT_METAL_MOCK_CLUSTER_DESC_PATH is to name: one chip, at PCIe."""
+        position = "{0: [0, 0, 0, 0]}" if self.arch == "wormhole_b0" else "{}"
+        return "\n".join(
+            [
+                f"arch: {{0: {self.arch}}}",
+                f"chips: {position}",
+                "chip_unique_ids: {0: 1}",
+                "ethernet_connections: []",
+                "ethernet_connections_to_remote_devices: []",
+                "chips_with_mmio: [{0: 0}]",
+                f"harvesting: {{0: {{noc_translation: true, {self.harvesting}}}}}",
+                f"boards: [[{{board_id: {self.product << 36}}}, {{board_type: {self.board_type}}}, {{chips: [0]}}]]",
+                "",
+            ]
+        )
+
+
+def _blackhole_harvesting(*, columns: int, dram: int, eth: int) -> str:
+    masks = f"harvest_mask: {columns}, dram_harvesting_mask: {dram}, eth_harvesting_mask: {eth}"
+    return f"{masks}, pcie_harvesting_mask: 2, l2cpu_harvesting_mask: 0"
+
+
+BOARDS = {
+    board.name: board
+    for board in (
+        EmulatedBoard("n150", "wormhole_b0", "n150", 0x18, "harvest_mask: 32", (8, 8)),
+        EmulatedBoard("n300", "wormhole_b0", "n300", 0x14, "harvest_mask: 33", (8, 7), tensix_dispatch=True),
+        EmulatedBoard(
+            "p100a", "blackhole", "p100", 0x43, _blackhole_harvesting(columns=3, dram=1, eth=0x3FFF), (11, 10)
+        ),
+        EmulatedBoard("p150", "blackhole", "p150", 0x40, _blackhole_harvesting(columns=3, dram=0, eth=288), (11, 10)),
+        EmulatedBoard(
+            "p150-130", "blackhole", "p150", 0x40, _blackhole_harvesting(columns=0, dram=0, eth=288), (13, 10)
+        ),
+    )
+}
+"""By name. `n300` is one of its two chips; `p150` has today's firmware, `p150-130` the former one."""
+
+
+def emulated_board(name: str) -> EmulatedBoard:
+    """Returns the board of that name, given with or without the prefix `emulated:`."""
+    short = name.removeprefix(PREFIX)
+    if short not in BOARDS:
+        raise ValueError(f"emulated board {short!r}: expected one of {', '.join(PREFIX + known for known in BOARDS)}")
+    return BOARDS[short]

@@ -1,0 +1,89 @@
+"""The memory of an emulated board: a value for each buffer that ttnn has allocated on the mocked device."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import ttnn
+
+
+@dataclass
+class _Cell:
+    buffer: int
+    value: torch.Tensor
+
+
+class ShadowMemory:
+    """Values by buffer, as on a card: views share theirs, a write through one is seen by all, a freed one is forgotten.
+
+    ttnn's tensors take neither attributes nor weak references, and several of them may stand for one buffer. Its
+    allocator knows which buffers live; asking it each time the memory has doubled keeps the cost per op constant.
+    """
+
+    def __init__(self, device: Any) -> None:
+        self._device = device
+        self._cells: dict[tuple[Any, int], _Cell] = {}
+        self._bytes = 0
+        self._sweep_at_bytes = 0
+        self.sweep()
+
+    def __len__(self) -> int:
+        return len(self._cells)
+
+    @property
+    def bytes(self) -> int:
+        """Returns the host memory that the values take."""
+        return self._bytes
+
+    def read(self, tensor: Any) -> torch.Tensor:
+        """Returns the value of a tensor on the board, in its logical shape and shadow dtype. Not a copy."""
+        cell = self._cells.get(self.place(tensor))
+        shape = tuple(tensor.shape)
+        if cell is None or cell.buffer != tensor.buffer_unique_id():
+            raise RuntimeError(
+                f"emulated board: the tensor {shape} {tensor.dtype} has no value: it was made while only shapes were "
+                "followed, or by a call that the emulation does not follow"
+            )
+        if cell.value.numel() != tensor.logical_volume():
+            raise RuntimeError(
+                f"emulated board: the tensor {shape} is a view of a buffer last written as {tuple(cell.value.shape)}: "
+                "views with another number of elements are not emulated"
+            )
+        return cell.value.reshape(shape)
+
+    def write(self, tensor: Any, value: torch.Tensor) -> None:
+        """Gives the buffer of `tensor` this value (shadow dtype), and keeps it: the caller must not write into it."""
+        value = value.contiguous()
+        if value.untyped_storage().nbytes() > value.nbytes:
+            # The first rows of a larger tensor would keep all of it.
+            value = value.clone()
+        place = self.place(tensor)
+        self.forget(place)
+        self._cells[place] = _Cell(tensor.buffer_unique_id(), value)
+        self._bytes += value.nbytes
+        if self._bytes > self._sweep_at_bytes:
+            self.sweep()
+
+    def drop(self, tensor: Any) -> None:
+        """Forgets the value of the buffer of `tensor`."""
+        self.forget(self.place(tensor))
+
+    def sweep(self) -> None:
+        """Forgets the values of buffers that ttnn has freed."""
+        living = {(buffer.buffer_type, buffer.address) for buffer in ttnn._ttnn.reports.get_buffers([self._device])}
+        for place in [place for place in self._cells if place not in living]:
+            self.forget(place)
+        self._sweep_at_bytes = 2 * self._bytes + (16 << 20)
+
+    @staticmethod
+    def place(tensor: Any) -> tuple[Any, int]:
+        """Returns where the buffer of `tensor` lies: buffers that live together differ in it."""
+        return tensor.memory_config().buffer_type, tensor.buffer_address()
+
+    def forget(self, place: tuple[Any, int]) -> None:
+        """Forgets the value at `place`, if there is one."""
+        cell = self._cells.pop(place, None)
+        if cell is not None:
+            self._bytes -= cell.value.nbytes

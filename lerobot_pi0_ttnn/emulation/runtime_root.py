@@ -1,0 +1,90 @@
+"""A private runtime root for ttnn: everything an emulated board reads or writes, in one temporary folder."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from .boards import EmulatedBoard
+from .compiler import install_compiler
+
+
+class RuntimeRoot:
+    """A folder of links to the installed ttnn, with a mocked cluster, a stand-in compiler and a cache of its own.
+
+    It is removed when the process ends: ttnn reads it for as long as it lives.
+    """
+
+    def __init__(self, board: EmulatedBoard) -> None:
+        # The object is kept for its finalizer, which removes the folder at exit.
+        self._folder = tempfile.TemporaryDirectory(prefix="lerobot-pi0-ttnn-emulated-", ignore_cleanup_errors=True)
+        self.path = Path(self._folder.name)
+        installed = _installed_ttnn()
+        for entry in installed.iterdir():
+            if entry.name != "runtime":
+                (self.path / entry.name).symlink_to(entry)
+        runtime = self.path / "runtime"
+        runtime.mkdir()
+        for entry in (installed / "runtime").iterdir():
+            if entry.name != "sfpi":
+                (runtime / entry.name).symlink_to(entry)
+        install_compiler(runtime / "sfpi" / "compiler" / "bin", **_wanted_compiler(installed))
+        (self.path / "cluster.yaml").write_text(board.cluster_descriptor)
+        self._scratch = self.path / "scratch"
+        for name in ("cache", "logs", "tmp"):
+            (self._scratch / name).mkdir(parents=True)
+
+    @property
+    def was_used(self) -> bool:
+        """Returns whether ttnn has taken this root: it then logs here when it opens the device."""
+        return any((self._scratch / "logs").iterdir())
+
+    @contextmanager
+    def environment(self) -> Iterator[None]:
+        """Points ttnn at this root while the context lasts. ttnn reads its environment once, at the first open."""
+        wanted = {
+            "TT_METAL_MOCK_CLUSTER_DESC_PATH": str(self.path / "cluster.yaml"),
+            "TT_METAL_RUNTIME_ROOT": str(self.path),
+            # ttnn appends file names to this one as they are.
+            "TT_METAL_CACHE": f"{self._scratch / 'cache'}/",
+            "TT_METAL_LOGS_PATH": str(self._scratch / "logs"),
+            "TT_METAL_INSPECTOR_LOG_PATH": str(self._scratch / "logs" / "inspector"),
+            # Its memory statistics in /dev/shm are shared by all processes that open a device with this serial number.
+            "TT_METAL_SHM_TRACKING_DISABLED": "1",
+            # ttnn starts MPI, which would leave a 16 MB segment in /dev/shm.
+            "OMPI_MCA_btl": "self",
+            # For the session folder of MPI.
+            "TMPDIR": str(self._scratch / "tmp"),
+            "TT_METAL_LOGGER_LEVEL": os.environ.get("TT_METAL_LOGGER_LEVEL", "error"),
+        }
+        before = {name: os.environ.get(name) for name in wanted}
+        os.environ.update(wanted)
+        try:
+            yield
+        finally:
+            for name, value in before.items():
+                if value is None:
+                    os.environ.pop(name, None)
+                else:
+                    os.environ[name] = value
+
+
+def _installed_ttnn() -> Path:
+    spec = importlib.util.find_spec("ttnn")
+    if spec is None or spec.origin is None:
+        raise ModuleNotFoundError("No module named 'ttnn'", name="ttnn")
+    return Path(spec.origin).parent
+
+
+def _wanted_compiler(installed: Path) -> dict[str, str]:
+    table = installed / "tt_metal" / "sfpi-version"
+    lines = [line.split("=", 1) for line in table.read_text().splitlines() if "=" in line and not line.startswith("#")]
+    entries = {name.strip(): value.strip().strip("'\"") for name, value in lines}
+    missing = [name for name in ("sfpi_version", "sfpi_build") if name not in entries]
+    if missing:
+        raise RuntimeError(f"{table}: expected entries sfpi_version and sfpi_build, got no {' nor '.join(missing)}")
+    return {"version": entries["sfpi_version"], "build": entries["sfpi_build"]}

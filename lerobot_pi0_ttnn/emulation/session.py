@@ -1,0 +1,104 @@
+"""Opening the emulated board of a process. A process has one: ttnn reads its environment once."""
+
+from __future__ import annotations
+
+import logging
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from .boards import PREFIX, EmulatedBoard, emulated_board
+from .runtime_root import RuntimeRoot
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass
+class _Session:
+    board: EmulatedBoard
+    # Kept to the end of the process, since ttnn reads it after the device is closed, too.
+    root: RuntimeRoot
+
+
+_session: _Session | None = None
+
+
+def open_emulated(name: str, **open_options: Any) -> tuple[Any, Any]:
+    """Returns ttnn's device and the `Emulator` around it, started.
+
+    Args:
+        name: One of `BOARDS`, with or without `emulated:`.
+        **open_options: For `ttnn.open_device`.
+    """
+    global _session
+    board = emulated_board(name)
+    if _session is not None and _session.board != board:
+        raise RuntimeError(
+            f"{PREFIX}{board.name}: this process has had {PREFIX}{_session.board.name} open, and ttnn keeps its first "
+            "board for life: use another process"
+        )
+    import ttnn
+
+    from .emulator import Emulator
+
+    if _session is None:
+        _refuse_other_boards(board)
+    root = _session.root if _session is not None else RuntimeRoot(board)
+    with root.environment():
+        if board.tensix_dispatch:
+            tensix, row = ttnn.device.DispatchCoreType.WORKER, ttnn.device.DispatchCoreAxis.ROW
+            open_options["dispatch_core_config"] = ttnn.device.DispatchCoreConfig(type=tensix, axis=row)
+        device = ttnn.open_device(device_id=0, **open_options)
+    try:
+        _check(board, root, device)
+    except RuntimeError:
+        ttnn.close_device(device)
+        raise
+    _session = _Session(board, root)
+    emulator = Emulator(device)
+    emulator.start()
+    announce(board)
+    return device, emulator
+
+
+def announce(board: EmulatedBoard) -> None:
+    """Logs what this is, so that nobody takes it for a card."""
+    logger.warning("%s%s is emulated: there is no card, values are computed by torch on the CPU", PREFIX, board.name)
+
+
+def _refuse_other_boards(board: EmulatedBoard) -> None:
+    for variable in ("TT_METAL_SIMULATOR", "TT_METAL_MOCK_CLUSTER_DESC_PATH"):
+        if os.environ.get(variable):
+            raise RuntimeError(
+                f"{PREFIX}{board.name}: {variable} is set, which asks for another board: unset it, or use board 'auto'"
+            )
+    cards = sorted({str(target) for target in _open_files() if str(target).startswith("/dev/tenstorrent/")})
+    if cards:
+        raise RuntimeError(
+            f"{PREFIX}{board.name}: ttnn has {', '.join(cards)} open in this process: use another process"
+        )
+
+
+def _open_files() -> list[Path]:
+    targets = []
+    for entry in Path("/proc/self/fd").iterdir():
+        try:
+            targets.append(entry.readlink())
+        except FileNotFoundError:
+            # The descriptor that listed the folder.
+            continue
+    return targets
+
+
+def _check(board: EmulatedBoard, root: RuntimeRoot, device: Any) -> None:
+    if not root.was_used:
+        raise RuntimeError(
+            f"{PREFIX}{board.name}: ttnn was open on another board in this process already: use another process"
+        )
+    size = device.compute_with_storage_grid_size()
+    if (size.x, size.y) != board.grid:
+        raise RuntimeError(
+            f"{PREFIX}{board.name}: expected a grid of {board.grid} workers, got {(size.x, size.y)}: this ttnn reads "
+            "cluster descriptors otherwise than 0.81 does"
+        )

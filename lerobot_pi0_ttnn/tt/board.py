@@ -1,0 +1,220 @@
+"""The board that a process computes on: a card, the ttsim simulator, or an emulated board.
+
+    with open_board("auto") as board, board.lock:
+        tensor = ttnn.from_torch(values, device=board.device, ...)
+
+A process has one board, which all who open it share.
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+import threading
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from typing import TYPE_CHECKING, Any, Literal
+
+from ..emulation.boards import BOARDS, PREFIX, emulated_board
+from . import cards
+from .record import Recording, recording
+
+if TYPE_CHECKING:
+    from ..emulation.emulator import Emulator
+
+TRACE_REGION_BYTES = 128 << 20
+"""DRAM set aside for captured traces; on an emulated board as well, so that what fits there fits on a card."""
+
+TTNN_MISSING = """\
+the TTNN backend needs the package `ttnn` (Linux, x86-64), which is not installed.
+With uv: `uv sync`. With pip, in this order:
+    pip install "lerobot[pi]==0.6.1" loguru graphviz "pandas>=2.0.3,<3" seaborn ml_dtypes networkx pyyaml click
+    pip install --no-deps ttnn==0.81.1
+Without it, the torch backend works: --policy.backend=torch"""
+
+Kind = Literal["card", "simulator", "emulated"]
+
+_opening = threading.RLock()
+_open: Board | None = None
+
+
+class Board:
+    """An open board. Made by `open_board`.
+
+    Attributes:
+        name: What it was opened as: `0`, `emulated:n150`.
+        kind: What stands behind it.
+        device: ttnn's device.
+        lock: Held by whoever calls ttnn (`with board.lock:`): LeRobot loads and infers in different threads.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        kind: Kind,
+        device: Any,
+        *,
+        emulator: Emulator | None = None,
+        cards: cards.CardLock | None = None,
+    ) -> None:
+        self.name = name
+        self.kind: Kind = kind
+        self.device = device
+        self.lock = threading.RLock()
+        self._emulator = emulator
+        self._cards = cards
+        self._users = 0
+
+    def __enter__(self) -> Board:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Returns (x, y), the workers that an op may use."""
+        size = self.device.compute_with_storage_grid_size()
+        return size.x, size.y
+
+    @property
+    def is_open(self) -> bool:
+        """Returns whether ttnn may still be called with `device`."""
+        return self._users > 0
+
+    def describe(self) -> dict[str, Any]:
+        """Returns what the board is, for a report: JSON values. Sizes are bytes, grid is [x, y]."""
+        import ttnn
+
+        dram = ttnn.get_memory_view(self.device, ttnn.BufferType.DRAM)
+        l1 = ttnn.get_memory_view(self.device, ttnn.BufferType.L1)
+        x, y = self.grid
+        return {
+            "name": self.name,
+            "kind": self.kind,
+            "emulated": self.kind == "emulated",
+            "arch": self.device.arch().name.lower(),
+            "grid": [x, y],
+            "workers": x * y,
+            "dram_bytes": dram.num_banks * dram.total_bytes_per_bank,
+            "dram_banks": dram.num_banks,
+            "dram_bytes_in_use": dram.num_banks * dram.total_bytes_allocated_per_bank,
+            "l1_bytes_per_core": l1.total_bytes_per_bank,
+            "l1_bytes_in_use_per_core": l1.total_bytes_allocated_per_bank,
+        }
+
+    def record(self) -> AbstractContextManager[Recording]:
+        """Returns (as a context) the counts of operations, uploads and readbacks made inside it.
+
+        Works alike on every kind of board; it counts the calls of the whole process, whatever thread makes them.
+        """
+        return recording()
+
+    @contextmanager
+    def shapes_only(self) -> Iterator[None]:
+        """Computes no values inside the context (emulated boards only): ttnn checks calls and allocates buffers.
+
+        Full-size pi0 can be walked in seconds. Weights may be meta tensors; reading a value raises.
+        """
+        if self._emulator is None:
+            raise RuntimeError(f"board {self.name}: shapes_only() needs an emulated board, this is a {self.kind}")
+        with self._emulator.shapes_only():
+            yield
+
+    def close(self) -> None:
+        """Gives the board back; with the last of its users it is closed. A closed board may be closed again."""
+        with self.lock, _opening:
+            self._users = max(self._users - 1, 0)
+            if self._users == 0:
+                self._shut()
+
+    def _shut(self) -> None:
+        global _open
+        if _open is not self:
+            return
+        _open = None
+        self._users = 0
+        import ttnn
+
+        if self._emulator is not None:
+            self._emulator.stop()
+        ttnn.close_device(self.device)
+        if self._cards is not None:
+            self._cards.release()
+
+
+def open_board(board: str = "auto") -> Board:
+    """Returns the board of this process, opened if it is not yet.
+
+    Args:
+        board: `auto`, the first card (or the simulator, where TT_METAL_SIMULATOR names one); `0`, `1`, ...: that card;
+            `emulated:n150` and the like: an emulated board, see `emulation.boards`.
+    """
+    global _open
+    wanted = _checked(board)
+    _require_ttnn()
+    with _opening:
+        if _open is None:
+            _open = _open_new(wanted)
+            atexit.register(_open._shut)
+        elif wanted not in ("auto", _open.name) or (wanted == "auto" and _open.kind == "emulated"):
+            raise RuntimeError(f"board {board!r}: this process has board {_open.name!r} open, and can have one only")
+        _open._users += 1
+        return _open
+
+
+def _require_ttnn() -> None:
+    try:
+        import ttnn  # noqa: F401
+    except ModuleNotFoundError as error:
+        # A ttnn that is there but lacks one of its own dependencies is broken, and says so itself.
+        if error.name != "ttnn":
+            raise
+        raise ImportError(TTNN_MISSING, name="ttnn") from None
+
+
+def _checked(board: str) -> str:
+    if board.startswith(PREFIX):
+        return PREFIX + emulated_board(board).name
+    if board == "auto" or board.isdecimal():
+        return board
+    emulated = ", ".join(PREFIX + name for name in BOARDS)
+    raise ValueError(f"board {board!r}: expected 'auto', the number of a card ('0', '1', ...), or one of {emulated}")
+
+
+def _open_new(wanted: str) -> Board:
+    if wanted.startswith(PREFIX):
+        from ..emulation.session import open_emulated
+
+        device, emulator = open_emulated(wanted, trace_region_size=TRACE_REGION_BYTES)
+        return Board(wanted, "emulated", device, emulator=emulator)
+    return _open_card(0 if wanted == "auto" else int(wanted))
+
+
+def _open_card(number: int) -> Board:
+    if os.environ.get("TT_METAL_MOCK_CLUSTER_DESC_PATH"):
+        raise RuntimeError(
+            "TT_METAL_MOCK_CLUSTER_DESC_PATH is set: ttnn would open a mocked card, which computes nothing. Unset "
+            "it, or use --policy.board=emulated:n150"
+        )
+    simulator = os.environ.get("TT_METAL_SIMULATOR")
+    nodes = [] if simulator else cards.card_nodes()
+    if not simulator and not nodes:
+        raise FileNotFoundError(
+            f"no Tenstorrent board: there is no device node {cards.NODES}/*, and TT_METAL_SIMULATOR is not set. "
+            "Without a card, use --policy.board=emulated:n150 (checks the TTNN graph, slow) or --policy.backend=torch"
+        )
+    import ttnn
+
+    lock = cards.CardLock(nodes)
+    try:
+        count = ttnn.GetNumAvailableDevices()
+        if number >= count:
+            raise ValueError(
+                f"board '{number}': expected a number below {count}, the chips that ttnn finds in this machine"
+            )
+        device = ttnn.open_device(device_id=number, trace_region_size=TRACE_REGION_BYTES)
+    except (RuntimeError, ValueError):
+        lock.release()
+        raise
+    return Board(str(number), "simulator" if simulator else "card", device, cards=lock)
