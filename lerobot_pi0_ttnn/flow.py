@@ -5,9 +5,17 @@ pi0 carries noise at t = 1 to actions at t = 0. Source: openpi `models/pi0.py::P
 
 import math
 from collections.abc import Callable, Sequence
+from typing import Protocol, Self
 
 import torch
 from torch import Tensor
+
+
+class Scalable(Protocol):
+    """What the Euler loop asks of x and of its velocity: a torch tensor has it, and so has a ttnn tensor."""
+
+    def __add__(self, other: Self, /) -> Self: ...
+    def __rmul__(self, other: float, /) -> Self: ...
 
 
 def sample_noise(shape: Sequence[int], generator: torch.Generator | None = None) -> Tensor:
@@ -48,7 +56,7 @@ def time_embedding(times: Sequence[float], width: int, min_period: float, max_pe
     return torch.cat([torch.sin(phase), torch.cos(phase)], dim=1).float()
 
 
-def euler_integrate(velocity: Callable[[Tensor, int], Tensor], noise: Tensor, num_steps: int) -> Tensor:
+def euler_integrate[T: Scalable](velocity: Callable[[T, int], T], noise: T, num_steps: int) -> T:
     """Returns x at t = 0, shaped like `noise`, after `num_steps` Euler steps of -1/num_steps from t = 1.
 
     Args:

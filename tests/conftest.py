@@ -1,15 +1,51 @@
 """What the tests share: LeRobot's tiny pi0, the twin with its weights, and inputs in which every row is awkward."""
 
+from collections.abc import Callable, Iterator
+from functools import cache
+from typing import TYPE_CHECKING
+
 import pytest
 import torch
 from lerobot.policies.pi0.modeling_pi0 import PI0Policy
 
 from lerobot_pi0_ttnn.model_config import TINY
 from lerobot_pi0_ttnn.reference import PI0ModelTorch
+from lerobot_pi0_ttnn.tt.board import Board, open_board
 
 from .oracle import CAMERAS, ModelInputs, make_batch, make_lerobot_policy, model_inputs, state_dict
 
 torch.set_num_threads(1)  # tiny matmuls lose more by handing work to threads than they gain
+
+if TYPE_CHECKING:
+    from lerobot_pi0_ttnn.tt.model import PI0ModelTTNN
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--board",
+        default="emulated:n150",
+        help="what the parity tests of the TTNN twin run on: emulated:NAME, or auto for a card or the simulator",
+    )
+
+
+@pytest.fixture(scope="session")
+def board(request: pytest.FixtureRequest) -> Iterator[Board]:
+    """The board of this process."""
+    pytest.importorskip("ttnn", reason="the TTNN backend's package is not installed")
+    with open_board(request.config.getoption("--board")) as opened:
+        yield opened
+
+
+@pytest.fixture(scope="session")
+def tt_model(board: Board, policy: PI0Policy) -> "Callable[[str], PI0ModelTTNN]":
+    """Our model on the board with the policy's weights, by precision."""
+    from lerobot_pi0_ttnn.tt.model import PI0ModelTTNN
+
+    @cache
+    def model(precision: str) -> PI0ModelTTNN:
+        return PI0ModelTTNN(TINY, state_dict(policy), board.device, precision=precision)
+
+    return model
 
 
 @pytest.fixture(scope="session")
@@ -26,10 +62,10 @@ def twin(policy: PI0Policy) -> PI0ModelTorch:
 
 @pytest.fixture(scope="session")
 def inputs(policy: PI0Policy) -> ModelInputs:
-    """Two rows that differ: prompts of 10 and 23 of 48 tokens, the first camera in none, the second in one.
+    """Two rows that differ: prompts of 10 and 23 of 48 tokens, the first camera in one row, the last in none.
 
-    LeRobot itself puts absent cameras last. The images of absent ones are noise here: whoever looks at them is seen.
+    The images of absent cameras are noise, not -1: whoever looks at them is seen.
     """
     inputs = model_inputs(policy, make_batch(cameras=CAMERAS))
-    masks = [[False, False], [True, False], [True, True]]
+    masks = [[True, False], [True, True], [False, False]]
     return {**inputs, "img_masks": [torch.tensor(mask) for mask in masks]}

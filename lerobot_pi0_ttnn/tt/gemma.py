@@ -1,0 +1,221 @@
+"""Gemma's block with pi0's key/value cache. Source: transformers `modeling_gemma.py`. Twin: `reference/gemma.py`."""
+
+from dataclasses import dataclass
+
+import torch
+import ttnn
+from torch import Tensor
+
+from ..model_config import GemmaConfig
+from ..weights import Weights
+from .layers import Linear, RMSNorm, attention, to_device
+from .precision import OpPrecision
+
+
+@dataclass(frozen=True)
+class RotaryTables:
+    """Cosines and sines for RoPE, (1, 1, T, H) each, on the device."""
+
+    cos: ttnn.Tensor
+    sin: ttnn.Tensor
+
+
+def rotary_tables(positions: Tensor, config: GemmaConfig, dtype: ttnn.DataType, device: ttnn.Device) -> RotaryTables:
+    """Returns the tables for split-half RoPE. Source: transformers `GemmaRotaryEmbedding`, which computes in float32.
+
+    Args:
+        positions: (1, T) int64.
+        config: sizes of the transformer.
+        dtype: of the tables.
+        device: where they go.
+    """
+    exponent = torch.arange(0, config.head_dim, 2).float() / config.head_dim
+    angles = positions[:, None, :, None].float() * (1.0 / config.rope_theta**exponent)
+    angles = torch.cat([angles, angles], dim=-1)
+    return RotaryTables(to_device(angles.cos(), dtype, device), to_device(angles.sin(), dtype, device))
+
+
+def rotate(x: ttnn.Tensor, tables: RotaryTables, precision: OpPrecision) -> ttnn.Tensor:
+    """Returns x, (1, N, T, H), rotated by its tokens' positions: the first half of H is paired with the second."""
+    return ttnn.experimental.rotary_embedding_hf(
+        x, tables.cos, tables.sin, is_decode_mode=False, compute_kernel_config=precision.kernel
+    )
+
+
+class KeyValueCache:
+    """The keys and values of one layer for all tokens of a call, written block by block, in place.
+
+    It starts as zeros, so that a block which is masked because nobody has written it yet holds finite numbers.
+
+    Args:
+        length: tokens of prefix and suffix together, padding included.
+        config: sizes of the transformer.
+        dtype: of what is stored.
+        device: where it is.
+    """
+
+    def __init__(self, length: int, config: GemmaConfig, dtype: ttnn.DataType, device: ttnn.Device) -> None:
+        shape = (1, config.num_kv_heads, length, config.head_dim)
+        self.keys, self.values = (ttnn.zeros(shape, dtype, ttnn.TILE_LAYOUT, device) for _ in range(2))
+
+    def write(self, keys: ttnn.Tensor, values: ttnn.Tensor, start: int) -> None:
+        """Stores (1, K, T, H) keys and values as tokens `start` to `start + T`, whole tiles of them."""
+        ttnn.fill_cache(self.keys, keys, 0, update_idx=start)
+        ttnn.fill_cache(self.values, values, 0, update_idx=start)
+
+
+class GemmaKeyValuesTTNN:
+    """The keys and values of one layer: what it leaves for later tokens.
+
+    Args:
+        config: sizes of the transformer.
+        weights: cursor at `self_attn`.
+        norm: whose output it reads.
+        precision: of the matmuls.
+        device: where it runs.
+    """
+
+    def __init__(
+        self, config: GemmaConfig, weights: Weights, norm: RMSNorm, precision: OpPrecision, device: ttnn.Device
+    ) -> None:
+        if config.num_kv_heads != 1:
+            raise ValueError(f"num_kv_heads: pi0 on ttnn has one key/value head, got {config.num_kv_heads}")
+        self.precision = precision
+        self.k_proj, self.v_proj = (
+            Linear(norm.folded(weights.at(name).take("weight", torch.float32)), None, precision, device)
+            for name in ("k_proj", "v_proj")
+        )
+
+    def write(self, x: ttnn.Tensor, rotary: RotaryTables, cache: KeyValueCache, start: int) -> None:
+        """Puts the keys and values of `x`, (1, 1, T, D), in the cache as tokens `start` to `start + T`."""
+        cache.write(rotate(self.k_proj(x), rotary, self.precision), self.v_proj(x), start)
+
+
+class GemmaAttentionTTNN:
+    """Attention of one block of tokens to all that the cache holds, itself included, but for what the mask hides.
+
+    Args:
+        config: sizes of the transformer.
+        weights: cursor at `self_attn`.
+        norm: whose output it reads.
+        precision: of the matmuls.
+        device: where it runs.
+    """
+
+    def __init__(
+        self, config: GemmaConfig, weights: Weights, norm: RMSNorm, precision: OpPrecision, device: ttnn.Device
+    ) -> None:
+        self.config = config
+        self.precision = precision
+        fused = [weights.at(name).take("weight", torch.float32) for name in ("q_proj", "k_proj", "v_proj")]
+        self.qkv_proj = Linear(norm.folded(torch.cat(fused)), None, precision, device)
+        self.o_proj = Linear(
+            weights.at("o_proj").take("weight", torch.float32), None, precision, device, output=precision.stream
+        )
+
+    def write_keys_values(self, x: ttnn.Tensor, rotary: RotaryTables, cache: KeyValueCache, start: int) -> ttnn.Tensor:
+        """Returns the unrotated queries, (1, N, T, H), having put the keys and values of `x` in the cache."""
+        q, k, v = ttnn.experimental.nlp_create_qkv_heads(
+            self.qkv_proj(x),
+            num_heads=self.config.num_heads,
+            num_kv_heads=self.config.num_kv_heads,
+            transpose_k_heads=False,
+        )
+        cache.write(rotate(k, rotary, self.precision), v, start)
+        return q
+
+    def __call__(
+        self, x: ttnn.Tensor, rotary: RotaryTables, cache: KeyValueCache, start: int, mask: ttnn.Tensor
+    ) -> ttnn.Tensor:
+        """Returns (1, 1, T, D) in the stream's dtype, and leaves the tokens' own keys and values in the cache.
+
+        Args:
+            x: (1, 1, T, D), normed.
+            rotary: tables for the tokens of `x`.
+            cache: holds tokens 0 to `start`, and later whatever it held.
+            start: number of the first token of `x`.
+            mask: (1, 1, T, S) for all S tokens of the cache, added to the scores.
+        """
+        q = rotate(self.write_keys_values(x, rotary, cache, start), rotary, self.precision)
+        scale: float = self.config.head_dim**-0.5
+        out = attention(q, cache.keys, cache.values, mask=mask, scale=scale, precision=self.precision)
+        return self.o_proj(out)
+
+
+class GemmaMLPTTNN:
+    """down(gelu_tanh(gate(x)) * up(x)), gate and up in one matmul.
+
+    Args:
+        weights: cursor at `mlp`.
+        norm: whose output it reads.
+        precision: of the matmuls.
+        device: where it runs.
+    """
+
+    def __init__(self, weights: Weights, norm: RMSNorm, precision: OpPrecision, device: ttnn.Device) -> None:
+        fused = [weights.at(name).take("weight", torch.float32) for name in ("gate_proj", "up_proj")]
+        self.width = fused[0].shape[0]
+        self.gate_up_proj = Linear(norm.folded(torch.cat(fused)), None, precision, device)
+        self.down_proj = Linear(
+            weights.at("down_proj").take("weight", torch.float32), None, precision, device, output=precision.stream
+        )
+
+    def __call__(self, x: ttnn.Tensor) -> ttnn.Tensor:
+        """Returns (1, 1, T, D) in the stream's dtype.
+
+        Args:
+            x: (1, 1, T, D), normed.
+        """
+        gate_up = self.gate_up_proj(x)
+        rows = gate_up.shape[-2]
+        gate = ttnn.slice(gate_up, [0, 0, 0, 0], [1, 1, rows, self.width])
+        up = ttnn.slice(gate_up, [0, 0, 0, self.width], [1, 1, rows, 2 * self.width])
+        gelu = ttnn.UnaryWithParam(ttnn.UnaryOpType.GELU_TANH)
+        return self.down_proj(ttnn.multiply(gate, up, input_tensor_a_activations=[gelu]))
+
+
+class GemmaBlockTTNN:
+    """One pre-norm transformer layer.
+
+    Args:
+        config: sizes of the transformer.
+        weights: cursor at `layers.{i}`.
+        precision: of the matmuls and of the residual stream.
+        device: where it runs.
+    """
+
+    def __init__(self, config: GemmaConfig, weights: Weights, precision: OpPrecision, device: ttnn.Device) -> None:
+        self.input_layernorm = RMSNorm(weights.at("input_layernorm"), config.rms_norm_eps, precision)
+        self.self_attn = GemmaAttentionTTNN(config, weights.at("self_attn"), self.input_layernorm, precision, device)
+        self.post_attention_layernorm = RMSNorm(weights.at("post_attention_layernorm"), config.rms_norm_eps, precision)
+        self.mlp = GemmaMLPTTNN(weights.at("mlp"), self.post_attention_layernorm, precision, device)
+
+    def write_keys_values(self, x: ttnn.Tensor, rotary: RotaryTables, cache: KeyValueCache, start: int) -> None:
+        """Does only what later tokens need of this layer: the keys and values of `x`, (1, 1, T, D)."""
+        self.self_attn.write_keys_values(self.input_layernorm(x), rotary, cache, start)
+
+    def __call__(
+        self, x: ttnn.Tensor, rotary: RotaryTables, cache: KeyValueCache, start: int, mask: ttnn.Tensor
+    ) -> ttnn.Tensor:
+        """Returns (1, 1, T, D) in the dtype of x; the arguments are those of `GemmaAttentionTTNN`."""
+        x = ttnn.add(x, self.self_attn(self.input_layernorm(x), rotary, cache, start, mask))
+        return ttnn.add(x, self.mlp(self.post_attention_layernorm(x)))
+
+
+class GemmaLastPrefixLayerTTNN:
+    """The last layer as the prefix needs it: its norm, keys and values. Nothing reads its output.
+
+    Args:
+        config: sizes of the transformer.
+        weights: cursor at `layers.{i}`.
+        precision: of the matmuls.
+        device: where it runs.
+    """
+
+    def __init__(self, config: GemmaConfig, weights: Weights, precision: OpPrecision, device: ttnn.Device) -> None:
+        self.input_layernorm = RMSNorm(weights.at("input_layernorm"), config.rms_norm_eps, precision)
+        self.keys_values = GemmaKeyValuesTTNN(config, weights.at("self_attn"), self.input_layernorm, precision, device)
+
+    def write_keys_values(self, x: ttnn.Tensor, rotary: RotaryTables, cache: KeyValueCache, start: int) -> None:
+        """Puts the keys and values of `x`, (1, 1, T, D), in the cache as tokens `start` to `start + T`."""
+        self.keys_values.write(self.input_layernorm(x), rotary, cache, start)

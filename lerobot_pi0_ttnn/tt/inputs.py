@@ -1,0 +1,160 @@
+"""What the host gives the device for one row of a batch: everything that is uploaded, all of it before anything runs.
+
+Absent cameras and language padding stay on the host: the device has the row's real tokens, and padding only up to whole
+tiles. The keys lie in the cache in three blocks, and the mask of each block of queries hides what it must not see:
+
+               prefix  pads   state  pads   actions  pads
+    prefix        1      0      0      0       0       0
+    state         1      0      1      0       0       0
+    actions       1      0      1      0       1       0
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import ttnn
+from torch import Tensor
+
+from ..masks import positions, suffix_positions
+from ..model_config import PI0ModelConfig
+from .gemma import RotaryTables, rotary_tables
+from .layers import pad_columns, pad_rows, to_device
+from .precision import Precision
+from .program import KEY_CHUNK, TILE, round_up
+from .siglip import patch_rows
+
+MASKED = -1e4
+"""Added to the scores of hidden keys: far enough for exp to give zero, and finite, since -inf - -inf is NaN."""
+
+UPLOADS_PER_ROW = 13
+"""Pixels, prompt, state and noise; for each of the three blocks a mask, cosines and sines."""
+
+
+@dataclass(frozen=True)
+class TokenLayout:
+    """Where the tokens of one row lie in the cache; each block begins at a whole tile.
+
+    Attributes:
+        prefix: real prefix tokens: patches, then language.
+        state: number of the state token.
+        actions: number of the first action.
+        length: tokens in the cache.
+    """
+
+    prefix: int
+    state: int
+    actions: int
+    length: int
+
+
+def token_layout(cameras: int, language: int, config: PI0ModelConfig) -> TokenLayout:
+    """Returns the layout of a row with so many cameras and so many real language tokens."""
+    prefix = cameras * config.vision.num_patches + language
+    state = round_up(prefix, TILE)
+    actions = state + TILE
+    return TokenLayout(prefix, state, actions, round_up(actions + round_up(config.horizon, TILE), KEY_CHUNK))
+
+
+@dataclass(frozen=True)
+class Block:
+    """What one block of tokens brings to every layer.
+
+    Attributes:
+        start: number of its first token in the cache.
+        rotary: tables for its tokens.
+        mask: (1, 1, T, length of the cache), added to the scores. The prefix has one tile of rows, since all are alike.
+    """
+
+    start: int
+    rotary: RotaryTables
+    mask: ttnn.Tensor
+
+
+@dataclass(frozen=True)
+class RowInputs:
+    """One row of a batch on the device.
+
+    Attributes:
+        layout: where its tokens go.
+        pixels: (cameras, 1, patches, pixels) bfloat16, or None without a camera.
+        tokens: (1, language tokens rounded up to a whole tile) uint32, or None without a prompt.
+        prefix: block of the patches and the prompt.
+        state: block of the state token.
+        actions: block of the actions.
+        proprioception: (1, 1, 32, state_dim) float32, in row 0.
+        noise: (1, 1, horizon, action_dim) float32, both rounded up to whole tiles.
+    """
+
+    layout: TokenLayout
+    pixels: ttnn.Tensor | None
+    tokens: ttnn.Tensor | None
+    prefix: Block
+    state: Block
+    actions: Block
+    proprioception: ttnn.Tensor
+    noise: ttnn.Tensor
+
+
+class InputUploader:
+    """Puts rows of a batch on the device.
+
+    Args:
+        config: sizes of the model.
+        precision: dtypes.
+        device: where they go.
+    """
+
+    def __init__(self, config: PI0ModelConfig, precision: Precision, device: ttnn.Device) -> None:
+        self.config = config
+        self.precision = precision
+        self.device = device
+
+    def __call__(self, images: Sequence[Tensor], lang_tokens: Tensor, state: Tensor, noise: Tensor) -> RowInputs:
+        """Returns one row on the device.
+
+        Args:
+            images: for each camera that the row has (3, image_size, image_size) float32 in [-1, 1].
+            lang_tokens: (L,) int64, real tokens only.
+            state: (state_dim,) float32.
+            noise: (horizon, action_dim) float32.
+        """
+        config, exact = self.config, self.precision.suffix.activations
+        layout = token_layout(len(images), lang_tokens.shape[0], config)
+        if layout.state == 0:
+            raise ValueError("expected a camera or a prompt, got a row with neither: there is nothing to attend to")
+        language = layout.state - len(images) * config.vision.num_patches
+        rows = round_up(config.horizon, TILE)
+        key = torch.arange(layout.length)
+        prefix_keys = key < layout.prefix
+        state_keys = prefix_keys | (key == layout.state)
+        actions_keys = state_keys | ((key >= layout.actions) & (key < layout.actions + config.horizon))
+        is_real = torch.arange(layout.state)[None, :] < layout.prefix
+        suffix = suffix_positions(is_real, 1 + rows)
+        return RowInputs(
+            layout=layout,
+            pixels=self._pixels(images) if images else None,
+            tokens=self._tokens(pad_columns(lang_tokens[None, :], language)) if language else None,
+            prefix=self._block(0, positions(is_real), prefix_keys, TILE),
+            state=self._block(layout.state, suffix[:, :1].expand(-1, TILE), state_keys, TILE),
+            actions=self._block(layout.actions, suffix[:, 1:], actions_keys, rows),
+            proprioception=to_device(
+                pad_rows(pad_columns(state[None, None, None, :], round_up(state.shape[-1], TILE)), TILE),
+                exact,
+                self.device,
+            ),
+            noise=to_device(
+                pad_rows(pad_columns(noise[None, None], round_up(config.action_dim, TILE)), rows), exact, self.device
+            ),
+        )
+
+    def _pixels(self, images: Sequence[Tensor]) -> ttnn.Tensor:
+        return to_device(patch_rows(torch.stack(list(images)), self.config.vision), ttnn.bfloat16, self.device)
+
+    def _tokens(self, tokens: Tensor) -> ttnn.Tensor:
+        return to_device(tokens.to(torch.int32), ttnn.uint32, self.device, layout=ttnn.ROW_MAJOR_LAYOUT)
+
+    def _block(self, start: int, token_positions: Tensor, is_seen: Tensor, rows: int) -> Block:
+        mask = torch.where(is_seen, 0.0, MASKED).expand(1, 1, rows, -1)
+        rotary = rotary_tables(token_positions, self.config.vlm, self.precision.rotary, self.device)
+        return Block(start, rotary, to_device(mask, ttnn.bfloat16, self.device))

@@ -1,0 +1,167 @@
+"""The layers that SigLIP and Gemma share. Weights are folded, fused and padded on the host in float32, then rounded.
+
+Activations are (1, 1, T, D) in tiles of 32 x 32, T a multiple of 32, so that no op sees a row that nobody wrote.
+"""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+import ttnn
+from torch import Tensor
+
+from ..weights import Weights
+from .precision import OpPrecision
+from .program import sdpa_program
+
+
+def to_device(
+    tensor: Tensor, dtype: ttnn.DataType, device: ttnn.Device, *, layout: ttnn.Layout = ttnn.TILE_LAYOUT
+) -> ttnn.Tensor:
+    """Returns `tensor` on the device, in its DRAM."""
+    return ttnn.from_torch(tensor, dtype=dtype, layout=layout, device=device, memory_config=ttnn.DRAM_MEMORY_CONFIG)
+
+
+def pad_rows(x: Tensor, rows: int, value: float = 0.0) -> Tensor:
+    """Returns x, (..., T, D), with `value` in further rows up to `rows`."""
+    return F.pad(x, (0, 0, 0, rows - x.shape[-2]), value=value)
+
+
+def pad_columns(x: Tensor, columns: int, value: float = 0.0) -> Tensor:
+    """Returns x, (..., D), with `value` in further columns up to `columns`."""
+    return F.pad(x, (0, columns - x.shape[-1]), value=value)
+
+
+class Linear:
+    """activation(x @ weight.T + bias).
+
+    Args:
+        weight: (out, in) float32, rounded to the role's dtype only here.
+        bias: (out,) float32, or None.
+        precision: of the matmul.
+        device: where it runs.
+        activation: name of the activation that the matmul applies to what it accumulated.
+        output: dtype of the result; the role's activation dtype by default.
+    """
+
+    def __init__(
+        self,
+        weight: Tensor,
+        bias: Tensor | None,
+        precision: OpPrecision,
+        device: ttnn.Device,
+        *,
+        activation: str | None = None,
+        output: ttnn.DataType | None = None,
+    ) -> None:
+        self.weight = to_device(weight.T.contiguous(), precision.weights, device)
+        self.bias = None if bias is None else to_device(bias[None, :], precision.activations, device)
+        self.activation = activation
+        self.output = output or precision.activations
+        self.kernel = precision.kernel
+
+    def __call__(self, x: ttnn.Tensor, bias: ttnn.Tensor | None = None) -> ttnn.Tensor:
+        """Returns (..., T, out).
+
+        Args:
+            x: (..., T, in).
+            bias: (1, out), in place of the layer's own.
+        """
+        return ttnn.linear(
+            x,
+            self.weight,
+            bias=self.bias if bias is None else bias,
+            activation=self.activation,
+            dtype=self.output,
+            compute_kernel_config=self.kernel,
+        )
+
+
+class RMSNorm:
+    """Gemma's norm without its scale: x / rms(x). The scale (1 + weight) is folded into the linears that read it.
+
+    Args:
+        weights: cursor at the layer.
+        epsilon: added to the mean square.
+        precision: of the role.
+    """
+
+    def __init__(self, weights: Weights, epsilon: float, precision: OpPrecision) -> None:
+        self.scale = 1.0 + weights.take("weight", torch.float32)
+        self.epsilon = epsilon
+        self.kernel = precision.kernel
+
+    def folded(self, weight: Tensor) -> Tensor:
+        """Returns the (out, in) float32 weight of a linear that reads the norm, with the scale in it."""
+        return weight * self.scale
+
+    def __call__(self, x: ttnn.Tensor) -> ttnn.Tensor:
+        """Returns (1, 1, T, D) in the dtype of x."""
+        return ttnn.rms_norm(x, epsilon=self.epsilon, compute_kernel_config=self.kernel)
+
+
+class LayerNorm:
+    """SigLIP's norm without its scale and shift, which are folded into the linears that read it.
+
+    Args:
+        weights: cursor at the layer.
+        epsilon: added to the variance.
+        precision: of the role.
+    """
+
+    def __init__(self, weights: Weights, epsilon: float, precision: OpPrecision) -> None:
+        self.weight = weights.take("weight", torch.float32)
+        self.bias = weights.take("bias", torch.float32)
+        self.epsilon = epsilon
+        self.kernel = precision.kernel
+
+    def folded(self, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+        """Returns the (out, in) weight and (out,) bias of a linear that reads the norm, with both in them."""
+        return weight * self.weight, bias + weight @ self.bias
+
+    def __call__(self, x: ttnn.Tensor) -> ttnn.Tensor:
+        """Returns (B, 1, T, D) in the dtype of x."""
+        return ttnn.layer_norm(x, epsilon=self.epsilon, compute_kernel_config=self.kernel)
+
+
+def attention(
+    q: ttnn.Tensor,
+    k: ttnn.Tensor,
+    v: ttnn.Tensor,
+    *,
+    scale: float,
+    precision: OpPrecision,
+    mask: ttnn.Tensor | None = None,
+) -> ttnn.Tensor:
+    """Returns softmax(q @ k.T * scale + mask) @ v with its heads joined, (B, 1, T, N * H).
+
+    Args:
+        q: (B, N, T, H).
+        k: (B, K, S, H).
+        v: (B, K, S, H).
+        scale: of the scores.
+        precision: of the role.
+        mask: (1, 1, T, S), added to the scores.
+    """
+    return ttnn.transformer.scaled_dot_product_attention(
+        q,
+        k,
+        v,
+        attn_mask=mask,
+        is_causal=False,
+        scale=scale,
+        program_config=sdpa_program(q.device(), q.shape[-2], k.shape[-2]),
+        compute_kernel_config=precision.kernel,
+        output_concat_heads=True,
+    )
+
+
+def device_bytes(part: Any) -> int:
+    """Returns the bytes that the tensors of a part, and of the parts in it, take on the device."""
+    if isinstance(part, ttnn.Tensor):
+        return int(part.buffer_num_pages() * part.buffer_page_size())
+    if isinstance(part, (list, tuple)):
+        return sum(device_bytes(item) for item in part)
+    if isinstance(part, dict):
+        return sum(device_bytes(item) for item in part.values())
+    return device_bytes(vars(part)) if type(part).__module__.startswith(__package__) else 0

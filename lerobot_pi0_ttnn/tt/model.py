@@ -1,0 +1,134 @@
+"""pi0 from images, prompt and state to a chunk of actions, in TTNN. Twin: `reference/model.py`."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+import ttnn
+from torch import Tensor
+
+from ..flow import euler_integrate, sample_noise, schedule
+from ..model_config import PI0ModelConfig
+from ..weights import Weights, check_weights
+from .inputs import UPLOADS_PER_ROW, InputUploader, RowInputs
+from .layers import device_bytes
+from .paligemma import PaliGemmaBackboneTTNN
+from .precision import preset, table
+from .suffix import SuffixEmbeddingTTNN
+
+
+class PI0ModelTTNN:
+    """pi0 on a Tenstorrent card: the host lays out what goes in, all that is computed is computed on the device.
+
+    Args:
+        config: sizes of the model.
+        weights: all tensors by name, `PI0WeightLoader` or a plain dict; converted and uploaded one by one.
+        device: an open ttnn device: a card, a simulator or an emulated board.
+        precision: `accurate`, `balanced` or `fast`, see `tt/precision.py`.
+
+    Raises:
+        ValueError: with every missing, unexpected and mis-shaped tensor.
+    """
+
+    def __init__(
+        self,
+        config: PI0ModelConfig,
+        weights: Mapping[str, Tensor],
+        device: ttnn.Device,
+        *,
+        precision: str = "balanced",
+    ) -> None:
+        self.precision = preset(precision)
+        check_weights(config, weights)
+        self.config = config
+        self.device = device
+        self.backbone = PaliGemmaBackboneTTNN(config, Weights(weights), self.precision, device)
+        self.suffix_embedding = SuffixEmbeddingTTNN(
+            config,
+            Weights(weights),
+            self.backbone.expert_norm,
+            self.precision.suffix,
+            self.precision.expert.stream,
+            device,
+        )
+        self._precision_name = precision
+        self.upload = InputUploader(config, self.precision, device)
+
+    @torch.no_grad()
+    def sample_actions(
+        self,
+        images: Sequence[Tensor],
+        img_masks: Sequence[Tensor],
+        lang_tokens: Tensor,
+        lang_masks: Tensor,
+        state: Tensor,
+        *,
+        noise: Tensor | None = None,
+        num_steps: int | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        """Returns a chunk of actions, (B, horizon, action_dim) float32, in the normalised units of training.
+
+        Args:
+            images: for each camera (B, 3, image_size, image_size) float32 in [-1, 1].
+            img_masks: for each camera (B,) bool, False where it is absent.
+            lang_tokens: (B, L) int64.
+            lang_masks: (B, L) bool, False on padding.
+            state: (B, state_dim) float32, zero-padded.
+            noise: (B, horizon, action_dim) float32; drawn from `generator` by default.
+            num_steps: Euler steps; `config.num_steps` by default.
+            generator: source of the noise; torch's global one by default.
+        """
+        steps = self.config.num_steps if num_steps is None else num_steps
+        time_bias = self.suffix_embedding.time_bias(schedule(steps))
+        if noise is None:
+            noise = sample_noise((state.shape[0], self.config.horizon, self.config.action_dim), generator)
+
+        # All rows go up before the first one runs, and come down together after the last one.
+        rows = [
+            self.upload(
+                [image[row] for image, mask in zip(images, img_masks, strict=True) if mask[row]],
+                lang_tokens[row][lang_masks[row]],
+                state[row],
+                noise[row],
+            )
+            for row in range(state.shape[0])
+        ]
+        actions = ttnn.concat([self._integrate(row, time_bias, steps) for row in rows], dim=0)
+        chunk: Tensor = ttnn.to_torch(actions)
+        return chunk[:, 0, : self.config.horizon, : self.config.action_dim]
+
+    def _integrate(self, row: RowInputs, time_bias: Sequence[ttnn.Tensor], steps: int) -> ttnn.Tensor:
+        prefix = self.backbone.prefill(self.backbone.embed_prefix(row), row)
+        self.backbone.write_state(self.suffix_embedding.embed_state(row.proprioception), prefix)
+
+        def velocity(x_t: ttnn.Tensor, step: int) -> ttnn.Tensor:
+            action_embeddings = self.suffix_embedding.embed_actions(x_t, time_bias[step])
+            return self.suffix_embedding.velocity(self.backbone.forward_actions(action_embeddings, prefix))
+
+        return euler_integrate(velocity, row.noise, steps)
+
+    def describe(self) -> dict[str, Any]:
+        """Returns what runs where: parts, device, precision by role, bytes of weights by part, transfers."""
+        backbone = self.backbone
+        parts = {
+            "vision_tower": backbone.vision_tower,
+            "multi_modal_projector": backbone.multi_modal_projector,
+            "embed_tokens": backbone.embed_tokens,
+            "vlm_layers": [*backbone.vlm_layers, backbone.vlm_last_layer],
+            "expert_layers": backbone.expert_layers,
+            "suffix_embedding": self.suffix_embedding,
+        }
+        grid = self.device.compute_with_storage_grid_size()
+        return {
+            "parts": {
+                "backbone": type(backbone).__name__,
+                "vision_tower": type(backbone.vision_tower).__name__,
+                "multi_modal_projector": type(backbone.multi_modal_projector).__name__,
+                "suffix_embedding": type(self.suffix_embedding).__name__,
+            },
+            "device": {"architecture": self.device.arch().name, "grid": (grid.x, grid.y)},
+            "precision": {"preset": self._precision_name, **table(self.precision)},
+            "weight_bytes": {name: device_bytes(part) for name, part in parts.items()},
+            "transfers": {"uploads_per_row": UPLOADS_PER_ROW, "readbacks_per_call": 1},
+        }

@@ -1,0 +1,174 @@
+"""The two transformers of pi0 and what feeds them: PaliGemma for the prefix, the action expert for the suffix.
+
+Source: openpi `models/pi0.py` and LeRobot `modeling_pi0.py::PaliGemmaWithExpertModel`. Twin: `reference/paligemma.py`.
+"""
+
+from dataclasses import dataclass
+
+import torch
+import ttnn
+
+from ..model_config import PI0ModelConfig
+from ..weights import EXPERT, LANGUAGE_MODEL, PROJECTOR, VISION_TOWER, Weights
+from .gemma import GemmaBlockTTNN, GemmaLastPrefixLayerTTNN, KeyValueCache
+from .inputs import RowInputs
+from .layers import LayerNorm, Linear, RMSNorm, to_device
+from .precision import OpPrecision, Precision
+from .program import TILE
+from .siglip import SigLIPVisionTowerTTNN
+
+
+@dataclass(frozen=True)
+class Prefix:
+    """What the suffix attends to."""
+
+    caches: list[KeyValueCache]
+    """One for each layer, filled with the prefix."""
+    row: RowInputs
+    """Masks and tables of the suffix, and where it goes in the caches."""
+
+
+class MultiModalProjectorTTNN:
+    """Patch features to the width of the language model.
+
+    Args:
+        weights: cursor at `multi_modal_projector`.
+        norm: whose output it reads.
+        precision: of the matmul.
+        stream: dtype of the result.
+        device: where it runs.
+    """
+
+    def __init__(
+        self,
+        weights: Weights,
+        norm: LayerNorm,
+        precision: OpPrecision,
+        stream: ttnn.DataType,
+        device: ttnn.Device,
+    ) -> None:
+        linear = weights.at("linear")
+        weight, bias = norm.folded(linear.take("weight", torch.float32), linear.take("bias", torch.float32))
+        self.linear = Linear(weight, bias, precision, device, output=stream)
+
+    def __call__(self, features: ttnn.Tensor) -> ttnn.Tensor:
+        """Returns (B, 1, patches, D), not scaled.
+
+        Args:
+            features: (B, 1, patches, vision width), normed without scale and shift.
+        """
+        return self.linear(features)
+
+
+class PaliGemmaBackboneTTNN:
+    """SigLIP, the projector, the language embedding, the 18 layers for the prefix and the 18 for the suffix.
+
+    Args:
+        config: sizes of the model.
+        weights: cursor at the root of the checkpoint.
+        precision: of each part.
+        device: where it runs.
+    """
+
+    def __init__(self, config: PI0ModelConfig, weights: Weights, precision: Precision, device: ttnn.Device) -> None:
+        self.config = config
+        self.precision = precision
+        self.device = device
+        self.vision_tower = SigLIPVisionTowerTTNN(
+            config.vision, weights.at(VISION_TOWER), precision.patches, precision.vision, device
+        )
+        self.multi_modal_projector = MultiModalProjectorTTNN(
+            weights.at(PROJECTOR), self.vision_tower.post_layernorm, precision.vision, precision.vlm.stream, device
+        )
+        vlm, expert = weights.at(LANGUAGE_MODEL), weights.at(EXPERT)
+        table = vlm.take("embed_tokens.weight", torch.bfloat16)
+        self.embed_tokens = to_device(table, ttnn.bfloat16, device, layout=ttnn.ROW_MAJOR_LAYOUT)
+        last = config.vlm.depth - 1
+        self.vlm_layers = [
+            GemmaBlockTTNN(config.vlm, vlm.at(f"layers.{layer}"), precision.vlm, device) for layer in range(last)
+        ]
+        self.vlm_last_layer = GemmaLastPrefixLayerTTNN(config.vlm, vlm.at(f"layers.{last}"), precision.vlm, device)
+        self.expert_layers = [
+            GemmaBlockTTNN(config.expert, expert.at(f"layers.{layer}"), precision.expert, device)
+            for layer in range(config.expert.depth)
+        ]
+        self.expert_norm = RMSNorm(expert.at("norm"), config.expert.rms_norm_eps, precision.expert)
+        self._caches: dict[int, list[KeyValueCache]] = {}
+
+    def embed_language(self, tokens: ttnn.Tensor) -> ttnn.Tensor:
+        """Returns (1, 1, L, D): the tokens' embeddings times sqrt(D).
+
+        Args:
+            tokens: (1, L) uint32.
+        """
+        scale: float = self.config.vlm.width**0.5
+        embeddings = ttnn.embedding(tokens, self.embed_tokens, layout=ttnn.TILE_LAYOUT)
+        embeddings = ttnn.reshape(embeddings, [1, 1, tokens.shape[-1], self.config.vlm.width])
+        return ttnn.multiply(embeddings, scale, dtype=self.precision.vlm.stream)
+
+    def embed_prefix(self, row: RowInputs) -> ttnn.Tensor:
+        """Returns the prefix, (1, 1, P, D): the patches of the cameras that there are, then language, then padding."""
+        embeddings: list[ttnn.Tensor] = []
+        if row.pixels is not None:
+            features = self.multi_modal_projector(self.vision_tower(row.pixels))
+            cameras, _, patches, width = features.shape
+            embeddings.append(ttnn.reshape(features, [1, 1, cameras * patches, width]))
+        if row.tokens is not None:
+            embeddings.append(self.embed_language(row.tokens))
+        return ttnn.concat(embeddings, dim=2) if len(embeddings) > 1 else embeddings[0]
+
+    def prefill(self, embeddings: ttnn.Tensor, row: RowInputs) -> Prefix:
+        """Returns the keys and values of the prefix in every layer.
+
+        Args:
+            embeddings: (1, 1, P, D).
+            row: the row that they belong to.
+        """
+        caches = self.static_caches(row.layout.length)
+        start, rotary = row.prefix.start, row.prefix.rotary
+        mask = ttnn.repeat(row.prefix.mask, [1, 1, embeddings.shape[2] // TILE, 1])
+        x = embeddings
+        for layer, cache in zip(self.vlm_layers, caches[:-1], strict=True):
+            x = layer(x, rotary, cache, start, mask)
+        self.vlm_last_layer.write_keys_values(x, rotary, caches[-1], start)
+        return Prefix(caches=caches, row=row)
+
+    def write_state(self, state_embedding: ttnn.Tensor, prefix: Prefix) -> None:
+        """Adds the state token's keys and values to every layer's cache.
+
+        The state token sees the prefix and itself, neither the actions nor the time: what it writes is the same at
+        every step, and nothing but its keys and values is ever read.
+
+        Args:
+            state_embedding: (1, 1, 32, D), the state in row 0.
+            prefix: as `prefill` returned it.
+        """
+        block = prefix.row.state
+        x = state_embedding
+        for layer, cache in zip(self.expert_layers[:-1], prefix.caches[:-1], strict=True):
+            x = layer(x, block.rotary, cache, block.start, block.mask)
+        self.expert_layers[-1].write_keys_values(x, block.rotary, prefix.caches[-1], block.start)
+
+    def forward_actions(self, action_embeddings: ttnn.Tensor, prefix: Prefix) -> ttnn.Tensor:
+        """Returns the expert's output for the actions, (1, 1, horizon, D), normed without scale.
+
+        Args:
+            action_embeddings: (1, 1, horizon, D).
+            prefix: with the state token written.
+        """
+        block = prefix.row.actions
+        x = action_embeddings
+        for layer, cache in zip(self.expert_layers, prefix.caches, strict=True):
+            x = layer(x, block.rotary, cache, block.start, block.mask)
+        return self.expert_norm(x)
+
+    def static_caches(self, length: int) -> list[KeyValueCache]:
+        """Returns each layer's cache for rows of `length` tokens, made once.
+
+        Rows of one length share them: a row is done with them before the next one begins.
+        """
+        if length not in self._caches:
+            self._caches[length] = [
+                KeyValueCache(length, self.config.vlm, self.precision.cache, self.device) for _ in self.expert_layers
+            ]
+        return self._caches[length]

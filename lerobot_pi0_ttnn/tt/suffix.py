@@ -1,0 +1,108 @@
+"""The suffix: state and noisy actions in, expert tokens out; expert output in, velocity out.
+
+Source: openpi `models/pi0.py::PI0.embed_suffix`. Twin: `reference/suffix.py`.
+"""
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+import ttnn
+from torch import Tensor
+
+from ..flow import time_embedding
+from ..model_config import PI0ModelConfig
+from ..weights import Weights
+from .layers import Linear, RMSNorm, pad_columns, pad_rows, to_device
+from .precision import OpPrecision
+from .program import TILE, round_up
+
+
+class SuffixEmbeddingTTNN:
+    """The five small projections around the expert, of which two become one matmul and the time a bias.
+
+    State and actions come padded with zeros to whole tiles.
+
+    Args:
+        config: sizes of the model.
+        weights: cursor at the root of the checkpoint.
+        norm: the expert's last norm, whose output `velocity` reads.
+        precision: of the matmuls.
+        stream: dtype of the expert's residual stream.
+        device: where it runs.
+    """
+
+    def __init__(
+        self,
+        config: PI0ModelConfig,
+        weights: Weights,
+        norm: RMSNorm,
+        precision: OpPrecision,
+        stream: ttnn.DataType,
+        device: ttnn.Device,
+    ) -> None:
+        self.config = config
+        self.precision = precision
+        self.device = device
+        width, actions = config.expert.width, round_up(config.action_dim, TILE)
+        weight, bias = _take(weights, "state_proj")
+        weight = pad_columns(weight, round_up(config.state_dim, TILE))
+        self.state_proj = Linear(weight, bias, precision, device, output=stream)
+
+        # action_time_mlp_in reads [action_in_proj(x_t), time]: its action half follows a linear: one matrix.
+        in_weight, in_bias = _take(weights, "action_in_proj")
+        mlp_weight, mlp_bias = _take(weights, "action_time_mlp_in")
+        action_half, self.time_half = mlp_weight[:, :width], mlp_weight[:, width:].clone()
+        composed = (action_half.double() @ in_weight.double()).float()
+        self.constant_bias = action_half @ in_bias + mlp_bias
+        self.action_in_time_mlp_in = Linear(pad_columns(composed, actions), None, precision, device, activation="silu")
+        self.action_time_mlp_out = Linear(*_take(weights, "action_time_mlp_out"), precision, device, output=stream)
+
+        weight, bias = _take(weights, "action_out_proj")
+        weight, bias = pad_rows(norm.folded(weight), actions), pad_columns(bias, actions)
+        self.action_out_proj = Linear(weight, bias, precision, device)
+        self._time_biases: dict[tuple[float, ...], list[ttnn.Tensor]] = {}
+
+    def embed_state(self, state: ttnn.Tensor) -> ttnn.Tensor:
+        """Returns the state token and the padding of its tile, (1, 1, 32, D).
+
+        Args:
+            state: (1, 1, 32, state_dim) float32, the state in row 0.
+        """
+        return self.state_proj(state)
+
+    def time_bias(self, times: Sequence[float]) -> list[ttnn.Tensor]:
+        """Returns for each time (1, D) float32: what it adds to the first layer of the action-time MLP. Made once.
+
+        Args:
+            times: in [0, 1].
+        """
+        key = tuple(times)
+        if key not in self._time_biases:
+            config = self.config
+            embedding = time_embedding(times, config.expert.width, config.min_period, config.max_period)
+            rows = F.linear(embedding, self.time_half, self.constant_bias)
+            self._time_biases[key] = [to_device(row[None, :], self.precision.activations, self.device) for row in rows]
+        return self._time_biases[key]
+
+    def embed_actions(self, x_t: ttnn.Tensor, time_bias: ttnn.Tensor) -> ttnn.Tensor:
+        """Returns the action tokens, (1, 1, horizon, D).
+
+        Args:
+            x_t: (1, 1, horizon, action_dim) float32.
+            time_bias: this step's of `time_bias`.
+        """
+        return self.action_time_mlp_out(self.action_in_time_mlp_in(x_t, time_bias))
+
+    def velocity(self, expert_output: ttnn.Tensor) -> ttnn.Tensor:
+        """Returns dx/dt, (1, 1, horizon, action_dim) float32.
+
+        Args:
+            expert_output: (1, 1, horizon, D), normed without scale.
+        """
+        return self.action_out_proj(expert_output)
+
+
+def _take(weights: Weights, name: str) -> tuple[Tensor, Tensor]:
+    layer = weights.at(name)
+    return layer.take("weight", torch.float32), layer.take("bias", torch.float32)

@@ -1,0 +1,37 @@
+"""The parity tests of the TTNN twin on real kernels: a card, or the simulator that TT_METAL_SIMULATOR names.
+
+Each runs in a process of its own: a process has one board, and an instruction that the simulator lacks ends it.
+"""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from lerobot_pi0_ttnn.tt.cards import NODES, card_nodes
+
+PARITY = [
+    pytest.param("tests/parity/test_tt_parts.py", id="parts"),
+    pytest.param("tests/parity/test_tt_whole.py::TestQuality::test_awkward_batch", id="whole"),
+    pytest.param("tests/parity/test_tt_whole.py::TestIdentities", id="identities"),
+    pytest.param("tests/parity/test_tt_full_width.py::test_siglip_and_projector", id="full-width-siglip"),
+    pytest.param("tests/parity/test_tt_full_width.py::test_gemma_2b", id="full-width-gemma-2b"),
+    pytest.param("tests/parity/test_tt_full_width.py::test_gemma_300m", id="full-width-gemma-300m"),
+]
+
+
+@pytest.mark.device
+@pytest.mark.timeout(4 * 3600)
+@pytest.mark.parametrize("tests", PARITY)
+def test_parity(tests, pytestconfig):
+    if not card_nodes() and not os.environ.get("TT_METAL_SIMULATOR"):
+        pytest.skip(f"no real kernels: no device node {NODES}/*, and TT_METAL_SIMULATOR is not set")
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", tests, "--board", "auto", "-q", "--timeout", "0"],
+        cwd=pytestconfig.rootpath,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout[-8000:] + done.stderr[-2000:]

@@ -1,0 +1,108 @@
+"""One layer of each kind at pi0_base's own widths, and a whole model of few layers."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+ttnn = pytest.importorskip("ttnn", reason="the TTNN backend's package is not installed")
+
+from lerobot_pi0_ttnn.masks import positions  # noqa: E402
+from lerobot_pi0_ttnn.model_config import PI0_BASE  # noqa: E402
+from lerobot_pi0_ttnn.reference import PI0ModelTorch  # noqa: E402
+from lerobot_pi0_ttnn.reference.gemma import KeyValueCache, rotary_tables  # noqa: E402
+from lerobot_pi0_ttnn.tt.gemma import KeyValueCache as DeviceCache  # noqa: E402
+from lerobot_pi0_ttnn.tt.model import PI0ModelTTNN  # noqa: E402
+from lerobot_pi0_ttnn.tt.siglip import patch_rows  # noqa: E402
+
+from ..oracle import make_noise  # noqa: E402
+from ..quality import assert_quality  # noqa: E402
+from .tt import down, random_inputs, random_weights, up, upload_row  # noqa: E402
+
+FEW_LAYERS = replace(
+    PI0_BASE,
+    vision=replace(PI0_BASE.vision, num_hidden_layers=1),
+    vlm=replace(PI0_BASE.vlm, depth=2),
+    expert=replace(PI0_BASE.expert, depth=2),
+    vocab_size=512,
+)
+
+# As for the tiny model: 0.6 % and 2 % were measured for a layer.
+LIMITS = {
+    "accurate": {"pcc": 0.9999, "rel_rmse": 0.012},
+    "balanced": {"pcc": 0.9995, "rel_rmse": 0.03},
+}
+
+
+@pytest.fixture(scope="module")
+def weights() -> dict[str, torch.Tensor]:
+    return random_weights(FEW_LAYERS)
+
+
+@pytest.fixture(scope="module")
+def twin(weights) -> PI0ModelTorch:
+    return PI0ModelTorch(FEW_LAYERS, weights)
+
+
+@pytest.fixture(scope="module", params=["accurate", "balanced"])
+def precision(request) -> str:
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def tt(board, weights, precision) -> PI0ModelTTNN:
+    return PI0ModelTTNN(FEW_LAYERS, weights, board.device, precision=precision)
+
+
+def random(*shape: int) -> torch.Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(5))
+
+
+def test_siglip_and_projector(tt, twin, precision):
+    image = random(1, 3, 224, 224).clamp(-1, 1)
+    pixels = ttnn.from_torch(
+        patch_rows(image, FEW_LAYERS.vision), dtype=ttnn.bfloat16, layout=ttnn.TILE_LAYOUT, device=tt.device
+    )
+    got = down(tt.backbone.multi_modal_projector(tt.backbone.vision_tower(pixels)), 256)
+    want = twin.backbone.multi_modal_projector(twin.backbone.vision_tower(image))[0]
+    assert want.shape == (256, 2048)
+    assert_quality(got, want, **LIMITS[precision])
+
+
+def test_gemma_2b(tt, twin, precision):
+    """A block on a prompt of 23 tokens."""
+    config, row = FEW_LAYERS.vlm, upload_row(tt, random_inputs(FEW_LAYERS, 0, 23), 0, make_noise(batch=1))
+    x = random(23, config.width)
+    is_real = torch.ones(1, 23, dtype=torch.bool)
+    cache = KeyValueCache(1, 23, config, torch.float32)
+    want = twin.backbone.vlm_layers[0](x[None], rotary_tables(positions(is_real), config), cache, 0, None)[0]
+    device_cache = DeviceCache(row.layout.length, config, tt.precision.cache, tt.device)
+    block = row.prefix
+    stream = up(tt, x, tt.precision.vlm.stream)
+    got = tt.backbone.vlm_layers[0](stream, block.rotary, device_cache, block.start, block.mask)
+    assert_quality(down(got, 23), want, **LIMITS[precision])
+
+
+def test_gemma_300m(tt, twin, precision):
+    """The expert on 50 actions, which attend to two cameras, a prompt and the state."""
+    row = upload_row(tt, random_inputs(FEW_LAYERS, 2, 23), 0, make_noise(batch=1))
+    config, layout, prefix = FEW_LAYERS.expert, row.layout, 2 * 256 + 23
+    x, keys, values = random(50, config.width), *random(2, prefix + 1, config.head_dim)
+    is_real = torch.ones(1, prefix + 51, dtype=torch.bool)
+    rotary = rotary_tables(positions(is_real)[:, prefix + 1 :], config)
+    cache = KeyValueCache(1, prefix + 51, config, torch.float32)
+    cache.write(keys[None, None], values[None, None], 0)
+    want = twin.backbone.expert_layers[0](x[None], rotary, cache, prefix + 1, None)[0]
+    device_cache = DeviceCache(layout.length, config, tt.precision.cache, tt.device)
+    for part, start in ((slice(0, prefix), 0), (slice(prefix, None), layout.state)):
+        device_cache.write(*(up(tt, x[part], ttnn.bfloat16) for x in (keys, values)), start)
+    block = row.actions
+    stream = up(tt, x, tt.precision.expert.stream)
+    got = tt.backbone.expert_layers[0](stream, block.rotary, device_cache, block.start, block.mask)
+    assert_quality(down(got, 50), want, **LIMITS[precision])
+
+
+def test_whole(tt, twin, precision):
+    inputs, noise = random_inputs(FEW_LAYERS, 1, 23), make_noise(batch=1)
+    got = tt.sample_actions(**inputs, noise=noise, num_steps=10)
+    assert_quality(got, twin.sample_actions(**inputs, noise=noise, num_steps=10), **LIMITS[precision])

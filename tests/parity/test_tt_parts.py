@@ -1,0 +1,282 @@
+"""Each part of the TTNN twin against its float32 twin in PyTorch, with the same weights and inputs.
+
+Activations are bfloat16 in both presets, which costs 2e-3 each time they are rounded; `balanced` adds weights in
+bfloat8_b, 7e-3 for a matmul. The suffix is float32, which the matrix engine multiplies as TF32: 1e-3 on real kernels,
+nothing on an emulated board. Limits are near twice what was measured.
+"""
+
+from dataclasses import dataclass
+
+import pytest
+import torch
+
+ttnn = pytest.importorskip("ttnn", reason="the TTNN backend's package is not installed")
+
+from lerobot_pi0_ttnn.flow import schedule  # noqa: E402
+from lerobot_pi0_ttnn.masks import positions, suffix_positions  # noqa: E402
+from lerobot_pi0_ttnn.model_config import TINY  # noqa: E402
+from lerobot_pi0_ttnn.reference import PI0ModelTorch  # noqa: E402
+from lerobot_pi0_ttnn.reference.gemma import (  # noqa: E402
+    GemmaMLPTorch,
+    KeyValueCache,
+    RotaryTables,
+    rotary_tables,
+)
+from lerobot_pi0_ttnn.reference.paligemma import Prefix as TorchPrefix  # noqa: E402
+from lerobot_pi0_ttnn.reference.siglip import SigLIPMLPTorch  # noqa: E402
+from lerobot_pi0_ttnn.tt.gemma import GemmaMLPTTNN  # noqa: E402
+from lerobot_pi0_ttnn.tt.gemma import KeyValueCache as DeviceCache  # noqa: E402
+from lerobot_pi0_ttnn.tt.inputs import RowInputs  # noqa: E402
+from lerobot_pi0_ttnn.tt.layers import LayerNorm, RMSNorm  # noqa: E402
+from lerobot_pi0_ttnn.tt.model import PI0ModelTTNN  # noqa: E402
+from lerobot_pi0_ttnn.tt.paligemma import Prefix  # noqa: E402
+from lerobot_pi0_ttnn.tt.program import TILE  # noqa: E402
+from lerobot_pi0_ttnn.tt.siglip import SigLIPMLPTTNN, patch_rows  # noqa: E402
+from lerobot_pi0_ttnn.weights import Weights  # noqa: E402
+
+from ..oracle import make_noise  # noqa: E402
+from ..quality import assert_quality  # noqa: E402
+from .tt import down, only_row, tokens_of, up, upload_row  # noqa: E402
+
+ROW = 1
+"""The row with one camera and 23 tokens: 9 rows of padding in its last tile."""
+
+HORIZON = TINY.horizon
+
+
+@dataclass(frozen=True)
+class Case:
+    """One row of the awkward batch in both twins, the prefix computed by each of them."""
+
+    precision: str
+    tt: PI0ModelTTNN
+    torch: PI0ModelTorch
+    row: RowInputs
+    noise: torch.Tensor
+    embeddings: torch.Tensor
+    is_real: torch.Tensor
+
+    def limit(self, accurate: float, balanced: float) -> dict[str, float]:
+        """The relative RMSE for this precision, and the PCC that an unbiased error of that size leaves."""
+        error = {"accurate": accurate, "balanced": balanced}[self.precision]
+        return {"pcc": 1 - error**2, "rel_rmse": error}
+
+    @property
+    def prefix_tokens(self) -> int:
+        return self.row.layout.prefix
+
+    def torch_prefix(self) -> TorchPrefix:
+        return self.torch.backbone.prefill(self.embeddings, self.is_real)
+
+    def tt_prefix(self) -> Prefix:
+        """The twin's own prefix, put on the device: parts after it answer for their own errors only."""
+        prefix = self.torch_prefix()
+        caches = self.tt.backbone.static_caches(self.row.layout.length)
+        for cache, source in zip(caches, prefix.caches, strict=True):
+            keys, values = (x[:, :, : self.prefix_tokens] for x in (source.keys, source.values))
+            cache.write(*(self.up_heads(x) for x in (keys, values)), 0)
+        return Prefix(caches=caches, row=self.row)
+
+    def up_heads(self, x: torch.Tensor):
+        return up(self.tt, x[0, 0], ttnn.bfloat16)
+
+
+@pytest.fixture(scope="module", params=["accurate", "balanced"])
+def case(request, tt_model, twin, inputs) -> Case:
+    tt, noise = tt_model(request.param), make_noise()
+    one = only_row(inputs, ROW)
+    embeddings, is_real = twin.backbone.embed_prefix(
+        one["images"], one["img_masks"], one["lang_tokens"], one["lang_masks"]
+    )
+    return Case(request.param, tt, twin, upload_row(tt, inputs, ROW, noise), noise[ROW], embeddings, is_real)
+
+
+def random(*shape: int, seed: int = 5) -> torch.Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+class TestVision:
+    def test_tower(self, case):
+        # Two cameras at a time: attention across them would show.
+        images = random(2, 3, 224, 224).clamp(-1, 1)
+        norm = case.tt.backbone.vision_tower.post_layernorm
+        pixels = ttnn.from_torch(
+            patch_rows(images, TINY.vision), dtype=ttnn.bfloat16, layout=ttnn.TILE_LAYOUT, device=case.tt.device
+        )
+        got = ttnn.to_torch(case.tt.backbone.vision_tower(pixels)).float()[:, 0] * norm.weight + norm.bias
+        assert_quality(got, case.torch.backbone.vision_tower(images), **case.limit(0.012, 0.02))
+
+    def test_projector(self, case):
+        features = random(256, TINY.vision.hidden_size)
+        norm = case.torch.backbone.vision_tower.post_layernorm
+        got = down(case.tt.backbone.multi_modal_projector(up(case.tt, features, ttnn.bfloat16)), 256)
+        want = case.torch.backbone.multi_modal_projector(features * norm.weight + norm.bias)
+        assert_quality(got, want, **case.limit(0.006, 0.015))
+
+    def test_patches_are_in_the_order_of_the_weight(self):
+        images = random(1, 3, 224, 224)
+        weight = random(8, 3, 14, 14)
+        want = torch.nn.functional.conv2d(images, weight, stride=14).flatten(2).transpose(1, 2)
+        rows = patch_rows(images, TINY.vision)[:, 0]
+        assert rows.shape == (1, 256, 608)
+        torch.testing.assert_close(rows[..., :588] @ weight.flatten(1).T, want, rtol=0, atol=1e-4)
+        assert not rows[..., 588:].any()
+
+
+class TestPrefix:
+    def test_language(self, case, inputs):
+        tokens = inputs["lang_tokens"][ROW][inputs["lang_masks"][ROW]]
+        got = down(case.tt.backbone.embed_language(case.row.tokens), len(tokens))
+        # Rounded when stored and when scaled.
+        assert_quality(got, case.torch.backbone.embed_language(tokens), **case.limit(0.005, 0.005))
+
+    def test_embeddings(self, case):
+        got = down(case.tt.backbone.embed_prefix(case.row), case.prefix_tokens)
+        assert_quality(got, case.embeddings[0], **case.limit(0.012, 0.025))
+
+    def test_keys_and_values(self, case):
+        embeddings = up(case.tt, case.embeddings[0], case.tt.precision.vlm.stream)
+        got = case.tt.backbone.prefill(embeddings, case.row).caches
+        want = case.torch_prefix().caches
+        for layer, (ours, theirs) in enumerate(zip(got, want, strict=True)):
+            for name in ("keys", "values"):
+                length = case.prefix_tokens
+                assert_quality(
+                    tokens_of(getattr(ours, name), 0, length),
+                    getattr(theirs, name)[0, 0, :length],
+                    **(case.limit(0.008, 0.015) if layer == 0 else case.limit(0.018, 0.04)),
+                )
+
+
+@pytest.fixture(params=["vlm", "expert"])
+def layers(request, case):
+    """One layer of a transformer in both twins, its sizes and the dtype of its stream."""
+    config = getattr(TINY, request.param)
+    tt = getattr(case.tt.backbone, f"{request.param}_layers")[0]
+    reference = getattr(case.torch.backbone, f"{request.param}_layers")[0]
+    return config, tt, reference, getattr(case.tt.precision, request.param).stream
+
+
+class TestGemma:
+    """A layer on the tokens of the prefix, attending to them and hiding the padding of the last tile."""
+
+    def test_attention(self, case, layers):
+        config, tt, reference, stream = layers
+        got, want = self.run(case, config, stream, tt.self_attn, reference.self_attn, reference.input_layernorm.scale)
+        assert_quality(got, want, **case.limit(0.012, 0.025))
+
+    def test_block(self, case, layers):
+        config, tt, reference, stream = layers
+        got, want = self.run(case, config, stream, tt, reference, 1.0)
+        assert_quality(got, want, **case.limit(0.01, 0.02))
+
+    def test_mlp(self, case, layers):
+        config, tt, reference, stream = layers
+        x = random(64, config.width)
+        got = down(tt.mlp(up(case.tt, x, stream)), 64)
+        want = reference.mlp(x * reference.post_attention_layernorm.scale)
+        assert_quality(got, want, **case.limit(0.01, 0.025))
+
+    def run(self, case, config, stream, tt, reference, scale):
+        length = case.prefix_tokens
+        x = random(length, config.width)
+        cache = KeyValueCache(1, length, config, torch.float32)
+        rotary = rotary_tables(positions(case.is_real), config)
+        want = reference((x * scale)[None], rotary, cache, 0, case.is_real)[0]
+        device_cache = DeviceCache(case.row.layout.length, config, case.tt.precision.cache, case.tt.device)
+        mask = ttnn.repeat(case.row.prefix.mask, [1, 1, case.row.layout.state // TILE, 1])
+        got = tt(up(case.tt, x, stream), case.row.prefix.rotary, device_cache, 0, mask)
+        return down(got, length), want
+
+
+class TestGelu:
+    """At -3 the two forms of GELU differ by 10 %, and the fast table gives 0; near 0 bfloat16 would hide it."""
+
+    GATES = torch.linspace(-4.0, -2.0, 64)
+
+    def test_siglip(self, case):
+        width = 32
+        weights = {
+            "norm.weight": torch.ones(width),
+            "norm.bias": torch.zeros(width),
+            "fc1.weight": torch.zeros(64, width),
+            "fc1.bias": self.GATES.bfloat16().float(),
+            "fc2.weight": torch.eye(width, 64) + torch.eye(width, 64).flip(1),
+            "fc2.bias": torch.zeros(width),
+        }
+        norm = LayerNorm(Weights(weights, "norm"), 1e-6, case.tt.precision.vision)
+        got = SigLIPMLPTTNN(Weights(weights), norm, case.tt.precision.vision, case.tt.device)
+        x = random(32, width)
+        want = SigLIPMLPTorch(Weights(weights), torch.float32)(x)
+        assert_quality(down(got(up(case.tt, x, ttnn.bfloat16)), 32), want, **case.limit(0.01, 0.02))
+
+    def test_gemma(self, case):
+        width = 32
+        weights = {
+            "norm.weight": torch.zeros(width),
+            "gate_proj.weight": (self.GATES[:, None] / width).expand(64, width).bfloat16().float(),
+            "up_proj.weight": torch.full((64, width), 1 / width),
+            "down_proj.weight": torch.eye(width, 64) + torch.eye(width, 64).flip(1),
+        }
+        norm = RMSNorm(Weights(weights, "norm"), 1e-6, case.tt.precision.vlm)
+        got = GemmaMLPTTNN(Weights(weights), norm, case.tt.precision.vlm, case.tt.device)
+        x = torch.ones(32, width)
+        want = GemmaMLPTorch(Weights(weights), torch.float32)(x)
+        assert_quality(down(got(up(case.tt, x, ttnn.bfloat16)), 32), want, **case.limit(0.02, 0.04))
+
+
+class TestSuffix:
+    def test_state_embedding(self, case, inputs):
+        got = down(case.tt.suffix_embedding.embed_state(case.row.proprioception), 1)
+        want = case.torch.suffix_embedding.embed_state(inputs["state"][ROW : ROW + 1])[0]
+        assert_quality(got, want, **case.limit(4e-3, 4e-3))
+
+    @pytest.mark.parametrize("step", [0, 1, 9])
+    def test_action_embedding(self, case, step):
+        times = schedule(10)
+        got = case.tt.suffix_embedding.embed_actions(case.row.noise, case.tt.suffix_embedding.time_bias(times)[step])
+        want = case.torch.suffix_embedding.embed_actions(case.noise, case.torch.suffix_embedding.time_bias(times)[step])
+        # A time that was rounded to bfloat16 would show as 0.3.
+        assert_quality(down(got, HORIZON), want, **case.limit(4e-3, 4e-3))
+
+    def test_velocity(self, case):
+        x = random(HORIZON, TINY.expert.width)
+        got = down(case.tt.suffix_embedding.velocity(up(case.tt, x)), HORIZON)
+        want = case.torch.suffix_embedding.velocity(x * case.torch.backbone.expert_norm.scale)
+        assert_quality(got[:, : TINY.action_dim], want, **case.limit(4e-3, 4e-3))
+
+    def test_state_keys_and_values(self, case):
+        """What the state token leaves in each layer's cache, after the same prefix."""
+        token = random(1, TINY.expert.width)
+        want, got = case.torch_prefix(), case.tt_prefix()
+        case.torch.backbone.write_state(token[None], want)
+        case.tt.backbone.write_state(up(case.tt, token), got)
+        for ours, theirs in zip(got.caches, want.caches, strict=True):
+            for name in ("keys", "values"):
+                assert_quality(
+                    tokens_of(getattr(ours, name), case.row.layout.state, 1),
+                    getattr(theirs, name)[0, 0, case.prefix_tokens : case.prefix_tokens + 1],
+                    **case.limit(0.01, 0.03),
+                )
+
+    def test_forward_actions(self, case):
+        """The expert on the actions, after the same prefix and the same state token."""
+        token, actions = random(1, TINY.expert.width), random(HORIZON, TINY.expert.width, seed=6)
+        want_prefix, got_prefix = case.torch_prefix(), case.tt_prefix()
+        case.torch.backbone.write_state(token[None], want_prefix)
+        for cache, source in zip(got_prefix.caches, want_prefix.caches, strict=True):
+            at = slice(case.prefix_tokens, case.prefix_tokens + 1)
+            cache.write(*(case.up_heads(x[:, :, at]) for x in (source.keys, source.values)), case.row.layout.state)
+        want = case.torch.backbone.forward_actions(actions[None], want_prefix)[0]
+        got = down(case.tt.backbone.forward_actions(up(case.tt, actions), got_prefix), HORIZON)
+        assert_quality(got * case.torch.backbone.expert_norm.scale, want, **case.limit(0.01, 0.025))
+
+
+def test_rotary_tables_count_real_tokens(case):
+    """The suffix goes on from the number of real prefix tokens, not from where its rows lie."""
+    want = rotary_tables(suffix_positions(case.is_real, 1 + HORIZON), TINY.expert)
+    for block, part in ((case.row.state, slice(0, 1)), (case.row.actions, slice(1, 1 + HORIZON))):
+        expected = RotaryTables(want.cos[0, 0, part], want.sin[0, 0, part])
+        rows = expected.cos.shape[0]
+        torch.testing.assert_close(down(block.rotary.cos, rows), expected.cos, rtol=0, atol=1e-6)
+        torch.testing.assert_close(down(block.rotary.sin, rows), expected.sin, rtol=0, atol=1e-6)

@@ -1,0 +1,79 @@
+"""What the tests of the TTNN twin share: its inputs row by row, and values going up and down."""
+
+import torch
+import ttnn
+from torch import Tensor
+
+from lerobot_pi0_ttnn.model_config import PI0ModelConfig
+from lerobot_pi0_ttnn.tt.inputs import RowInputs
+from lerobot_pi0_ttnn.tt.layers import to_device
+from lerobot_pi0_ttnn.tt.model import PI0ModelTTNN
+from lerobot_pi0_ttnn.tt.program import TILE, round_up
+from lerobot_pi0_ttnn.weights import expected_shapes
+
+from ..oracle import ModelInputs
+
+
+def random_weights(config: PI0ModelConfig, seed: int = 0) -> dict[str, Tensor]:
+    """Weights like those of `oracle.randomise`, without a LeRobot policy to hold them."""
+    generator = torch.Generator().manual_seed(seed)
+    weights = {}
+    for name, shape in expected_shapes(config).items():
+        x = torch.randn(shape, generator=generator)
+        if "norm" in name:
+            is_layer_norm = "layer_norm" in name or "post_layernorm" in name
+            weights[name] = x * 0.2 + float(is_layer_norm and name.endswith("weight"))
+        elif len(shape) > 1:
+            fan_in = x[0].numel() * (4 if "embed" in name and "patch" not in name else 1)
+            weights[name] = x * 1.2 / fan_in**0.5
+        else:
+            weights[name] = x * 0.1
+    return weights
+
+
+def random_inputs(config: PI0ModelConfig, cameras: int, tokens: int, *, batch: int = 1, seed: int = 1) -> ModelInputs:
+    """So many cameras and real tokens in each row, of four cameras and 48 tokens; what is absent is noise."""
+    generator = torch.Generator().manual_seed(seed)
+    size = config.vision.image_size
+    return {
+        "images": [torch.rand(batch, 3, size, size, generator=generator) * 2 - 1 for _ in range(4)],
+        "img_masks": [torch.full((batch,), camera >= 4 - cameras) for camera in range(4)],
+        "lang_tokens": torch.randint(0, config.vocab_size, (batch, 48), generator=generator),
+        "lang_masks": torch.arange(48).expand(batch, -1) < tokens,
+        "state": torch.randn(batch, config.state_dim, generator=generator),
+    }
+
+
+def only_row(inputs: ModelInputs, row: int) -> ModelInputs:
+    """A batch of that row alone."""
+    pick = slice(row, row + 1)
+    return {
+        "images": [image[pick] for image in inputs["images"]],
+        "img_masks": [mask[pick] for mask in inputs["img_masks"]],
+        "lang_tokens": inputs["lang_tokens"][pick],
+        "lang_masks": inputs["lang_masks"][pick],
+        "state": inputs["state"][pick],
+    }
+
+
+def upload_row(model: PI0ModelTTNN, inputs: ModelInputs, row: int, noise: Tensor) -> RowInputs:
+    """One row on the device, as `sample_actions` puts it there."""
+    cameras = zip(inputs["images"], inputs["img_masks"], strict=True)
+    tokens = inputs["lang_tokens"][row][inputs["lang_masks"][row]]
+    return model.upload([image[row] for image, mask in cameras if mask[row]], tokens, inputs["state"][row], noise[row])
+
+
+def up(model: PI0ModelTTNN, x: Tensor, dtype: ttnn.DataType = ttnn.float32) -> ttnn.Tensor:
+    """(T, D) rows as (1, 1, T, D) on the device, padded with zeros to whole tiles."""
+    rows = round_up(x.shape[-2], TILE) - x.shape[-2]
+    return to_device(torch.nn.functional.pad(x, (0, 0, 0, rows))[None, None], dtype, model.device)
+
+
+def down(x: ttnn.Tensor, rows: int) -> Tensor:
+    """The first rows of (1, 1, T, D), float32."""
+    return ttnn.to_torch(x).float()[0, 0, :rows]
+
+
+def tokens_of(cached: ttnn.Tensor, start: int, length: int) -> Tensor:
+    """(length, H) keys or values of a cache (1, 1, S, H) from token `start` on."""
+    return ttnn.to_torch(cached).float()[0, 0, start : start + length]

@@ -1,0 +1,58 @@
+"""Sizes that the device computes in, and the table of precisions: no board needed."""
+
+import pytest
+
+ttnn = pytest.importorskip("ttnn", reason="the TTNN backend's package is not installed")
+
+from lerobot_pi0_ttnn.model_config import PI0_BASE  # noqa: E402
+from lerobot_pi0_ttnn.tt.inputs import token_layout  # noqa: E402
+from lerobot_pi0_ttnn.tt.precision import PRESETS, preset  # noqa: E402
+from lerobot_pi0_ttnn.tt.program import query_chunk, round_up  # noqa: E402
+
+
+@pytest.mark.parametrize(("size", "multiple", "rounded"), [(0, 32, 0), (1, 32, 32), (32, 32, 32), (4304, 256, 4352)])
+def test_round_up(size, multiple, rounded):
+    assert round_up(size, multiple) == rounded
+
+
+@pytest.mark.parametrize(
+    ("queries", "chunk"),
+    [
+        pytest.param(256, 128, id="image"),
+        pytest.param(544, 32, id="two-cameras"),
+        pytest.param(64, 64, id="actions"),
+        pytest.param(32, 32, id="state"),
+    ],
+)
+def test_query_chunk(queries, chunk):
+    assert query_chunk(queries) == chunk
+
+
+@pytest.mark.parametrize(
+    ("cameras", "language", "prefix", "state", "actions", "length"),
+    [
+        pytest.param(2, 23, 535, 544, 576, 640, id="two-cameras"),
+        pytest.param(2, 32, 544, 544, 576, 640, id="whole-tile"),
+        pytest.param(3, 48, 816, 832, 864, 1024, id="three-cameras"),
+        pytest.param(0, 1, 1, 32, 64, 128, id="no-camera"),
+        pytest.param(1, 0, 256, 256, 288, 384, id="no-prompt"),
+    ],
+)
+def test_layout(cameras, language, prefix, state, actions, length):
+    layout = token_layout(cameras, language, PI0_BASE)
+    assert (layout.prefix, layout.state, layout.actions, layout.length) == (prefix, state, actions, length)
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_suffix_is_exact_in_every_preset(name):
+    suffix = preset(name).suffix
+    assert {suffix.weights, suffix.activations} == {ttnn.float32}
+    assert suffix.fidelity == ttnn.MathFidelity.HiFi4
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_kernels_neither_approximate_nor_accumulate_in_bfloat16(name):
+    for role in ("patches", "vision", "vlm", "expert", "suffix"):
+        kernel = getattr(preset(name), role).kernel
+        assert kernel.fp32_dest_acc_en
+        assert not kernel.math_approx_mode
