@@ -21,6 +21,7 @@ logger = logging.getLogger(__name__)
 CONFIG_FILE = "config.json"
 BACKENDS = ("ttnn", "torch")
 ARCHITECTURES = ("pi0", "tiny")
+PRECISIONS = ("accurate", "balanced", "fast")
 POLICY_TYPES = ("pi0", "pi0_ttnn")
 DEVICE_ALIASES = ("tt", "ttnn")
 
@@ -37,7 +38,14 @@ class PI0TTNNConfig(PI0Config):
     backend: str = "ttnn"
     """What computes: `ttnn` (a Tenstorrent card) or `torch` (the CPU, in `dtype`). There is no fallback."""
     board: str = "auto"
-    """Which Tenstorrent board."""
+    """Which Tenstorrent board: `auto`, the first card; `0`, `1`, ..., that card; `emulated:n150` and the like, none at all
+    (see `emulation/`: exact, slow)."""
+    precision: str = "balanced"
+    """Of the ttnn backend: `accurate`, `balanced` or `fast`, see `tt/precision.py`."""
+    cache_weights: bool = True
+    """Whether the ttnn backend keeps converted weights on disk, so that the next start takes seconds."""
+    weight_cache_dir: Path | None = None
+    """Where; in Hugging Face's cache folder by default."""
     architecture: str = "pi0"
     """`pi0`, with the sizes that `paligemma_variant` and `action_expert_variant` name, or `tiny`, for demos and tests."""
     tokenizer_name: str = "google/paligemma-3b-pt-224"
@@ -50,6 +58,7 @@ class PI0TTNNConfig(PI0Config):
         super().__post_init__()
         _check_choice("backend", self.backend, BACKENDS)
         _check_choice("architecture", self.architecture, ARCHITECTURES)
+        _check_choice("precision", self.precision, PRECISIONS)
         if self.use_peft:
             raise ValueError(
                 "use_peft: LoRA adapters are not merged at load yet; merge this one into its base model (peft's "

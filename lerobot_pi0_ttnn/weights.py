@@ -131,12 +131,12 @@ class Weights:
     """
 
     def __init__(self, tensors: Mapping[str, Tensor], name: str = "") -> None:
+        self.name = name
         self._tensors = tensors
-        self._name = name
 
     def at(self, name: str) -> "Weights":
         """Returns the cursor that stands at `name` below this one."""
-        return Weights(self._tensors, f"{self._name}.{name}" if self._name else name)
+        return Weights(self._tensors, f"{self.name}.{name}" if self.name else name)
 
     def take(self, name: str, dtype: torch.dtype) -> Tensor:
         """Returns the tensor `name` below this cursor in `dtype`, as stored (no copy) where it already is.
@@ -144,4 +144,4 @@ class Weights:
         Raises:
             KeyError: where there is no such tensor.
         """
-        return self._tensors[self.at(name)._name].to(dtype)
+        return self._tensors[self.at(name).name].to(dtype)

@@ -7,9 +7,9 @@ import ttnn
 from torch import Tensor
 
 from ..model_config import GemmaConfig
-from ..weights import Weights
-from .layers import Linear, RMSNorm, attention, to_device
+from .layers import Linear, RMSNorm, attention
 from .precision import OpPrecision
+from .weights import DeviceWeights, to_device
 
 
 @dataclass(frozen=True)
@@ -72,19 +72,14 @@ class GemmaKeyValuesTTNN:
         weights: cursor at `self_attn`.
         norm: whose output it reads.
         precision: of the matmuls.
-        device: where it runs.
     """
 
-    def __init__(
-        self, config: GemmaConfig, weights: Weights, norm: RMSNorm, precision: OpPrecision, device: ttnn.Device
-    ) -> None:
+    def __init__(self, config: GemmaConfig, weights: DeviceWeights, norm: RMSNorm, precision: OpPrecision) -> None:
         if config.num_kv_heads != 1:
             raise ValueError(f"num_kv_heads: pi0 on ttnn has one key/value head, got {config.num_kv_heads}")
         self.precision = precision
-        self.k_proj, self.v_proj = (
-            Linear(norm.folded(weights.at(name).take("weight", torch.float32)), None, precision, device)
-            for name in ("k_proj", "v_proj")
-        )
+        self.k_proj = Linear(weights, "k_proj", lambda: norm.folded(weights.take("k_proj.weight")), None, precision)
+        self.v_proj = Linear(weights, "v_proj", lambda: norm.folded(weights.take("v_proj.weight")), None, precision)
 
     def write(self, x: ttnn.Tensor, rotary: RotaryTables, cache: KeyValueCache, start: int) -> None:
         """Puts the keys and values of `x`, (1, 1, T, D), in the cache as tokens `start` to `start + T`."""
@@ -99,18 +94,18 @@ class GemmaAttentionTTNN:
         weights: cursor at `self_attn`.
         norm: whose output it reads.
         precision: of the matmuls.
-        device: where it runs.
     """
 
-    def __init__(
-        self, config: GemmaConfig, weights: Weights, norm: RMSNorm, precision: OpPrecision, device: ttnn.Device
-    ) -> None:
+    def __init__(self, config: GemmaConfig, weights: DeviceWeights, norm: RMSNorm, precision: OpPrecision) -> None:
         self.config = config
         self.precision = precision
-        fused = [weights.at(name).take("weight", torch.float32) for name in ("q_proj", "k_proj", "v_proj")]
-        self.qkv_proj = Linear(norm.folded(torch.cat(fused)), None, precision, device)
+
+        def fused() -> Tensor:
+            return norm.folded(torch.cat([weights.take(f"{name}.weight") for name in ("q_proj", "k_proj", "v_proj")]))
+
+        self.qkv_proj = Linear(weights, "qkv_proj", fused, None, precision)
         self.o_proj = Linear(
-            weights.at("o_proj").take("weight", torch.float32), None, precision, device, output=precision.stream
+            weights, "o_proj", lambda: weights.take("o_proj.weight"), None, precision, output=precision.stream
         )
 
     def write_keys_values(self, x: ttnn.Tensor, rotary: RotaryTables, cache: KeyValueCache, start: int) -> ttnn.Tensor:
@@ -149,15 +144,15 @@ class GemmaMLPTTNN:
         weights: cursor at `mlp`.
         norm: whose output it reads.
         precision: of the matmuls.
-        device: where it runs.
     """
 
-    def __init__(self, weights: Weights, norm: RMSNorm, precision: OpPrecision, device: ttnn.Device) -> None:
-        fused = [weights.at(name).take("weight", torch.float32) for name in ("gate_proj", "up_proj")]
-        self.width = fused[0].shape[0]
-        self.gate_up_proj = Linear(norm.folded(torch.cat(fused)), None, precision, device)
+    def __init__(self, weights: DeviceWeights, norm: RMSNorm, precision: OpPrecision) -> None:
+        def fused() -> Tensor:
+            return norm.folded(torch.cat([weights.take(f"{name}.weight") for name in ("gate_proj", "up_proj")]))
+
+        self.gate_up_proj = Linear(weights, "gate_up_proj", fused, None, precision)
         self.down_proj = Linear(
-            weights.at("down_proj").take("weight", torch.float32), None, precision, device, output=precision.stream
+            weights, "down_proj", lambda: weights.take("down_proj.weight"), None, precision, output=precision.stream
         )
 
     def __call__(self, x: ttnn.Tensor) -> ttnn.Tensor:
@@ -167,9 +162,9 @@ class GemmaMLPTTNN:
             x: (1, 1, T, D), normed.
         """
         gate_up = self.gate_up_proj(x)
-        rows = gate_up.shape[-2]
-        gate = ttnn.slice(gate_up, [0, 0, 0, 0], [1, 1, rows, self.width])
-        up = ttnn.slice(gate_up, [0, 0, 0, self.width], [1, 1, rows, 2 * self.width])
+        rows, width = gate_up.shape[-2], gate_up.shape[-1] // 2
+        gate = ttnn.slice(gate_up, [0, 0, 0, 0], [1, 1, rows, width])
+        up = ttnn.slice(gate_up, [0, 0, 0, width], [1, 1, rows, 2 * width])
         gelu = ttnn.UnaryWithParam(ttnn.UnaryOpType.GELU_TANH)
         return self.down_proj(ttnn.multiply(gate, up, input_tensor_a_activations=[gelu]))
 
@@ -181,14 +176,13 @@ class GemmaBlockTTNN:
         config: sizes of the transformer.
         weights: cursor at `layers.{i}`.
         precision: of the matmuls and of the residual stream.
-        device: where it runs.
     """
 
-    def __init__(self, config: GemmaConfig, weights: Weights, precision: OpPrecision, device: ttnn.Device) -> None:
+    def __init__(self, config: GemmaConfig, weights: DeviceWeights, precision: OpPrecision) -> None:
         self.input_layernorm = RMSNorm(weights.at("input_layernorm"), config.rms_norm_eps, precision)
-        self.self_attn = GemmaAttentionTTNN(config, weights.at("self_attn"), self.input_layernorm, precision, device)
+        self.self_attn = GemmaAttentionTTNN(config, weights.at("self_attn"), self.input_layernorm, precision)
         self.post_attention_layernorm = RMSNorm(weights.at("post_attention_layernorm"), config.rms_norm_eps, precision)
-        self.mlp = GemmaMLPTTNN(weights.at("mlp"), self.post_attention_layernorm, precision, device)
+        self.mlp = GemmaMLPTTNN(weights.at("mlp"), self.post_attention_layernorm, precision)
 
     def write_keys_values(self, x: ttnn.Tensor, rotary: RotaryTables, cache: KeyValueCache, start: int) -> None:
         """Does only what later tokens need of this layer: the keys and values of `x`, (1, 1, T, D)."""
@@ -209,12 +203,11 @@ class GemmaLastPrefixLayerTTNN:
         config: sizes of the transformer.
         weights: cursor at `layers.{i}`.
         precision: of the matmuls.
-        device: where it runs.
     """
 
-    def __init__(self, config: GemmaConfig, weights: Weights, precision: OpPrecision, device: ttnn.Device) -> None:
+    def __init__(self, config: GemmaConfig, weights: DeviceWeights, precision: OpPrecision) -> None:
         self.input_layernorm = RMSNorm(weights.at("input_layernorm"), config.rms_norm_eps, precision)
-        self.keys_values = GemmaKeyValuesTTNN(config, weights.at("self_attn"), self.input_layernorm, precision, device)
+        self.keys_values = GemmaKeyValuesTTNN(config, weights.at("self_attn"), self.input_layernorm, precision)
 
     def write_keys_values(self, x: ttnn.Tensor, rotary: RotaryTables, cache: KeyValueCache, start: int) -> None:
         """Puts the keys and values of `x`, (1, 1, T, D), in the cache as tokens `start` to `start + T`."""

@@ -1,7 +1,7 @@
 """What the host gives the device for one row of a batch: everything that is uploaded, all of it before anything runs.
 
 Absent cameras and language padding stay on the host: the device has the row's real tokens, and padding only up to whole
-tiles. The keys lie in the cache in three blocks, and the mask of each block of queries hides what it must not see:
+tiles. The keys lie in the cache in pi0's three blocks, and the mask of each block of queries hides what it must not see:
 
                prefix  pads   state  pads   actions  pads
     prefix        1      0      0      0       0       0
@@ -16,13 +16,14 @@ import torch
 import ttnn
 from torch import Tensor
 
-from ..masks import positions, suffix_positions
+from ..masks import block_mask, positions, suffix_positions
 from ..model_config import PI0ModelConfig
 from .gemma import RotaryTables, rotary_tables
-from .layers import pad_columns, pad_rows, to_device
+from .layers import pad_columns, pad_rows
 from .precision import Precision
 from .program import KEY_CHUNK, TILE, round_up
 from .siglip import patch_rows
+from .weights import to_device
 
 MASKED = -1e4
 """Added to the scores of hidden keys: far enough for exp to give zero, and finite, since -inf - -inf is NaN."""
@@ -54,6 +55,15 @@ def token_layout(cameras: int, language: int, config: PI0ModelConfig) -> TokenLa
     state = round_up(prefix, TILE)
     actions = state + TILE
     return TokenLayout(prefix, state, actions, round_up(actions + round_up(config.horizon, TILE), KEY_CHUNK))
+
+
+def key_mask(layout: TokenLayout, horizon: int) -> Tensor:
+    """Returns (S, S) bool for the S tokens of the cache, True where a query may attend to a key: never padding."""
+    token = torch.arange(layout.length)
+    starts_block = (token == layout.state) | (token == layout.actions)
+    is_real = (token < layout.prefix) | (token == layout.state)
+    is_real |= (token >= layout.actions) & (token < layout.actions + horizon)
+    return block_mask(starts_block, is_real[None])[0]
 
 
 @dataclass(frozen=True)
@@ -125,19 +135,16 @@ class InputUploader:
             raise ValueError("expected a camera or a prompt, got a row with neither: there is nothing to attend to")
         language = layout.state - len(images) * config.vision.num_patches
         rows = round_up(config.horizon, TILE)
-        key = torch.arange(layout.length)
-        prefix_keys = key < layout.prefix
-        state_keys = prefix_keys | (key == layout.state)
-        actions_keys = state_keys | ((key >= layout.actions) & (key < layout.actions + config.horizon))
+        mask = key_mask(layout, config.horizon)
         is_real = torch.arange(layout.state)[None, :] < layout.prefix
         suffix = suffix_positions(is_real, 1 + rows)
         return RowInputs(
             layout=layout,
             pixels=self._pixels(images) if images else None,
             tokens=self._tokens(pad_columns(lang_tokens[None, :], language)) if language else None,
-            prefix=self._block(0, positions(is_real), prefix_keys, TILE),
-            state=self._block(layout.state, suffix[:, :1].expand(-1, TILE), state_keys, TILE),
-            actions=self._block(layout.actions, suffix[:, 1:], actions_keys, rows),
+            prefix=self._block(0, positions(is_real), mask, TILE),
+            state=self._block(layout.state, suffix[:, :1].expand(-1, TILE), mask, TILE),
+            actions=self._block(layout.actions, suffix[:, 1:], mask, rows),
             proprioception=to_device(
                 pad_rows(pad_columns(state[None, None, None, :], round_up(state.shape[-1], TILE)), TILE),
                 exact,
@@ -154,7 +161,8 @@ class InputUploader:
     def _tokens(self, tokens: Tensor) -> ttnn.Tensor:
         return to_device(tokens.to(torch.int32), ttnn.uint32, self.device, layout=ttnn.ROW_MAJOR_LAYOUT)
 
-    def _block(self, start: int, token_positions: Tensor, is_seen: Tensor, rows: int) -> Block:
-        mask = torch.where(is_seen, 0.0, MASKED).expand(1, 1, rows, -1)
+    def _block(self, start: int, token_positions: Tensor, key_mask: Tensor, rows: int) -> Block:
+        # All queries of a block see the same keys, those in the padding of its tile included: nobody reads them.
+        mask = torch.where(key_mask[start], 0.0, MASKED).expand(1, 1, rows, -1)
         rotary = rotary_tables(token_positions, self.config.vlm, self.precision.rotary, self.device)
         return Block(start, rotary, to_device(mask, ttnn.bfloat16, self.device))

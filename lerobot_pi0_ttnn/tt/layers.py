@@ -5,21 +5,13 @@ Activations are (1, 1, T, D) in tiles of 32 x 32, T a multiple of 32, so that no
 
 from typing import Any
 
-import torch
 import torch.nn.functional as F
 import ttnn
 from torch import Tensor
 
-from ..weights import Weights
 from .precision import OpPrecision
 from .program import sdpa_program
-
-
-def to_device(
-    tensor: Tensor, dtype: ttnn.DataType, device: ttnn.Device, *, layout: ttnn.Layout = ttnn.TILE_LAYOUT
-) -> ttnn.Tensor:
-    """Returns `tensor` on the device, in its DRAM."""
-    return ttnn.from_torch(tensor, dtype=dtype, layout=layout, device=device, memory_config=ttnn.DRAM_MEMORY_CONFIG)
+from .weights import DeviceWeights, Make
 
 
 def pad_rows(x: Tensor, rows: int, value: float = 0.0) -> Tensor:
@@ -36,26 +28,29 @@ class Linear:
     """activation(x @ weight.T + bias).
 
     Args:
-        weight: (out, in) float32, rounded to the role's dtype only here.
-        bias: (out,) float32, or None.
+        weights: cursor at the part that the layer is of.
+        name: of the layer in it.
+        weight: makes (out, in) float32, rounded to the role's dtype only here.
+        bias: makes (out,) float32; None for a layer without.
         precision: of the matmul.
-        device: where it runs.
         activation: name of the activation that the matmul applies to what it accumulated.
         output: dtype of the result; the role's activation dtype by default.
     """
 
     def __init__(
         self,
-        weight: Tensor,
-        bias: Tensor | None,
+        weights: DeviceWeights,
+        name: str,
+        weight: Make,
+        bias: Make | None,
         precision: OpPrecision,
-        device: ttnn.Device,
         *,
         activation: str | None = None,
         output: ttnn.DataType | None = None,
     ) -> None:
-        self.weight = to_device(weight.T.contiguous(), precision.weights, device)
-        self.bias = None if bias is None else to_device(bias[None, :], precision.activations, device)
+        layer = weights.at(name)
+        self.weight = layer.upload("weight", lambda: weight().T.contiguous(), precision.weights)
+        self.bias = None if bias is None else layer.upload("bias", lambda: bias()[None, :], precision.activations)
         self.activation = activation
         self.output = output or precision.activations
         self.kernel = precision.kernel
@@ -86,8 +81,8 @@ class RMSNorm:
         precision: of the role.
     """
 
-    def __init__(self, weights: Weights, epsilon: float, precision: OpPrecision) -> None:
-        self.scale = 1.0 + weights.take("weight", torch.float32)
+    def __init__(self, weights: DeviceWeights, epsilon: float, precision: OpPrecision) -> None:
+        self.scale = 1.0 + weights.take("weight")
         self.epsilon = epsilon
         self.kernel = precision.kernel
 
@@ -109,15 +104,24 @@ class LayerNorm:
         precision: of the role.
     """
 
-    def __init__(self, weights: Weights, epsilon: float, precision: OpPrecision) -> None:
-        self.weight = weights.take("weight", torch.float32)
-        self.bias = weights.take("bias", torch.float32)
+    def __init__(self, weights: DeviceWeights, epsilon: float, precision: OpPrecision) -> None:
+        self.weight = weights.take("weight")
+        self.bias = weights.take("bias")
         self.epsilon = epsilon
         self.kernel = precision.kernel
 
-    def folded(self, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
-        """Returns the (out, in) weight and (out,) bias of a linear that reads the norm, with both in them."""
-        return weight * self.weight, bias + weight @ self.bias
+    def folded_weight(self, weight: Tensor) -> Tensor:
+        """Returns the (out, in) float32 weight of a linear that reads the norm, with the scale in it."""
+        return weight * self.weight
+
+    def folded_bias(self, weight: Tensor, bias: Tensor) -> Tensor:
+        """Returns the (out,) float32 bias of a linear that reads the norm, with the shift in it.
+
+        Args:
+            weight: (out, in), without the scale.
+            bias: (out,), without the shift.
+        """
+        return bias + weight @ self.bias
 
     def __call__(self, x: ttnn.Tensor) -> ttnn.Tensor:
         """Returns (B, 1, T, D) in the dtype of x."""

@@ -15,6 +15,8 @@ from .layers import device_bytes
 from .paligemma import PaliGemmaBackboneTTNN
 from .precision import preset, table
 from .suffix import SuffixEmbeddingTTNN
+from .weight_cache import WeightCache
+from .weights import DeviceWeights
 
 
 class PI0ModelTTNN:
@@ -25,6 +27,7 @@ class PI0ModelTTNN:
         weights: all tensors by name, `PI0WeightLoader` or a plain dict; converted and uploaded one by one.
         device: an open ttnn device: a card, a simulator or an emulated board.
         precision: `accurate`, `balanced` or `fast`, see `tt/precision.py`.
+        cache: where to keep the converted weights of a checkpoint, so that it loads in seconds the next time.
 
     Raises:
         ValueError: with every missing, unexpected and mis-shaped tensor.
@@ -37,20 +40,19 @@ class PI0ModelTTNN:
         device: ttnn.Device,
         *,
         precision: str = "balanced",
+        cache: WeightCache | None = None,
     ) -> None:
         self.precision = preset(precision)
         check_weights(config, weights)
         self.config = config
         self.device = device
-        self.backbone = PaliGemmaBackboneTTNN(config, Weights(weights), self.precision, device)
+        on_device = DeviceWeights(Weights(weights), device, cache)
+        self.backbone = PaliGemmaBackboneTTNN(config, on_device, self.precision)
         self.suffix_embedding = SuffixEmbeddingTTNN(
-            config,
-            Weights(weights),
-            self.backbone.expert_norm,
-            self.precision.suffix,
-            self.precision.expert.stream,
-            device,
+            config, on_device, self.backbone.expert_norm, self.precision.suffix, self.precision.expert.stream
         )
+        if cache is not None:
+            cache.commit()
         self._precision_name = precision
         self.upload = InputUploader(config, self.precision, device)
 

@@ -9,13 +9,14 @@ import torch
 import ttnn
 
 from ..model_config import PI0ModelConfig
-from ..weights import EXPERT, LANGUAGE_MODEL, PROJECTOR, VISION_TOWER, Weights
+from ..weights import EXPERT, LANGUAGE_MODEL, PROJECTOR, VISION_TOWER
 from .gemma import GemmaBlockTTNN, GemmaLastPrefixLayerTTNN, KeyValueCache
 from .inputs import RowInputs
-from .layers import LayerNorm, Linear, RMSNorm, to_device
+from .layers import LayerNorm, Linear, RMSNorm
 from .precision import OpPrecision, Precision
 from .program import TILE
 from .siglip import SigLIPVisionTowerTTNN
+from .weights import DeviceWeights
 
 
 @dataclass(frozen=True)
@@ -36,20 +37,23 @@ class MultiModalProjectorTTNN:
         norm: whose output it reads.
         precision: of the matmul.
         stream: dtype of the result.
-        device: where it runs.
     """
 
     def __init__(
         self,
-        weights: Weights,
+        weights: DeviceWeights,
         norm: LayerNorm,
         precision: OpPrecision,
         stream: ttnn.DataType,
-        device: ttnn.Device,
     ) -> None:
-        linear = weights.at("linear")
-        weight, bias = norm.folded(linear.take("weight", torch.float32), linear.take("bias", torch.float32))
-        self.linear = Linear(weight, bias, precision, device, output=stream)
+        self.linear = Linear(
+            weights,
+            "linear",
+            lambda: norm.folded_weight(weights.take("linear.weight")),
+            lambda: norm.folded_bias(weights.take("linear.weight"), weights.take("linear.bias")),
+            precision,
+            output=stream,
+        )
 
     def __call__(self, features: ttnn.Tensor) -> ttnn.Tensor:
         """Returns (B, 1, patches, D), not scaled.
@@ -67,29 +71,32 @@ class PaliGemmaBackboneTTNN:
         config: sizes of the model.
         weights: cursor at the root of the checkpoint.
         precision: of each part.
-        device: where it runs.
     """
 
-    def __init__(self, config: PI0ModelConfig, weights: Weights, precision: Precision, device: ttnn.Device) -> None:
+    def __init__(self, config: PI0ModelConfig, weights: DeviceWeights, precision: Precision) -> None:
         self.config = config
         self.precision = precision
-        self.device = device
+        self.device = weights.device
         self.vision_tower = SigLIPVisionTowerTTNN(
-            config.vision, weights.at(VISION_TOWER), precision.patches, precision.vision, device
+            config.vision, weights.at(VISION_TOWER), precision.patches, precision.vision
         )
         self.multi_modal_projector = MultiModalProjectorTTNN(
-            weights.at(PROJECTOR), self.vision_tower.post_layernorm, precision.vision, precision.vlm.stream, device
+            weights.at(PROJECTOR), self.vision_tower.post_layernorm, precision.vision, precision.vlm.stream
         )
         vlm, expert = weights.at(LANGUAGE_MODEL), weights.at(EXPERT)
-        table = vlm.take("embed_tokens.weight", torch.bfloat16)
-        self.embed_tokens = to_device(table, ttnn.bfloat16, device, layout=ttnn.ROW_MAJOR_LAYOUT)
+        self.embed_tokens = vlm.upload(
+            "embed_tokens",
+            lambda: vlm.take("embed_tokens.weight", torch.bfloat16),
+            ttnn.bfloat16,
+            layout=ttnn.ROW_MAJOR_LAYOUT,
+        )
         last = config.vlm.depth - 1
         self.vlm_layers = [
-            GemmaBlockTTNN(config.vlm, vlm.at(f"layers.{layer}"), precision.vlm, device) for layer in range(last)
+            GemmaBlockTTNN(config.vlm, vlm.at(f"layers.{layer}"), precision.vlm) for layer in range(last)
         ]
-        self.vlm_last_layer = GemmaLastPrefixLayerTTNN(config.vlm, vlm.at(f"layers.{last}"), precision.vlm, device)
+        self.vlm_last_layer = GemmaLastPrefixLayerTTNN(config.vlm, vlm.at(f"layers.{last}"), precision.vlm)
         self.expert_layers = [
-            GemmaBlockTTNN(config.expert, expert.at(f"layers.{layer}"), precision.expert, device)
+            GemmaBlockTTNN(config.expert, expert.at(f"layers.{layer}"), precision.expert)
             for layer in range(config.expert.depth)
         ]
         self.expert_norm = RMSNorm(expert.at("norm"), config.expert.rms_norm_eps, precision.expert)

@@ -6,10 +6,12 @@ import ttnn
 from torch import Tensor
 
 from ..model_config import VisionConfig
-from ..weights import Weights
-from .layers import LayerNorm, Linear, attention, pad_columns, pad_rows, to_device
+from .layers import LayerNorm, Linear, attention, pad_columns, pad_rows
 from .precision import OpPrecision
 from .program import TILE, round_up
+from .weights import DeviceWeights
+
+QKV = ("q_proj", "k_proj", "v_proj")
 
 MLP_MULTIPLE = 256
 """The MLP is padded with zeros to as many tiles for each of eight columns: 4304 is 134.5 tiles, 4352 is 136."""
@@ -38,26 +40,27 @@ class SigLIPAttentionTTNN:
         weights: cursor at `self_attn`.
         norm: whose output it reads.
         precision: of the matmuls.
-        device: where it runs.
     """
 
-    def __init__(
-        self, config: VisionConfig, weights: Weights, norm: LayerNorm, precision: OpPrecision, device: ttnn.Device
-    ) -> None:
+    def __init__(self, config: VisionConfig, weights: DeviceWeights, norm: LayerNorm, precision: OpPrecision) -> None:
         self.config = config
         self.precision = precision
         heads, width = config.num_attention_heads, round_up(config.head_dim, TILE)
-        fused_weight, fused_bias = [], []
-        for name in ("q_proj", "k_proj", "v_proj"):
-            weight, bias = (weights.at(name).take(kind, torch.float32) for kind in ("weight", "bias"))
-            weight, bias = norm.folded(weight, bias)
-            fused_weight.append(pad_rows(weight.view(heads, -1, weight.shape[1]), width).flatten(0, 1))
-            fused_bias.append(pad_columns(bias.view(heads, -1), width).flatten())
-        self.qkv_proj = Linear(torch.cat(fused_weight), torch.cat(fused_bias), precision, device)
-        out = weights.at("out_proj")
-        out_weight = out.take("weight", torch.float32)
-        out_weight = pad_columns(out_weight.view(out_weight.shape[0], heads, -1), width).flatten(1)
-        self.out_proj = Linear(out_weight, out.take("bias", torch.float32), precision, device)
+
+        def fused_weight() -> Tensor:
+            parts = [norm.folded_weight(weights.take(f"{name}.weight")) for name in QKV]
+            return torch.cat([pad_rows(x.view(heads, -1, x.shape[1]), width).flatten(0, 1) for x in parts])
+
+        def fused_bias() -> Tensor:
+            parts = [norm.folded_bias(weights.take(f"{name}.weight"), weights.take(f"{name}.bias")) for name in QKV]
+            return torch.cat([pad_columns(x.view(heads, -1), width).flatten() for x in parts])
+
+        def out_weight() -> Tensor:
+            weight = weights.take("out_proj.weight")
+            return pad_columns(weight.view(weight.shape[0], heads, -1), width).flatten(1)
+
+        self.qkv_proj = Linear(weights, "qkv_proj", fused_weight, fused_bias, precision)
+        self.out_proj = Linear(weights, "out_proj", out_weight, lambda: weights.take("out_proj.bias"), precision)
 
     def __call__(self, x: ttnn.Tensor) -> ttnn.Tensor:
         """Returns (B, 1, S, D).
@@ -77,19 +80,28 @@ class SigLIPMLPTTNN:
     """fc1, tanh GELU, fc2.
 
     Args:
+        config: sizes of the tower.
         weights: cursor at `mlp`.
         norm: whose output it reads.
         precision: of the matmuls.
-        device: where it runs.
     """
 
-    def __init__(self, weights: Weights, norm: LayerNorm, precision: OpPrecision, device: ttnn.Device) -> None:
-        fc1, fc2 = weights.at("fc1"), weights.at("fc2")
-        weight, bias = norm.folded(fc1.take("weight", torch.float32), fc1.take("bias", torch.float32))
-        width = round_up(bias.shape[0], MLP_MULTIPLE)
-        self.fc1 = Linear(pad_rows(weight, width), pad_columns(bias, width), precision, device, activation="gelu_tanh")
+    def __init__(self, config: VisionConfig, weights: DeviceWeights, norm: LayerNorm, precision: OpPrecision) -> None:
+        width = round_up(config.intermediate_size, MLP_MULTIPLE)
+        self.fc1 = Linear(
+            weights,
+            "fc1",
+            lambda: pad_rows(norm.folded_weight(weights.take("fc1.weight")), width),
+            lambda: pad_columns(norm.folded_bias(weights.take("fc1.weight"), weights.take("fc1.bias")), width),
+            precision,
+            activation="gelu_tanh",
+        )
         self.fc2 = Linear(
-            pad_columns(fc2.take("weight", torch.float32), width), fc2.take("bias", torch.float32), precision, device
+            weights,
+            "fc2",
+            lambda: pad_columns(weights.take("fc2.weight"), width),
+            lambda: weights.take("fc2.bias"),
+            precision,
         )
 
     def __call__(self, x: ttnn.Tensor) -> ttnn.Tensor:
@@ -108,14 +120,13 @@ class SigLIPEncoderLayerTTNN:
         config: sizes of the tower.
         weights: cursor at `layers.{i}`.
         precision: of the matmuls.
-        device: where it runs.
     """
 
-    def __init__(self, config: VisionConfig, weights: Weights, precision: OpPrecision, device: ttnn.Device) -> None:
+    def __init__(self, config: VisionConfig, weights: DeviceWeights, precision: OpPrecision) -> None:
         self.layer_norm1 = LayerNorm(weights.at("layer_norm1"), config.layer_norm_eps, precision)
-        self.self_attn = SigLIPAttentionTTNN(config, weights.at("self_attn"), self.layer_norm1, precision, device)
+        self.self_attn = SigLIPAttentionTTNN(config, weights.at("self_attn"), self.layer_norm1, precision)
         self.layer_norm2 = LayerNorm(weights.at("layer_norm2"), config.layer_norm_eps, precision)
-        self.mlp = SigLIPMLPTTNN(weights.at("mlp"), self.layer_norm2, precision, device)
+        self.mlp = SigLIPMLPTTNN(config, weights.at("mlp"), self.layer_norm2, precision)
 
     def __call__(self, x: ttnn.Tensor) -> ttnn.Tensor:
         """Returns (B, 1, S, D) in the dtype of x.
@@ -135,30 +146,34 @@ class SigLIPVisionTowerTTNN:
         weights: cursor at `vision_tower.vision_model`.
         patches: precision of the patch embedding.
         precision: of the encoder's matmuls.
-        device: where it runs.
     """
 
     def __init__(
         self,
         config: VisionConfig,
-        weights: Weights,
+        weights: DeviceWeights,
         patches: OpPrecision,
         precision: OpPrecision,
-        device: ttnn.Device,
     ) -> None:
         self.config = config
-        embedding = weights.at("embeddings.patch_embedding")
-        weight = embedding.take("weight", torch.float32).flatten(1)
+        embeddings = weights.at("embeddings")
+
+        def patch_weight() -> Tensor:
+            weight = embeddings.take("patch_embedding.weight").flatten(1)
+            return pad_columns(weight, round_up(weight.shape[1], TILE))
+
+        def position_embedding() -> Tensor:
+            # The patches' bias is the same for all of them, so it goes with what is added to them anyway.
+            return embeddings.take("position_embedding.weight") + embeddings.take("patch_embedding.bias")
+
         self.patch_embedding = Linear(
-            pad_columns(weight, round_up(weight.shape[1], TILE)), None, patches, device, output=precision.stream
+            embeddings, "patch_embedding", patch_weight, None, patches, output=precision.stream
         )
-        # The patches' bias is the same for all of them, so it goes with what is added to them anyway.
-        positions = weights.take("embeddings.position_embedding.weight", torch.float32)
-        self.position_embedding = to_device(
-            (positions + embedding.take("bias", torch.float32))[None, None], precision.stream, device
+        self.position_embedding = embeddings.upload(
+            "position_embedding", lambda: position_embedding()[None, None], precision.stream
         )
         self.layers = [
-            SigLIPEncoderLayerTTNN(config, weights.at(f"encoder.layers.{layer}"), precision, device)
+            SigLIPEncoderLayerTTNN(config, weights.at(f"encoder.layers.{layer}"), precision)
             for layer in range(config.num_hidden_layers)
         ]
         self.post_layernorm = LayerNorm(weights.at("post_layernorm"), config.layer_norm_eps, precision)

@@ -5,17 +5,16 @@ Source: openpi `models/pi0.py::PI0.embed_suffix`. Twin: `reference/suffix.py`.
 
 from collections.abc import Sequence
 
-import torch
 import torch.nn.functional as F
 import ttnn
 from torch import Tensor
 
 from ..flow import time_embedding
 from ..model_config import PI0ModelConfig
-from ..weights import Weights
-from .layers import Linear, RMSNorm, pad_columns, pad_rows, to_device
+from .layers import Linear, RMSNorm, pad_columns, pad_rows
 from .precision import OpPrecision
 from .program import TILE, round_up
+from .weights import DeviceWeights, to_device
 
 
 class SuffixEmbeddingTTNN:
@@ -29,38 +28,56 @@ class SuffixEmbeddingTTNN:
         norm: the expert's last norm, whose output `velocity` reads.
         precision: of the matmuls.
         stream: dtype of the expert's residual stream.
-        device: where it runs.
     """
 
     def __init__(
         self,
         config: PI0ModelConfig,
-        weights: Weights,
+        weights: DeviceWeights,
         norm: RMSNorm,
         precision: OpPrecision,
         stream: ttnn.DataType,
-        device: ttnn.Device,
     ) -> None:
         self.config = config
         self.precision = precision
-        self.device = device
+        self.device = weights.device
         width, actions = config.expert.width, round_up(config.action_dim, TILE)
-        weight, bias = _take(weights, "state_proj")
-        weight = pad_columns(weight, round_up(config.state_dim, TILE))
-        self.state_proj = Linear(weight, bias, precision, device, output=stream)
+        self.state_proj = Linear(
+            weights,
+            "state_proj",
+            lambda: pad_columns(weights.take("state_proj.weight"), round_up(config.state_dim, TILE)),
+            lambda: weights.take("state_proj.bias"),
+            precision,
+            output=stream,
+        )
 
         # action_time_mlp_in reads [action_in_proj(x_t), time]: its action half follows a linear: one matrix.
-        in_weight, in_bias = _take(weights, "action_in_proj")
-        mlp_weight, mlp_bias = _take(weights, "action_time_mlp_in")
+        mlp_weight = weights.take("action_time_mlp_in.weight")
         action_half, self.time_half = mlp_weight[:, :width], mlp_weight[:, width:].clone()
-        composed = (action_half.double() @ in_weight.double()).float()
-        self.constant_bias = action_half @ in_bias + mlp_bias
-        self.action_in_time_mlp_in = Linear(pad_columns(composed, actions), None, precision, device, activation="silu")
-        self.action_time_mlp_out = Linear(*_take(weights, "action_time_mlp_out"), precision, device, output=stream)
+        self.constant_bias = action_half @ weights.take("action_in_proj.bias") + weights.take("action_time_mlp_in.bias")
 
-        weight, bias = _take(weights, "action_out_proj")
-        weight, bias = pad_rows(norm.folded(weight), actions), pad_columns(bias, actions)
-        self.action_out_proj = Linear(weight, bias, precision, device)
+        def composed() -> Tensor:
+            product = action_half.double() @ weights.take("action_in_proj.weight").double()
+            return pad_columns(product.float(), actions)
+
+        self.action_in_time_mlp_in = Linear(
+            weights, "action_in_time_mlp_in", composed, None, precision, activation="silu"
+        )
+        self.action_time_mlp_out = Linear(
+            weights,
+            "action_time_mlp_out",
+            lambda: weights.take("action_time_mlp_out.weight"),
+            lambda: weights.take("action_time_mlp_out.bias"),
+            precision,
+            output=stream,
+        )
+        self.action_out_proj = Linear(
+            weights,
+            "action_out_proj",
+            lambda: pad_rows(norm.folded(weights.take("action_out_proj.weight")), actions),
+            lambda: pad_columns(weights.take("action_out_proj.bias"), actions),
+            precision,
+        )
         self._time_biases: dict[tuple[float, ...], list[ttnn.Tensor]] = {}
 
     def embed_state(self, state: ttnn.Tensor) -> ttnn.Tensor:
@@ -101,8 +118,3 @@ class SuffixEmbeddingTTNN:
             expert_output: (1, 1, horizon, D), normed without scale.
         """
         return self.action_out_proj(expert_output)
-
-
-def _take(weights: Weights, name: str) -> tuple[Tensor, Tensor]:
-    layer = weights.at(name)
-    return layer.take("weight", torch.float32), layer.take("bias", torch.float32)

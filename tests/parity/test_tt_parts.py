@@ -5,7 +5,7 @@ bfloat8_b, 7e-3 for a matmul. The suffix is float32, which the matrix engine mul
 nothing on an emulated board. Limits are near twice what was measured.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 import torch
@@ -32,6 +32,7 @@ from lerobot_pi0_ttnn.tt.model import PI0ModelTTNN  # noqa: E402
 from lerobot_pi0_ttnn.tt.paligemma import Prefix  # noqa: E402
 from lerobot_pi0_ttnn.tt.program import TILE  # noqa: E402
 from lerobot_pi0_ttnn.tt.siglip import SigLIPMLPTTNN, patch_rows  # noqa: E402
+from lerobot_pi0_ttnn.tt.weights import DeviceWeights  # noqa: E402
 from lerobot_pi0_ttnn.weights import Weights  # noqa: E402
 
 from ..oracle import make_noise  # noqa: E402
@@ -204,8 +205,10 @@ class TestGelu:
             "fc2.weight": torch.eye(width, 64) + torch.eye(width, 64).flip(1),
             "fc2.bias": torch.zeros(width),
         }
-        norm = LayerNorm(Weights(weights, "norm"), 1e-6, case.tt.precision.vision)
-        got = SigLIPMLPTTNN(Weights(weights), norm, case.tt.precision.vision, case.tt.device)
+        on_device = DeviceWeights(Weights(weights), case.tt.device)
+        norm = LayerNorm(on_device.at("norm"), 1e-6, case.tt.precision.vision)
+        sizes = replace(TINY.vision, hidden_size=width, intermediate_size=64)
+        got = SigLIPMLPTTNN(sizes, on_device, norm, case.tt.precision.vision)
         x = random(32, width)
         want = SigLIPMLPTorch(Weights(weights), torch.float32)(x)
         assert_quality(down(got(up(case.tt, x, ttnn.bfloat16)), 32), want, **case.limit(0.01, 0.02))
@@ -218,8 +221,9 @@ class TestGelu:
             "up_proj.weight": torch.full((64, width), 1 / width),
             "down_proj.weight": torch.eye(width, 64) + torch.eye(width, 64).flip(1),
         }
-        norm = RMSNorm(Weights(weights, "norm"), 1e-6, case.tt.precision.vlm)
-        got = GemmaMLPTTNN(Weights(weights), norm, case.tt.precision.vlm, case.tt.device)
+        on_device = DeviceWeights(Weights(weights), case.tt.device)
+        norm = RMSNorm(on_device.at("norm"), 1e-6, case.tt.precision.vlm)
+        got = GemmaMLPTTNN(on_device, norm, case.tt.precision.vlm)
         x = torch.ones(32, width)
         want = GemmaMLPTorch(Weights(weights), torch.float32)(x)
         assert_quality(down(got(up(case.tt, x, ttnn.bfloat16)), 32), want, **case.limit(0.02, 0.04))

@@ -6,9 +6,9 @@ from torch import Tensor
 
 from lerobot_pi0_ttnn.model_config import PI0ModelConfig
 from lerobot_pi0_ttnn.tt.inputs import RowInputs
-from lerobot_pi0_ttnn.tt.layers import to_device
 from lerobot_pi0_ttnn.tt.model import PI0ModelTTNN
 from lerobot_pi0_ttnn.tt.program import TILE, round_up
+from lerobot_pi0_ttnn.tt.weights import to_device
 from lerobot_pi0_ttnn.weights import expected_shapes
 
 from ..oracle import ModelInputs
