@@ -13,13 +13,32 @@ if TYPE_CHECKING:
     from .checkpoint import PI0WeightLoader
     from .modeling_pi0_ttnn import PI0TTNNPolicy
     from .reference import PI0ModelTorch
+    from .tt.model import PI0ModelTTNN
+    from .tt.model import PI0ModelTTNN as PI0Model
 
-__all__ = ["PI0ModelConfig", "PI0ModelTorch", "PI0TTNNConfig", "PI0TTNNPolicy", "PI0WeightLoader"]
+__all__ = [
+    "PI0Model",
+    "PI0ModelConfig",
+    "PI0ModelTTNN",
+    "PI0ModelTorch",
+    "PI0TTNNConfig",
+    "PI0TTNNPolicy",
+    "PI0WeightLoader",
+]
 
-_LAZY = {"PI0ModelTorch": ".reference", "PI0TTNNPolicy": ".modeling_pi0_ttnn", "PI0WeightLoader": ".checkpoint"}
+_LAZY = {
+    "PI0Model": (".tt.model", "PI0ModelTTNN"),  # TTNN is the default, torch is asked for by name
+    "PI0ModelTTNN": (".tt.model", "PI0ModelTTNN"),
+    "PI0ModelTorch": (".reference", "PI0ModelTorch"),
+    "PI0TTNNPolicy": (".modeling_pi0_ttnn", "PI0TTNNPolicy"),
+    "PI0WeightLoader": (".checkpoint", "PI0WeightLoader"),
+}
 
 
 def __getattr__(name: str) -> Any:
     if name not in _LAZY:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(_LAZY[name], __name__), name)
+    module, attribute = _LAZY[name]
+    if module.startswith(".tt."):
+        import_module(".tt.board", __name__).require_ttnn()
+    return getattr(import_module(module, __name__), attribute)

@@ -125,6 +125,12 @@ def load_config(source: CheckpointSource, cli_overrides: Sequence[str] = ()) -> 
     return parse_config(_read_json(path), str(path), cli_overrides)
 
 
+def saved_type(source: CheckpointSource) -> str:
+    """Returns the policy type that a checkpoint's config.json names, which `load_config` has found good."""
+    path = source.find(CONFIG_FILE)
+    return str(_read_json(path)["type"]) if path else ""
+
+
 def _read_json(path: Path) -> dict[str, Any]:
     try:
         fields = json.loads(path.read_text())

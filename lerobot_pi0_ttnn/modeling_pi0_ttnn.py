@@ -4,10 +4,12 @@ import dataclasses
 import logging
 from collections import deque
 from collections.abc import Mapping
+from contextlib import nullcontext
 from pathlib import Path
-from typing import Any, NoReturn, Self
+from typing import TYPE_CHECKING, Any, NoReturn, Self
 
 import torch
+from huggingface_hub import constants
 from lerobot.configs import PreTrainedConfig
 from lerobot.policies.pretrained import PreTrainedPolicy
 from lerobot.utils.constants import ACTION
@@ -24,6 +26,13 @@ from .processor_pi0_ttnn import missing_stats, missing_stats_message
 from .recording import Recorder
 from .reference import PI0ModelTorch
 from .weights import check_weights
+
+if TYPE_CHECKING:
+    from .tt.board import Board
+    from .tt.model import PI0ModelTTNN
+    from .tt.weight_cache import WeightCache
+
+    Model = PI0ModelTorch | PI0ModelTTNN
 
 logger = logging.getLogger(__name__)
 
@@ -43,7 +52,8 @@ class PI0TTNNPolicy(PreTrainedPolicy):
 
     Raises:
         ValueError: there are no weights, or not exactly those of the configured model.
-        NotImplementedError: the backend is not there.
+        ImportError: the ttnn backend's package is not installed.
+        FileNotFoundError: there is no such board; the message says what else there is.
     """
 
     config_class = PI0TTNNConfig
@@ -58,7 +68,12 @@ class PI0TTNNPolicy(PreTrainedPolicy):
             )
         config.validate_features()
         self.weights = weights
-        self.model = build_model(config, weights)
+        self.board = open_backend(config)
+        try:
+            self.model = build_model(config, weights, self.board)
+        except BaseException:
+            self.close()
+            raise
         self._read = ObservationReader(
             cameras=list(config.image_features),
             image_size=self.model.config.vision.image_size,
@@ -103,7 +118,7 @@ class PI0TTNNPolicy(PreTrainedPolicy):
             PermissionError: the repository is private or gated.
             ConnectionError: the Hub cannot be reached and the files are not in the cache.
             ValueError: a file is damaged, or the checkpoint is of another model, incomplete or mis-shaped.
-            NotImplementedError: the backend is not there.
+            ImportError: the ttnn backend's package is not installed.
         """
         source = CheckpointSource(
             pretrained_name_or_path, revision, token, cache_dir, local_files_only, subfolder, force_download
@@ -119,7 +134,6 @@ class PI0TTNNPolicy(PreTrainedPolicy):
             )
         if overrides:
             config = dataclasses.replace(config, **overrides)
-        _check_backend(config)
         _warn_of_processors(config, source)
         return cls(config, PI0WeightLoader(**vars(source)))
 
@@ -181,16 +195,17 @@ class PI0TTNNPolicy(PreTrainedPolicy):
         observation = self._read(batch)
         if noise is not None:
             self._check_noise(noise, rows=observation.state.shape[0])
-        actions = self.model.sample_actions(
-            observation.images,
-            observation.img_masks,
-            observation.lang_tokens,
-            observation.lang_masks,
-            observation.state,
-            noise=noise,
-            num_steps=num_steps,
-            generator=generator,
-        )
+        with self.board.lock if self.board else nullcontext():
+            actions = self.model.sample_actions(
+                observation.images,
+                observation.img_masks,
+                observation.lang_tokens,
+                observation.lang_masks,
+                observation.state,
+                noise=noise,
+                num_steps=num_steps,
+                generator=generator,
+            )
         actions = actions[:, :, : self.config.output_features[ACTION].shape[0]]
         if self._recorder:
             self._recorder.chunk(actions)
@@ -200,6 +215,11 @@ class PI0TTNNPolicy(PreTrainedPolicy):
         expected = (rows, self.model.config.horizon, self.model.config.action_dim)
         if tuple(noise.shape) != expected or noise.dtype != torch.float32:
             raise ValueError(f"noise: expected {expected} float32, got {tuple(noise.shape)} {noise.dtype}.")
+
+    def close(self) -> None:
+        """Gives the board back. The policy cannot predict any more; what it has predicted stays queued."""
+        if self.board:
+            self.board.close()
 
     def to(self, *args: Any, **kwargs: Any) -> Self:
         """Returns the policy as it is: batches and actions stay on the CPU, and the backend has its own device."""
@@ -216,18 +236,55 @@ class PI0TTNNPolicy(PreTrainedPolicy):
         self.forward({})
 
 
-def build_model(config: PI0TTNNConfig, weights: Mapping[str, Tensor]) -> PI0ModelTorch:
+def open_backend(config: PI0TTNNConfig) -> "Board | None":
+    """Returns the open board that the ttnn backend computes on; None for the torch backend, which has none.
+
+    Raises:
+        ImportError: the ttnn backend's package is not installed.
+        FileNotFoundError: there is no such board.
+    """
+    if config.backend == "torch":
+        return None
+    from .tt.board import open_board
+
+    return open_board(config.board)
+
+
+def build_model(config: PI0TTNNConfig, weights: Mapping[str, Tensor], board: "Board | None") -> "Model":
     """Returns the model that `config.backend` names, with a progress bar if it takes over two seconds.
+
+    Args:
+        config: what the user chose.
+        weights: all tensors by name.
+        board: what `open_backend` returned.
 
     Raises:
         ValueError: with every missing, unexpected and mis-shaped tensor.
-        NotImplementedError: the backend is not there.
     """
-    _check_backend(config)
     model = config.model_config()
     check_weights(model, weights)
     with tqdm(total=len(weights), unit="tensor", desc="Loading pi0", delay=2) as bar:
-        return PI0ModelTorch(model, _Counted(weights, bar), dtype=getattr(torch, config.dtype))
+        counted = _Counted(weights, bar)
+        if board is None:
+            return PI0ModelTorch(model, counted, dtype=getattr(torch, config.dtype))
+        from .tt.model import PI0ModelTTNN
+
+        with board.lock:
+            return PI0ModelTTNN(
+                model, counted, board.device, precision=config.precision, cache=_weight_cache(config, weights, board)
+            )
+
+
+def _weight_cache(config: PI0TTNNConfig, weights: Mapping[str, Tensor], board: "Board") -> "WeightCache | None":
+    """Returns the cache of converted weights; None where the user wants none, or the weights are not of a checkpoint."""
+    if not (config.cache_weights and isinstance(weights, PI0WeightLoader)):
+        return None
+    from .tt.weight_cache import WeightCache
+
+    folder = config.weight_cache_dir or Path(constants.HF_HOME) / "lerobot_pi0_ttnn" / "weights"
+    board_name = board.describe()["arch"]
+    key = {"checkpoint": weights.fingerprint(), "precision": config.precision, "board": board_name}
+    return WeightCache(folder, key)
 
 
 def _config_overrides(arguments: dict[str, Any]) -> dict[str, Any]:
@@ -241,13 +298,6 @@ def _config_overrides(arguments: dict[str, Any]) -> dict[str, Any]:
     if unknown:
         raise TypeError(f"from_pretrained: neither an argument nor a field of PI0TTNNConfig: {', '.join(unknown)}")
     return {name: value for name, value in arguments.items() if name in fields}
-
-
-def _check_backend(config: PI0TTNNConfig) -> None:
-    if config.backend == "ttnn":
-        raise NotImplementedError(
-            "backend=ttnn: the Tenstorrent backend is not part of this release yet; run on the CPU with --policy.backend=torch."
-        )
 
 
 def _warn_of_processors(config: PI0TTNNConfig, source: CheckpointSource) -> None:

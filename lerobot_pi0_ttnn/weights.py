@@ -112,14 +112,18 @@ def check_shapes(config: PI0ModelConfig, shapes: Shapes, *, where: str = "weight
     raise ValueError("\n".join(lines))
 
 
+def shapes_of(weights: Mapping[str, Tensor]) -> Shapes:
+    """Returns the shape of each tensor by name, without reading any where the source knows them."""
+    return weights.shapes() if isinstance(weights, HasShapes) else {n: tuple(t.shape) for n, t in weights.items()}
+
+
 def check_weights(config: PI0ModelConfig, weights: Mapping[str, Tensor]) -> None:
     """Checks, before anything is read, that `weights` are exactly the tensors that the model needs.
 
     Raises:
         ValueError: one error with every missing, unexpected and mis-shaped tensor.
     """
-    shapes = weights.shapes() if isinstance(weights, HasShapes) else {n: tuple(t.shape) for n, t in weights.items()}
-    check_shapes(config, shapes, where=str(weights) if isinstance(weights, HasShapes) else "weights")
+    check_shapes(config, shapes_of(weights), where=str(weights) if isinstance(weights, HasShapes) else "weights")
 
 
 class Weights:

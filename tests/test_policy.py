@@ -125,10 +125,6 @@ def test_bad_input_costs_no_model_time(policy, monkeypatch):
 
 
 class TestLoading:
-    def test_the_default_backend_is_not_torch(self, checkpoint):
-        with pytest.raises(NotImplementedError, match=r"--policy\.backend=torch"):
-            PI0TTNNPolicy.from_pretrained(checkpoint, config=PI0TTNNConfig(architecture="tiny"))
-
     def test_never_untrained(self):
         with pytest.raises(ValueError, match=r"trained weights only.*--policy\.path"):
             PI0TTNNPolicy(PI0TTNNConfig(**TINY_TORCH))

@@ -1,5 +1,6 @@
 """The loader: a checkpoint as a mapping from our names to tensors that are mapped from disk, not copied."""
 
+import hashlib
 import logging
 import os
 import shutil
@@ -17,6 +18,7 @@ from .layout import recognise
 logger = logging.getLogger(__name__)
 
 COPY_BYTES = 16 << 20
+MAPPED_BYTES = 1 << 30
 
 
 class PI0WeightLoader(Mapping[str, Tensor]):
@@ -57,8 +59,8 @@ class PI0WeightLoader(Mapping[str, Tensor]):
             path_or_repo_id, revision, token, cache_dir, local_files_only, subfolder, force_download
         )
         self.files = self.source.weight_files()
-        handles = [open_safetensors(path) for path in self.files if path.suffix != ".json"]
-        self._handles: dict[str, Any] = {name: handle for handle in handles for name in handle.keys()}  # noqa: SIM118
+        self._handles: dict[str, Any] = {}
+        self._map_files()
         self.layout = recognise(self._handles, str(self.source))
         logger.info("%s: %d tensors (%s)", self.source, len(self), ", ".join(self.layout.traits))
 
@@ -74,10 +76,31 @@ class PI0WeightLoader(Mapping[str, Tensor]):
     def __len__(self) -> int:
         return len(self.layout.names)
 
+    def _map_files(self) -> None:
+        handles = [open_safetensors(path) for path in self.files if path.suffix != ".json"]
+        self._handles = {name: handle for handle in handles for name in handle.keys()}  # noqa: SIM118 - not a dict
+        self._bytes_handed_out = 0
+
     def saved(self, saved_name: str) -> Tensor:
         """Returns a tensor by the checkpoint's own name, the ignored ones included."""
+        # A mapping keeps the pages that were read of it until its last tensor is gone. Who lets go of tensors as it
+        # converts them shall get that memory back, so files are mapped anew from time to time.
+        if self._bytes_handed_out > MAPPED_BYTES:
+            self._map_files()
         tensor: Tensor = self._handles[saved_name].get_tensor(saved_name)
+        self._bytes_handed_out += tensor.nbytes
         return tensor
+
+    def fingerprint(self) -> str:
+        """Returns a digest of what the files are: names (on the Hub, digests of content), sizes, times, headers."""
+        digest = hashlib.sha256()
+        for path in self.files:
+            file = path.resolve()
+            status = file.stat()
+            digest.update(f"{file.name} {status.st_size} {status.st_mtime_ns}".encode())
+        for ours, saved in self.layout.names.items():
+            digest.update(f"{ours} {saved} {self._slice(saved).get_shape()} {self._slice(saved).get_dtype()}".encode())
+        return digest.hexdigest()
 
     def shapes(self) -> Shapes:
         """Returns the shape of each tensor by our name, from the headers."""

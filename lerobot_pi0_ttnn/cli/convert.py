@@ -15,6 +15,7 @@ from ..checkpoint import PI0WeightLoader
 from ..checkpoint.files import CheckpointSource
 from ..checkpoint.loader import link_or_copy
 from ..checkpoint.processors import POSTPROCESSOR, PREPROCESSOR
+from ..configuration_pi0_ttnn import load_config
 from ..weights import check_weights
 from .hub import add_checkpoint_options, checkpoint_source
 
@@ -57,8 +58,6 @@ def convert(source: CheckpointSource, target: Path, *, tokenizer: str | None, ov
         FileNotFoundError, PermissionError, ConnectionError: the source cannot be had.
         ValueError: the source is damaged, or not a complete pi0 checkpoint.
     """
-    from ..configuration_pi0_ttnn import load_config
-
     if target.exists():
         raise FileExistsError(f"{target}: exists already; name a folder that does not, or remove it.")
     if tokenizer is not None and Path(tokenizer).expanduser().is_dir():

@@ -16,21 +16,26 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..configuration_pi0_ttnn import BACKENDS, PI0TTNNConfig
 from ..demo.checkpoint import write_random_weights
 from ..demo.tokenizer import make_tokenizer
 from ..recording import read_recording
+from ..tt.cards import card_nodes
 from ..weights import expected_shapes
 from .plot import draw, unnormalised
 
 SEED = 0
 STEPS = 60
 ACTION_STEPS = 10
+EMULATED_BOARD = "emulated:n150"
 
 
 def register(subparsers: Any) -> None:
     """Adds the subcommand."""
     parser = subparsers.add_parser("demo", help="pi0 on a simulated robot, from nothing", description=__doc__)
     parser.add_argument("--env", choices=("pusht", "aloha"), default="pusht", help="aloha needs GL (default: pusht)")
+    parser.add_argument("--backend", choices=BACKENDS, default="ttnn", help="what computes (default: ttnn)")
+    parser.add_argument("--board", help="for ttnn (default: a card if there is one, else emulated:n150)")
     parser.add_argument("--steps", type=int, default=STEPS, help=f"length of the episode (default: {STEPS})")
     parser.add_argument("--output", type=Path, help="folder for all that it makes (default: outputs/demo_ENV)")
     parser.add_argument(
@@ -50,7 +55,12 @@ def run(options: argparse.Namespace) -> int:
         "Stand-ins made, with random weights: the real pi0 needs the network, its tokenizer Google's licence.",
         flush=True,
     )
-    command = eval_command(checkpoint, options.env, steps=options.steps, output=output / "eval", recording=recording)
+    backend = (
+        ["--policy.backend=torch"] if options.backend == "torch" else [f"--policy.board={board_for(options.board)}"]
+    )
+    command = eval_command(
+        checkpoint, options.env, backend, steps=options.steps, output=output / "eval", recording=recording
+    )
     environment = {"MUJOCO_GL": "egl"} if options.env == "aloha" and "MUJOCO_GL" not in os.environ else {}
     environment["HF_HUB_OFFLINE"] = "1"
     print(f"$ {' '.join(f'{k}={v}' for k, v in environment.items())} {shlex.join(command)}", flush=True)
@@ -67,12 +77,33 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
-def eval_command(checkpoint: Path, env: str, *, steps: int, output: Path, recording: Path) -> list[str]:
-    """Returns the command line of `lerobot-eval` for one episode."""
+def board_for(wanted: str | None) -> str:
+    """Returns the board to run on: the wanted one, else a card or the simulator if there is one, else an emulated one."""
+    if wanted is not None:
+        return wanted
+    if card_nodes() or os.environ.get("TT_METAL_SIMULATOR"):
+        return "auto"
+    print(f"There is no Tenstorrent card here: {EMULATED_BOARD} stands in, exact and slow (--board, --backend=torch).")
+    return EMULATED_BOARD
+
+
+def eval_command(
+    checkpoint: Path, env: str, backend: list[str], *, steps: int, output: Path, recording: Path
+) -> list[str]:
+    """Returns the command line of `lerobot-eval` for one episode.
+
+    Args:
+        checkpoint: the policy folder.
+        env: `pusht` or `aloha`.
+        backend: options that choose the policy's backend and board.
+        steps: length of the episode.
+        output: where the video and the metrics go.
+        recording: where the policy's chunks and actions go.
+    """
     return [
         "lerobot-eval",
         f"--policy.path={checkpoint}",
-        "--policy.backend=torch",
+        *backend,
         f"--policy.recording_path={recording}",
         f"--env.type={env}",
         f"--env.episode_length={steps}",
@@ -94,7 +125,6 @@ def make_demo_checkpoint(folder: Path, env: str) -> None:
     from lerobot.envs.utils import env_to_policy_features
     from lerobot.utils.constants import ACTION
 
-    from ..configuration_pi0_ttnn import PI0TTNNConfig
     from ..processor_pi0_ttnn import make_pi0_ttnn_pre_post_processors
 
     shutil.rmtree(folder, ignore_errors=True)

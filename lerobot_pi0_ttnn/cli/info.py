@@ -1,6 +1,7 @@
 """`lerobot-pi0-ttnn info CKPT`: what a checkpoint holds, and whether this package can run it.
 
-Reads headers only, so a checkpoint of 14 GB takes no longer than a small one. Exit status 1 where it cannot run.
+Reads headers only, so a checkpoint of 14 GB takes no longer than a small one. With --board emulated:NAME, also what its model
+asks of that board, and whether it fits. Exit status 1 where it cannot run.
 """
 
 import argparse
@@ -13,6 +14,7 @@ from typing import Any
 from ..checkpoint import PI0WeightLoader
 from ..checkpoint.files import CheckpointSource
 from ..checkpoint.processors import read_processors, tokenizer_problem
+from ..configuration_pi0_ttnn import PRECISIONS, load_config, saved_type
 from ..weights import check_shapes
 from .hub import add_checkpoint_options, checkpoint_source
 
@@ -44,6 +46,8 @@ class CheckpointInfo:
     """Why it cannot run."""
     warnings: list[str] = field(default_factory=list)
     """What will go wrong later, or differently than its user may think."""
+    board: dict[str, Any] | None = None
+    """What its model asks of the board, see `tt/report.py`."""
 
 
 def register(subparsers: Any) -> None:
@@ -51,12 +55,17 @@ def register(subparsers: Any) -> None:
     parser = subparsers.add_parser("info", help="what a checkpoint holds", description=__doc__)
     add_checkpoint_options(parser, "checkpoint")
     parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.add_argument("--board", help="walk its model on an emulated board: emulated:n150, emulated:p150, ...")
+    parser.add_argument("--precision", choices=PRECISIONS, default="balanced", help="for --board (default: balanced)")
     parser.set_defaults(run=run)
 
 
 def run(options: argparse.Namespace) -> int:
     """Prints what the checkpoint holds."""
-    info = inspect_checkpoint(checkpoint_source(options, "checkpoint"))
+    source = checkpoint_source(options, "checkpoint")
+    info = inspect_checkpoint(source)
+    if options.board and not info.problems:
+        walk_board(info, source, options.board, options.precision)
     print(json.dumps(asdict(info), indent=2) if options.json else as_text(info))
     return 1 if info.problems else 0
 
@@ -67,7 +76,6 @@ def inspect_checkpoint(source: CheckpointSource) -> CheckpointInfo:
     Raises:
         FileNotFoundError, PermissionError, ConnectionError, ValueError: it has no readable weights or no pi0 config.
     """
-    from ..configuration_pi0_ttnn import load_config
     from ..processor_pi0_ttnn import missing_stats, missing_stats_message
 
     loader = PI0WeightLoader(**vars(source))
@@ -81,7 +89,7 @@ def inspect_checkpoint(source: CheckpointSource) -> CheckpointInfo:
         dtypes=dict(Counter(loader.dtypes().values())),
         parameters=sum(math.prod(shape) for shape in loader.shapes().values()),
         ignored=loader.layout.ignored,
-        policy_type=config.type,
+        policy_type=saved_type(source),
         architecture=config.architecture,
         cameras=list(config.image_features),
         state_dim=state.shape[0] if state else None,
@@ -108,6 +116,34 @@ def inspect_checkpoint(source: CheckpointSource) -> CheckpointInfo:
     return info
 
 
+def walk_board(info: CheckpointInfo, source: CheckpointSource, board_name: str, precision: str) -> None:
+    """Adds what the checkpoint's model asks of an emulated board, all cameras and a full prompt, or why it cannot run there.
+
+    Raises:
+        ValueError: the board is not an emulated one.
+    """
+    from ..emulation.boards import PREFIX
+    from ..tt.board import open_board
+
+    if not board_name.startswith(PREFIX):
+        raise ValueError(f"--board: expected an emulated board, such as {PREFIX}n150, got {board_name!r}")
+    config = load_config(source)
+    with open_board(board_name) as board:
+        from ..tt.report import walk
+
+        try:
+            info.board = walk(
+                config.model_config(),
+                PI0WeightLoader(**vars(source)),
+                board,
+                precision=precision,
+                cameras=max(1, len(info.cameras)),
+                tokens=config.tokenizer_max_length,
+            )
+        except RuntimeError as error:
+            info.problems.append(f"{board_name}, {precision}: {error}")
+
+
 def as_text(info: CheckpointInfo) -> str:
     """Returns the information as lines for a person."""
     stats = "; ".join(f"{feature}: {', '.join(sorted(names))}" for feature, names in info.stats.items())
@@ -125,6 +161,25 @@ def as_text(info: CheckpointInfo) -> str:
         "tokenizer": info.tokenizer or "none saved",
     }
     lines = [f"{name:<14} {value}" for name, value in rows.items()]
+    if info.board:
+        lines += board_lines(info.board)
     lines += [f"warning: {warning}" for warning in info.warnings]
     lines += [f"cannot run: {problem}" for problem in info.problems]
     return "\n".join(lines)
+
+
+def board_lines(report: dict[str, Any]) -> list[str]:
+    """Returns a walk's report as lines for a person."""
+    board, model = report["board"], report["model"]
+    columns, rows = board["grid"]
+    lines = [
+        f"{'board':<14} {board['name']} ({board['kind']}, {board['arch']}), {columns} x {rows} workers",
+        f"{'memory':<14} {board['dram_bytes_in_use'] / 2**30:.2f} of {board['dram_bytes'] / 2**30:.1f} GiB of DRAM in use",
+        f"{'precision':<14} {model['precision']['preset']}",
+    ]
+    lines += [f"  {part:<22} {size / 2**20:8.1f} MiB" for part, size in model["weight_bytes"].items()]
+    lines += [
+        f"  {stage:<22} {counts['operations']:4} operations, {counts['uploads']} uploads, {counts['readbacks']} readbacks"
+        for stage, counts in report["stages"].items()
+    ]
+    return lines

@@ -152,7 +152,7 @@ def open_board(board: str = "auto") -> Board:
     """
     global _open
     wanted = _checked(board)
-    _require_ttnn()
+    require_ttnn()
     with _opening:
         if _open is None:
             _open = _open_new(wanted)
@@ -163,7 +163,8 @@ def open_board(board: str = "auto") -> Board:
         return _open
 
 
-def _require_ttnn() -> None:
+def require_ttnn() -> None:
+    """Raises ImportError, with what to install and what works without, where ttnn is not installed."""
     try:
         import ttnn  # noqa: F401
     except ModuleNotFoundError as error:

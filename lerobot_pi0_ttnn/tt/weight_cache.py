@@ -9,6 +9,7 @@ import json
 import logging
 import zlib
 from collections.abc import Mapping
+from importlib.metadata import version
 from pathlib import Path
 
 import ttnn
@@ -31,7 +32,7 @@ class WeightCache:
     """
 
     def __init__(self, folder: Path, key: Mapping[str, str]) -> None:
-        self._key = {"format": str(FORMAT), "ttnn": ttnn.__version__, **key}
+        self._key = {"format": str(FORMAT), "ttnn": version("ttnn"), **key}
         self.folder = folder / hashlib.sha256(json.dumps(self._key, sort_keys=True).encode()).hexdigest()[:20]
         self._files: dict[str, list[int]] = self._read_manifest()
         self._is_writable = True

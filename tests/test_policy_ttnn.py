@@ -1,0 +1,180 @@
+"""The policy on its default backend: on an emulated board, with the torch backend of the same checkpoint as the judge."""
+
+import json
+import logging
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+import torch
+
+pytest.importorskip("ttnn", reason="the TTNN backend's package is not installed")
+
+import lerobot_pi0_ttnn
+from lerobot_pi0_ttnn import PI0TTNNPolicy
+from lerobot_pi0_ttnn.configuration_pi0_ttnn import PRECISIONS
+from lerobot_pi0_ttnn.tt.precision import PRESETS
+from tests.checkpoints import edit_json, save_lerobot_checkpoint
+from tests.oracle import make_batch, make_lerobot_policy, make_noise
+from tests.quality import assert_quality
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    folder = save_lerobot_checkpoint(make_lerobot_policy(n_action_steps=5), tmp_path_factory.mktemp("pi0"))
+    edit_json(folder / "config.json", architecture="tiny")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def want(checkpoint):
+    policy = PI0TTNNPolicy.from_pretrained(checkpoint, backend="torch")
+    return policy.predict_action_chunk(make_batch(), noise=make_noise())
+
+
+def predict(policy):
+    return policy.predict_action_chunk(make_batch(), noise=make_noise())
+
+
+@pytest.fixture
+def load(board, checkpoint, tmp_path):
+    policies = []
+
+    def load(**overrides):
+        overrides = {"board": board.name, "weight_cache_dir": tmp_path / "cache", **overrides}
+        policies.append(PI0TTNNPolicy.from_pretrained(checkpoint, **overrides))
+        return policies[-1]
+
+    yield load
+    for policy in policies:
+        policy.close()
+
+
+def test_ttnn_is_the_default(load, want):
+    policy = load()
+    assert type(policy.model) is lerobot_pi0_ttnn.PI0Model is lerobot_pi0_ttnn.PI0ModelTTNN
+    actions = predict(policy)
+    assert actions.dtype == torch.float32
+    assert actions.shape == (2, 50, 7)
+    assert_quality(actions, want, pcc=0.999, rel_rmse=0.05)
+
+
+def test_precisions_are_those_that_there_are():
+    assert set(PRECISIONS) == set(PRESETS)
+
+
+def test_loaded_in_one_thread_and_run_in_another(load, want):
+    policy, actions = load(), []
+    thread = threading.Thread(target=lambda: actions.append(predict(policy)))
+    thread.start()
+    thread.join()
+    assert_quality(actions[0], want, pcc=0.999, rel_rmse=0.05)
+
+
+def test_two_policies_share_the_board(load):
+    first, second = load(), load(precision="accurate")
+    assert first.board is second.board
+    first.close()
+    assert second.board.is_open
+    assert predict(second).isfinite().all()
+
+
+def test_without_a_card_there_is_an_error_not_a_fallback(checkpoint):
+    program = "import sys; from lerobot_pi0_ttnn import PI0TTNNPolicy; PI0TTNNPolicy.from_pretrained(sys.argv[1])"
+    result = subprocess.run([sys.executable, "-c", program, checkpoint], capture_output=True, text=True, check=False)
+    if Path("/dev/tenstorrent").exists():
+        pytest.skip("there is a card")
+    assert result.returncode != 0
+    assert "--policy.board=emulated:n150" in result.stderr
+    assert "--policy.backend=torch" in result.stderr
+
+
+class TestWeightCache:
+    @pytest.fixture
+    def cache(self, load, tmp_path):
+        """The cache folder that a first start has left."""
+        load()
+        (folder,) = (tmp_path / "cache").iterdir()
+        return folder
+
+    def test_the_second_start_reads_it(self, load, cache, want, monkeypatch):
+        read = []
+        loader = lerobot_pi0_ttnn.PI0WeightLoader
+        original = loader.__getitem__
+        monkeypatch.setattr(loader, "__getitem__", lambda self, name: read.append(name) or original(self, name))
+        assert_quality(predict(load()), want, pcc=0.999, rel_rmse=0.05)
+        assert [name for name in read if "_proj.weight" in name and "layers" in name] == []
+        assert not any("embed_tokens" in name for name in read)
+
+    def test_both_starts_give_the_same(self, load):
+        assert torch.equal(predict(load()), predict(load()))
+
+    @pytest.mark.parametrize("damage", ["flipped", "cut", "gone"])
+    def test_a_damaged_file_is_made_again(self, load, cache, caplog, damage):
+        expected = predict(load(cache_weights=False))
+        file = next(cache.glob("*expert*layers.0*gate_up_proj.weight.tensorbin"))
+        good = file.read_bytes()
+        if damage == "flipped":
+            file.write_bytes(good[:-500] + bytes(b ^ 0x55 for b in good[-500:]))
+        elif damage == "cut":
+            file.write_bytes(good[:-500])
+        else:
+            file.unlink()
+        with caplog.at_level(logging.WARNING):
+            assert torch.equal(predict(load()), expected)
+        assert "gate_up_proj.weight is converted anew" in caplog.text
+        assert file.read_bytes() == good
+
+    def test_without_its_manifest_nothing_counts(self, load, cache, caplog):
+        expected = predict(load(cache_weights=False))
+        (cache / "manifest.json").write_text(json.dumps({"key": {"checkpoint": "another"}, "files": {}}))
+        with caplog.at_level(logging.WARNING):
+            assert torch.equal(predict(load()), expected)
+        assert "not the manifest of this cache" in caplog.text
+
+    def test_another_checkpoint_or_precision_has_its_own(self, load, cache, checkpoint, tmp_path):
+        load(precision="accurate")
+        assert len(list((tmp_path / "cache").iterdir())) == 2
+        (checkpoint / "model.safetensors").touch()
+        load()
+        assert len(list((tmp_path / "cache").iterdir())) == 3
+
+    def test_a_full_disk_does_not_stop_the_start(self, load, want, caplog, monkeypatch, tmp_path):
+        def full(path, tensor):
+            Path(path).write_bytes(b"half")
+            raise OSError(28, "No space left on device")
+
+        monkeypatch.setattr("ttnn.dump_tensor", full)
+        with caplog.at_level(logging.WARNING):
+            assert_quality(predict(load()), want, pcc=0.999, rel_rmse=0.05)
+        assert caplog.text.count("No space left on device") == 1
+        assert not list((tmp_path / "cache").rglob("*.tensorbin"))
+
+    def test_it_can_be_switched_off(self, load, tmp_path):
+        load(cache_weights=False)
+        assert not (tmp_path / "cache").exists()
+
+
+def test_info_walks_the_board(checkpoint, board, capsys):
+    from lerobot_pi0_ttnn.cli import main
+
+    assert main(["info", str(checkpoint), "--board", board.name, "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)["board"]
+    assert report["board"]["grid"] == [8, 8]
+    assert report["stages"]["denoising step"]["operations"] == 17 * 3 + 6
+    assert [stage["uploads"] for stage in report["stages"].values()] == [13, 0, 0, 0, 0]
+    assert [stage["readbacks"] for stage in report["stages"].values()] == [0] * 5
+    assert report["model"]["parts"]["vision_tower"] == "SigLIPVisionTowerTTNN"
+
+
+def test_info_says_why_it_does_not_fit(checkpoint, board, capsys, monkeypatch):
+    from lerobot_pi0_ttnn.cli import main
+
+    def out_of_memory(*_, **__):
+        raise RuntimeError("TT_FATAL: Out of Memory: Not enough space to allocate 1 B DRAM buffer")
+
+    monkeypatch.setattr("lerobot_pi0_ttnn.tt.report.operations_by_stage", out_of_memory)
+    assert main(["info", str(checkpoint), "--board", board.name]) == 1
+    assert f"cannot run: {board.name}, balanced: TT_FATAL: Out of Memory" in capsys.readouterr().out
