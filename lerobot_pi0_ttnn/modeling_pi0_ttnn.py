@@ -25,7 +25,7 @@ from .observation import ObservationReader
 from .processor_pi0_ttnn import missing_stats, missing_stats_message
 from .recording import Recorder
 from .reference import PI0ModelTorch
-from .weights import check_weights
+from .weights import Shapes, check_weights, shapes_of
 
 if TYPE_CHECKING:
     from .tt.board import Board
@@ -323,8 +323,14 @@ class _Counted(Mapping[str, Tensor]):
         self._bar.update()
         return self._weights[name]
 
+    def __str__(self) -> str:
+        return str(self._weights)
+
     def __iter__(self) -> Any:
         return iter(self._weights)
 
     def __len__(self) -> int:
         return len(self._weights)
+
+    def shapes(self) -> Shapes:
+        return shapes_of(self._weights)

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from ..flow import schedule
 from ..model_config import PI0ModelConfig
-from ..weights import EXPERT, HasShapes, Shapes
+from ..weights import EXPERT, Shapes, shapes_of
 from .board import Board
 from .model import PI0ModelTTNN
 
@@ -25,11 +25,7 @@ class ShapesOnly(Mapping[str, Tensor]):
 
     def __init__(self, weights: Mapping[str, Tensor]) -> None:
         self._weights = weights
-        self._shapes = (
-            weights.shapes()
-            if isinstance(weights, HasShapes)
-            else {name: tuple(t.shape) for name, t in weights.items()}
-        )
+        self._shapes = shapes_of(weights)
 
     def __getitem__(self, name: str) -> Tensor:
         if name.startswith(NEEDED_ON_THE_HOST):
