@@ -13,6 +13,7 @@ from lerobot_pi0_ttnn.reference import PI0ModelTorch
 from lerobot_pi0_ttnn.tt.board import Board, open_board
 
 from .oracle import CAMERAS, ModelInputs, make_batch, make_lerobot_policy, model_inputs, state_dict
+from .quality import measurements
 
 torch.set_num_threads(1)  # tiny matmuls lose more by handing work to threads than they gain
 
@@ -26,6 +27,17 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         default="emulated:n150",
         help="what the parity tests of the TTNN twin run on: emulated:NAME, or auto for a card or the simulator",
     )
+    parser.addoption("--parity-table", action="store_true", help="print what was measured, as docs/parity.md has it")
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    """The worst measurement of each test, as a Markdown table."""
+    if not config.getoption("--parity-table"):
+        return
+    terminalreporter.write_line("\n| test | PCC | relative RMSE | limit |\n|---|---|---|---|")
+    for test in dict.fromkeys(measurement.test for measurement in measurements):
+        worst = max((m for m in measurements if m.test == test), key=lambda m: m.rel_rmse / m.limit)
+        terminalreporter.write_line(f"| {test} | {worst.pcc:.6f} | {worst.rel_rmse:.4f} | {worst.limit} |")
 
 
 @pytest.fixture(scope="session")

@@ -1,7 +1,24 @@
 """How near is near enough: the one measure for results that are not computed in float32."""
 
+import os
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """One call of `assert_quality`: what the parity tables are made of."""
+
+    test: str
+    pcc: float
+    rel_rmse: float
+    limit: float
+
+
+measurements: list[Measurement] = []
+"""Of all tests of this process so far."""
 
 
 def assert_quality(got: Tensor, want: Tensor, *, pcc: float, rel_rmse: float) -> None:
@@ -19,6 +36,8 @@ def assert_quality(got: Tensor, want: Tensor, *, pcc: float, rel_rmse: float) ->
     got, want = got.double().flatten(), want.double().flatten()
     correlation = torch.corrcoef(torch.stack([got, want]))[0, 1].item()
     error = ((got - want).square().mean().sqrt() / want.std(correction=0)).item()
+    test = os.environ.get("PYTEST_CURRENT_TEST", "").partition(" ")[0].partition("::")[2]
+    measurements.append(Measurement(test, correlation, error, rel_rmse))
     measured = f"PCC {correlation:.6f} (at least {pcc}), relative RMSE {error:.6f} (at most {rel_rmse})"
     # Written so that NaN, the correlation with a constant, fails too.
     assert correlation >= pcc, measured
