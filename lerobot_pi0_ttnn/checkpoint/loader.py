@@ -18,7 +18,7 @@ from .layout import recognise
 logger = logging.getLogger(__name__)
 
 COPY_BYTES = 16 << 20
-MAPPED_BYTES = 1 << 30
+MAPPED_BYTES = 256 << 20
 
 
 class PI0WeightLoader(Mapping[str, Tensor]):
