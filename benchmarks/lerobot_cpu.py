@@ -108,7 +108,7 @@ def load(candidate: str, folder: Path) -> torch.nn.Module:
 
 
 def serve(candidate: str, folder: Path, pipe: multiprocessing.connection.Connection) -> None:
-    """Loads one policy and answers requests (present, slots, noise) with (seconds, actions); None ends it with its peak memory."""
+    """Loads one policy, answers requests (present, slots, noise) with (seconds, actions), and None with its peak memory."""
     start = time.perf_counter()
     policy = load(candidate, folder)
     pipe.send(time.perf_counter() - start)

@@ -68,6 +68,7 @@ class PI0TTNNPolicy(PreTrainedPolicy):
             )
         config.validate_features()
         self.weights = weights
+        self._is_closed = False
         self.board = open_backend(config)
         try:
             self.model = build_model(config, weights, self.board)
@@ -192,6 +193,8 @@ class PI0TTNNPolicy(PreTrainedPolicy):
         Raises:
             KeyError, TypeError, ValueError: the batch is not what it should be; see `ObservationReader`.
         """
+        if self._is_closed:
+            raise RuntimeError("this policy is closed; load it again with from_pretrained.")
         observation = self._read(batch)
         if noise is not None:
             self._check_noise(noise, rows=observation.state.shape[0])
@@ -217,9 +220,10 @@ class PI0TTNNPolicy(PreTrainedPolicy):
             raise ValueError(f"noise: expected {expected} float32, got {tuple(noise.shape)} {noise.dtype}.")
 
     def close(self) -> None:
-        """Gives the board back. The policy cannot predict any more; what it has predicted stays queued."""
-        if self.board:
+        """Gives the board back, once. The policy cannot predict any more; what it has predicted stays queued."""
+        if self.board and not self._is_closed:
             self.board.close()
+        self._is_closed = True
 
     def to(self, *args: Any, **kwargs: Any) -> Self:
         """Returns the policy as it is: batches and actions stay on the CPU, and the backend has its own device."""

@@ -77,8 +77,11 @@ def test_two_policies_share_the_board(load):
     first, second = load(), load(precision="accurate")
     assert first.board is second.board
     first.close()
+    first.close()
     assert second.board.is_open
     assert predict(second).isfinite().all()
+    with pytest.raises(RuntimeError, match="this policy is closed"):
+        predict(first)
 
 
 def test_without_a_card_there_is_an_error_not_a_fallback(checkpoint):

@@ -111,7 +111,7 @@ class PI0ModelTTNN:
         return euler_integrate(velocity, row.noise, steps)
 
     def describe(self) -> dict[str, Any]:
-        """Returns what runs where: parts, device, precision by role, bytes of weights by part, transfers."""
+        """Returns what runs where: parts, device, precision by role, bytes of weights by part (all of them in DRAM)."""
         backbone = self.backbone
         parts = {
             "vision_tower": backbone.vision_tower,

@@ -191,9 +191,7 @@ class TestCalls:
         exact.sample_actions(**inputs, noise=make_noise(batch), num_steps=3)
         with board.record() as counts:
             exact.sample_actions(**inputs, noise=make_noise(batch), num_steps=3)
-        assert (
-            counts.uploads.count == UPLOADS_PER_ROW * batch == exact.describe()["transfers"]["uploads_per_row"] * batch
-        )
+        assert counts.uploads.count == UPLOADS_PER_ROW * batch
         assert counts.readbacks.count == 1
         assert counts.readbacks.bytes == batch * 64 * 32 * 4
 
