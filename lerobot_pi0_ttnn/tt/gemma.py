@@ -38,7 +38,7 @@ def rotary_tables(positions: Tensor, config: GemmaConfig, dtype: ttnn.DataType, 
 def rotate(x: ttnn.Tensor, tables: RotaryTables, precision: OpPrecision) -> ttnn.Tensor:
     """Returns x, (1, N, T, H), rotated by its tokens' positions: the first half of H is paired with the second."""
     return ttnn.experimental.rotary_embedding_hf(
-        x, tables.cos, tables.sin, is_decode_mode=False, compute_kernel_config=precision.kernel
+        x, tables.cos, tables.sin, is_decode_mode=False, compute_kernel_config=precision.exact_kernel
     )
 
 

@@ -84,7 +84,7 @@ class RMSNorm:
     def __init__(self, weights: DeviceWeights, epsilon: float, precision: OpPrecision) -> None:
         self.scale = 1.0 + weights.take("weight")
         self.epsilon = epsilon
-        self.kernel = precision.kernel
+        self.kernel = precision.exact_kernel
 
     def folded(self, weight: Tensor) -> Tensor:
         """Returns the (out, in) float32 weight of a linear that reads the norm, with the scale in it."""
@@ -108,7 +108,7 @@ class LayerNorm:
         self.weight = weights.take("weight")
         self.bias = weights.take("bias")
         self.epsilon = epsilon
-        self.kernel = precision.kernel
+        self.kernel = precision.exact_kernel
 
     def folded_weight(self, weight: Tensor) -> Tensor:
         """Returns the (out, in) float32 weight of a linear that reads the norm, with the scale in it."""
@@ -155,7 +155,7 @@ def attention(
         is_causal=False,
         scale=scale,
         program_config=sdpa_program(q.device(), q.shape[-2], k.shape[-2]),
-        compute_kernel_config=precision.kernel,
+        compute_kernel_config=precision.exact_kernel,
         output_concat_heads=True,
     )
 

@@ -9,6 +9,13 @@ from dataclasses import dataclass, fields
 import ttnn
 
 
+def _kernel(fidelity: ttnn.MathFidelity) -> ttnn.WormholeComputeKernelConfig:
+    """Returns a config for Wormhole and Blackhole alike: exact exp and gelu, float32 accumulation."""
+    return ttnn.WormholeComputeKernelConfig(
+        math_fidelity=fidelity, math_approx_mode=False, fp32_dest_acc_en=True, packer_l1_acc=True
+    )
+
+
 @dataclass(frozen=True)
 class OpPrecision:
     """Precision of the ops of one role.
@@ -17,7 +24,8 @@ class OpPrecision:
         weights: dtype of the matrices.
         activations: dtype of what the ops hand on.
         stream: dtype of the residual stream that the role adds to.
-        fidelity: passes of the multiplier; HiFi4 uses every bit of a bfloat16 mantissa, HiFi2 half of one operand's.
+        fidelity: passes of the multiplier in matmuls; HiFi4 uses every bit of a bfloat16 mantissa, HiFi2 half of one
+            operand's.
     """
 
     weights: ttnn.DataType
@@ -27,10 +35,17 @@ class OpPrecision:
 
     @property
     def kernel(self) -> ttnn.WormholeComputeKernelConfig:
-        """The compute kernel config, for Wormhole and Blackhole alike: exact exp and gelu, float32 accumulation."""
-        return ttnn.WormholeComputeKernelConfig(
-            math_fidelity=self.fidelity, math_approx_mode=False, fp32_dest_acc_en=True, packer_l1_acc=True
-        )
+        """The compute kernel config of matmuls with weights."""
+        return _kernel(self.fidelity)
+
+    @property
+    def exact_kernel(self) -> ttnn.WormholeComputeKernelConfig:
+        """The compute kernel config of all that is not a matmul with weights: norms, RoPE, attention.
+
+        Fewer passes cut low bits off instead of rounding them, so that real kernels make everything a little smaller, and
+        it adds up. These ops are a fiftieth of the multiplications.
+        """
+        return _kernel(ttnn.MathFidelity.HiFi4)
 
 
 @dataclass(frozen=True)
