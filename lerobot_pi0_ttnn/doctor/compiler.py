@@ -8,7 +8,7 @@ import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
-from .finding import Finding
+from .finding import Finding, Status
 
 SYSTEM_FOLDER = Path("/opt/tenstorrent/sfpi")
 COMPILER = Path("compiler/bin/riscv-tt-elf-g++")
@@ -49,7 +49,7 @@ def check_compiler(
         real_kernels: there is a card or a simulator; emulated boards bring a stand-in of their own.
         machine: the processor, as `x86_64`.
     """
-    status = "fail" if real_kernels else "warn"
+    status: Status = "fail" if real_kernels else "warn"
     wanted = wanted_release(root)
     release = f"release {wanted}" if wanted else f"the release that {root / VERSION_TABLE} should name"
     page = "https://github.com/tenstorrent/sfpi/releases" + (f"/tag/{wanted}" if wanted else "")
