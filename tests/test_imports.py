@@ -16,7 +16,7 @@ LAYERS = [
     {"masks", "flow", "weights"},
     {"observation", "recording", "checkpoint", "reference", "tt", "emulation"},
     {"configuration_pi0_ttnn", "processor_pi0_ttnn", "modeling_pi0_ttnn", "plugins"},
-    {"demo", "cli", "__main__"},
+    {"demo", "doctor", "cli", "__main__"},
 ]
 """A module imports from its own layer or from those before it."""
 

@@ -61,6 +61,14 @@ def _stats(source: CheckpointSource, state_file: str | None) -> dict[str, list[s
     return stats
 
 
+def tokenizer_is_here(name: str) -> bool:
+    """Returns whether a tokenizer, named by folder or Hub id, can be read without the network."""
+    folder = Path(name).expanduser()
+    if folder.is_dir():
+        return any((folder / file).is_file() for file in TOKENIZER_FILES)
+    return any(isinstance(try_to_load_from_cache(name, file), str) for file in TOKENIZER_FILES)
+
+
 def tokenizer_problem(name: str) -> str | None:
     """Returns why the tokenizer could not be had, and what to do; None where it can.
 
@@ -72,7 +80,7 @@ def tokenizer_problem(name: str) -> str | None:
         if any((folder / file).is_file() for file in TOKENIZER_FILES):
             return None
         return f"{name}: this folder holds no tokenizer (none of {', '.join(TOKENIZER_FILES)})."
-    if any(isinstance(try_to_load_from_cache(name, file), str) for file in TOKENIZER_FILES):
+    if tokenizer_is_here(name):
         return None
     remedy = (
         f"accept its terms at https://huggingface.co/{name} and run `hf auth login`, or name a folder that holds the "

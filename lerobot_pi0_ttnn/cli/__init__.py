@@ -8,9 +8,9 @@ import logging
 import sys
 from collections.abc import Sequence
 
-from . import convert, demo, info, plot
+from . import convert, demo, doctor, info, plot
 
-SUBCOMMANDS = (demo, convert, info, plot)
+SUBCOMMANDS = (demo, convert, info, plot, doctor)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -1,0 +1,71 @@
+"""ttnn's kernel compiler, sfpi: ttnn compiles its kernels on first use, and its wheel does not carry the compiler."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+from .finding import Finding, Status
+
+SYSTEM_FOLDER = Path("/opt/tenstorrent/sfpi")
+COMPILER = Path("compiler/bin/riscv-tt-elf-g++")
+VERSION_TABLE = Path("tt_metal/sfpi-version")
+
+
+def ttnn_folder() -> Path | None:
+    """Returns the folder of the installed package ttnn, which is not imported; None where there is none."""
+    spec = importlib.util.find_spec("ttnn")
+    return Path(spec.origin).parent if spec and spec.origin else None
+
+
+def wanted_release(root: Path) -> str | None:
+    """Returns the release that ttnn's version table names, as `7.89.0`; None where the table or its entry is absent."""
+    table = root / VERSION_TABLE
+    found = re.search(r"^sfpi_version='?([\w.]+)", table.read_text(), re.MULTILINE) if table.is_file() else None
+    return found.group(1) if found else None
+
+
+def compiler_banner(compiler: Path) -> str:
+    """Returns the first line of the compiler's `--version`, or why it does not run."""
+    try:
+        result = subprocess.run([compiler, "--version"], capture_output=True, text=True, timeout=20, check=False)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return str(error)
+    return (result.stdout or result.stderr).strip().partition("\n")[0]
+
+
+def check_compiler(
+    root: Path, system: Path, *, banner: Callable[[Path], str], real_kernels: bool, machine: str
+) -> Finding:
+    """Whether ttnn will find its compiler, of the release it wants.
+
+    Args:
+        root: ttnn's runtime root: its package, or where TT_METAL_RUNTIME_ROOT points.
+        system: where else ttnn looks, `SYSTEM_FOLDER`.
+        banner: see `compiler_banner`.
+        real_kernels: there is a card or a simulator; emulated boards bring a stand-in of their own.
+        machine: the processor, as `x86_64`.
+    """
+    status: Status = "fail" if real_kernels else "warn"
+    wanted = wanted_release(root)
+    release = f"release {wanted}" if wanted else f"the release that {root / VERSION_TABLE} should name"
+    page = "https://github.com/tenstorrent/sfpi/releases" + (f"/tag/{wanted}" if wanted else "")
+    fix = f"install {release} for {machine} (.deb, .rpm, or the .txz unpacked to {system}) from {page}"
+    for folder in (root / "runtime" / "sfpi", system):
+        if not (folder / COMPILER).is_file():
+            continue
+        line = banner(folder / COMPILER)
+        version = re.search(r"tenstorrent/sfpi:([\w.]+)", line)
+        if version is None:
+            return Finding("kernel compiler", status, f"{folder / COMPILER} does not say its version: {line!r}", fix)
+        if version.group(1) != wanted:
+            found = f"{folder}: {version.group(1)}; this ttnn wants {wanted or 'a release that it does not name'}"
+            return Finding("kernel compiler", "warn", found, fix)
+        return Finding("kernel compiler", "ok", f"{folder}: {wanted}, as this ttnn wants")
+    found = f"none in {root / 'runtime' / 'sfpi'} or {system}: ttnn's wheel does not carry sfpi"
+    if not real_kernels:
+        found += "; a card or the simulator needs it, an emulated board does not"
+    return Finding("kernel compiler", status, found, fix)
