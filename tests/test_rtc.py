@@ -17,10 +17,14 @@ from lerobot_pi0_ttnn import PI0TTNNConfig, PI0TTNNPolicy
 from lerobot_pi0_ttnn.flow import euler_integrate, schedule
 from lerobot_pi0_ttnn.model_config import TINY
 from lerobot_pi0_ttnn.rtc import ATTENTION_SCHEDULES, Guidance, gains, guided, make_guidance, prefix_weights
+from tests import oracle
 from tests.checkpoints import edit_json, save_lerobot_checkpoint
-from tests.oracle import ACTION_DIM, make_batch, make_lerobot_policy, make_noise, state_dict
+from tests.oracle import ACTION_DIM, make_lerobot_policy, make_noise, state_dict
 from tests.parity.tt import only_row
 from tests.quality import assert_quality
+
+CAMERAS = ("front",)
+"""One is enough: guidance knows nothing of them."""
 
 SCHEDULES = pytest.mark.parametrize("attention", list(RTCAttentionSchedule), ids=lambda attention: attention.value)
 DELAYS = (0, 4, 12, 60)
@@ -42,15 +46,19 @@ def randn(*shape: int, seed: int = 5) -> torch.Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
-def enable(policy, **rtc):
+def make_batch(batch: int = 2, seed: int = 1) -> dict[str, torch.Tensor]:
+    return oracle.make_batch(batch, CAMERAS, seed=seed)
+
+
+def enable(ours, **rtc):
     """As LeRobot's rollout does it, after loading."""
-    policy.config.rtc_config = RTCConfig(**rtc)
-    policy.init_rtc_processor()
+    ours.config.rtc_config = RTCConfig(**rtc)
+    ours.init_rtc_processor()
 
 
 @pytest.fixture(scope="module")
 def lerobot_policy():
-    return make_lerobot_policy()
+    return make_lerobot_policy(cameras=CAMERAS)
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +69,7 @@ def loaded(lerobot_policy):
 
 
 @pytest.fixture
-def policy(loaded):
+def ours(loaded):
     """Ours, with LeRobot's defaults."""
     enable(loaded)
     return loaded
@@ -146,86 +154,83 @@ class TestPolicy:
 
     @pytest.mark.parametrize("shape", PREFIXES.values(), ids=PREFIXES)
     @SCHEDULES
-    def test_it_is_lerobots(self, policy, lerobot_policy, attention, shape):
+    def test_it_is_lerobots(self, ours, lerobot_policy, attention, shape):
         batch, noise = make_batch(), make_noise()
-        for both in (policy, lerobot_policy):
+        for both in (ours, lerobot_policy):
             enable(both, prefix_attention_schedule=attention)
-        for delay, end in itertools.product(DELAYS, HORIZONS):
-            if (
-                (delay + (end or 10)) % 3 and delay and end
-            ):  # the slow judge sees a third of what the loop's test has seen
-                continue
+        # The judge is slow: each prefix gets a seventh of the pairs, so that each schedule sees all of them.
+        start = list(PREFIXES.values()).index(shape)
+        for delay, end in itertools.islice(itertools.product(DELAYS, HORIZONS), start, None, len(PREFIXES)):
             call = {"inference_delay": delay, "prev_chunk_left_over": randn(*shape), "execution_horizon": end}
-            got = policy.predict_action_chunk(batch, noise=noise, num_steps=4, **call)
+            got = ours.predict_action_chunk(batch, noise=noise, num_steps=4, **call)
             want = lerobot_policy.predict_action_chunk(batch, noise=noise, num_steps=4, **call)
             assert (got - want).abs().max() <= 1e-5, call
 
-    @SCHEDULES
     @pytest.mark.parametrize("num_steps", [None, 1, 20])
     @pytest.mark.parametrize("max_gain", [0.5, 10.0, 100.0])
-    def test_steps_and_limits(self, policy, lerobot_policy, attention, num_steps, max_gain):
-        for both in (policy, lerobot_policy):
-            enable(both, prefix_attention_schedule=attention, max_guidance_weight=max_gain, execution_horizon=20)
-        call = {"inference_delay": 4, "prev_chunk_left_over": randn(30, ACTION_DIM)}
-        steps = {"num_steps": num_steps} if num_steps else {}
-        got = policy.predict_action_chunk(make_batch(), noise=make_noise(), **call, **steps)
-        want = lerobot_policy.predict_action_chunk(make_batch(), noise=make_noise(), **call, **steps)
-        assert (got - want).abs().max() <= 1e-5
+    def test_steps_and_limits(self, ours, lerobot_policy, num_steps, max_gain):
+        for both in (ours, lerobot_policy):
+            enable(both, max_guidance_weight=max_gain, execution_horizon=20)
+        call = {"inference_delay": 4, "prev_chunk_left_over": randn(30, ACTION_DIM), "num_steps": num_steps}
+        got = ours.predict_action_chunk(make_batch(), noise=make_noise(), **call)
+        want = lerobot_policy.predict_action_chunk(make_batch(), noise=make_noise(), **call)
+        # One step with a gain of 10 goes ten times too far, with actions of size 25 and rounding errors to match.
+        assert (got - want).abs().max() <= 1e-5 * max(1.0, want.abs().max() / 5)
 
-    def test_chunk_after_chunk(self, policy, lerobot_policy):
+    def test_chunk_after_chunk(self, ours, lerobot_policy):
         """As the engine runs it: each chunk follows on from what is left of its own predecessor."""
         enable(lerobot_policy)
-        left_over = {id(both): None for both in (policy, lerobot_policy)}
+        left_over = {id(both): None for both in (ours, lerobot_policy)}
         for tick in range(4):
             chunks = []
-            for both in (policy, lerobot_policy):
+            for both in (ours, lerobot_policy):
                 call = {"inference_delay": 3, "prev_chunk_left_over": left_over[id(both)]}
                 chunk = both.predict_action_chunk(make_batch(1, seed=tick), noise=make_noise(1, seed=tick), **call)
                 left_over[id(both)] = chunk[0, 20:]
                 chunks.append(chunk)
             assert (chunks[0] - chunks[1]).abs().max() <= 1e-5
 
-    def test_without_a_former_chunk_it_is_plain(self, policy):
-        plain = policy.predict_action_chunk(make_batch(), noise=make_noise())
-        first = policy.predict_action_chunk(
+    def test_without_a_former_chunk_it_is_plain(self, ours):
+        plain = ours.predict_action_chunk(make_batch(), noise=make_noise())
+        first = ours.predict_action_chunk(
             make_batch(), noise=make_noise(), inference_delay=4, prev_chunk_left_over=None, execution_horizon=10
         )
         assert torch.equal(first, plain)
-        guided_chunk = policy.predict_action_chunk(
+        guided_chunk = ours.predict_action_chunk(
             make_batch(), noise=make_noise(), prev_chunk_left_over=randn(25, ACTION_DIM), inference_delay=4
         )
         assert (guided_chunk - plain).abs().max() > 0.1
 
-    def test_without_weight_it_is_plain(self, policy):
-        plain = policy.predict_action_chunk(make_batch(), noise=make_noise())
-        enable(policy, prefix_attention_schedule=RTCAttentionSchedule.ZEROS)
+    def test_without_weight_it_is_plain(self, ours):
+        plain = ours.predict_action_chunk(make_batch(), noise=make_noise())
+        enable(ours, prefix_attention_schedule=RTCAttentionSchedule.ZEROS)
         call = {"prev_chunk_left_over": randn(25, ACTION_DIM), "inference_delay": 0}
-        assert torch.equal(policy.predict_action_chunk(make_batch(), noise=make_noise(), **call), plain)
+        assert torch.equal(ours.predict_action_chunk(make_batch(), noise=make_noise(), **call), plain)
 
-    def test_switched_off_it_is_plain(self, policy):
+    def test_switched_off_it_is_plain(self, ours):
         call = {"prev_chunk_left_over": randn(25, ACTION_DIM), "inference_delay": 4}
-        policy.config.rtc_config.enabled = False
-        plain = policy.predict_action_chunk(make_batch(), noise=make_noise())
-        assert torch.equal(policy.predict_action_chunk(make_batch(), noise=make_noise(), **call), plain)
+        ours.config.rtc_config.enabled = False
+        plain = ours.predict_action_chunk(make_batch(), noise=make_noise())
+        assert torch.equal(ours.predict_action_chunk(make_batch(), noise=make_noise(), **call), plain)
 
-    def test_no_delay_is_none(self, policy):
+    def test_no_delay_is_none(self, ours):
         """LeRobot's fails there with a TypeError."""
         call = {"prev_chunk_left_over": randn(25, ACTION_DIM)}
-        got = policy.predict_action_chunk(make_batch(), noise=make_noise(), **call)
-        want = policy.predict_action_chunk(make_batch(), noise=make_noise(), inference_delay=0, **call)
+        got = ours.predict_action_chunk(make_batch(), noise=make_noise(), **call)
+        want = ours.predict_action_chunk(make_batch(), noise=make_noise(), inference_delay=0, **call)
         assert torch.equal(got, want)
 
-    def test_inference_mode(self, policy):
+    def test_inference_mode(self, ours):
         call = {"prev_chunk_left_over": randn(25, ACTION_DIM), "inference_delay": 4}
-        want = policy.predict_action_chunk(make_batch(), noise=make_noise(), **call)
+        want = ours.predict_action_chunk(make_batch(), noise=make_noise(), **call)
         with torch.inference_mode():
             call["prev_chunk_left_over"] = randn(25, ACTION_DIM)
-            got = policy.predict_action_chunk(make_batch(), noise=make_noise(), **call)
+            got = ours.predict_action_chunk(make_batch(), noise=make_noise(), **call)
         assert torch.equal(got, want)
 
-    def test_the_former_chunk_is_not_changed(self, policy):
+    def test_the_former_chunk_is_not_changed(self, ours):
         left_over = randn(2, 50, 32)
-        policy.predict_action_chunk(make_batch(), prev_chunk_left_over=left_over)
+        ours.predict_action_chunk(make_batch(), prev_chunk_left_over=left_over)
         assert torch.equal(left_over, randn(2, 50, 32))
 
     @pytest.mark.parametrize(
@@ -242,48 +247,48 @@ class TestPolicy:
             ({"prev_chunk_left_over": randn(25, 7), "execution_horizon": -1}, "execution_horizon: expected a number"),
         ],
     )
-    def test_bad_input(self, policy, monkeypatch, call, message):
-        monkeypatch.setattr(policy.model, "sample_actions", lambda *_, **__: pytest.fail("the model was run"))
+    def test_bad_input(self, ours, monkeypatch, call, message):
+        monkeypatch.setattr(ours.model, "sample_actions", lambda *_, **__: pytest.fail("the model was run"))
         with pytest.raises(ValueError, match=message):
-            policy.predict_action_chunk(make_batch(), **call)
+            ours.predict_action_chunk(make_batch(), **call)
 
     @pytest.mark.parametrize("max_gain", [math.inf, math.nan])
-    def test_bad_config(self, policy, max_gain):
-        enable(policy, max_guidance_weight=max_gain)
+    def test_bad_config(self, ours, max_gain):
+        enable(ours, max_guidance_weight=max_gain)
         with pytest.raises(ValueError, match="max_guidance_weight: expected a positive number"):
-            policy.predict_action_chunk(make_batch(), prev_chunk_left_over=randn(25, ACTION_DIM))
-        enable(policy, prefix_attention_schedule="COSINE")
+            ours.predict_action_chunk(make_batch(), prev_chunk_left_over=randn(25, ACTION_DIM))
+        enable(ours, prefix_attention_schedule="COSINE")
         with pytest.raises(ValueError, match="expected one of ZEROS, ONES, LINEAR, EXP, got 'COSINE'"):
-            policy.predict_action_chunk(make_batch(), prev_chunk_left_over=randn(25, ACTION_DIM))
+            ours.predict_action_chunk(make_batch(), prev_chunk_left_over=randn(25, ACTION_DIM))
 
 
 class TestContract:
-    def test_lerobots_engine_takes_it(self, policy):
-        assert policy.supports_rtc() is True
-        assert supports_rtc_inference(policy)
+    def test_lerobots_engine_takes_it(self, ours):
+        assert ours.supports_rtc() is True
+        assert supports_rtc_inference(ours)
 
-    def test_the_processor_follows_the_config(self, policy, caplog):
-        assert policy.rtc_processor.rtc_config is policy.config.rtc_config
+    def test_the_processor_follows_the_config(self, ours, caplog):
+        assert ours.rtc_processor.rtc_config is ours.config.rtc_config
         with caplog.at_level(logging.WARNING):
-            enable(policy, debug=True)
+            enable(ours, debug=True)
         assert "rtc_config.debug has no effect" in caplog.text
-        policy.config.rtc_config = None
-        policy.init_rtc_processor()
-        assert policy.rtc_processor is None
-        assert policy._rtc_enabled() is False
+        ours.config.rtc_config = None
+        ours.init_rtc_processor()
+        assert ours.rtc_processor is None
+        assert ours._rtc_enabled() is False
 
-    def test_select_action_is_refused(self, policy):
+    def test_select_action_is_refused(self, ours):
         with pytest.raises(RuntimeError, match=r"real-time chunking is enabled.*--inference\.type=rtc"):
-            policy.select_action(make_batch())
-        policy.config.rtc_config.enabled = False
-        assert policy.select_action(make_batch()).shape == (2, ACTION_DIM)
+            ours.select_action(make_batch())
+        ours.config.rtc_config.enabled = False
+        assert ours.select_action(make_batch()).shape == (2, ACTION_DIM)
 
-    def test_saved_and_loaded(self, policy, tmp_path):
-        enable(policy, execution_horizon=7, prefix_attention_schedule=RTCAttentionSchedule.EXP)
-        policy.save_pretrained(tmp_path)
+    def test_saved_and_loaded(self, ours, tmp_path):
+        enable(ours, execution_horizon=7, prefix_attention_schedule=RTCAttentionSchedule.EXP)
+        ours.save_pretrained(tmp_path)
         assert json.loads((tmp_path / "config.json").read_text())["rtc_config"]["execution_horizon"] == 7
         again = PI0TTNNPolicy.from_pretrained(tmp_path)
-        assert again.config.rtc_config == policy.config.rtc_config
+        assert again.config.rtc_config == ours.config.rtc_config
         assert again.rtc_processor.rtc_config.enabled
 
 
@@ -294,20 +299,20 @@ class TestTTNN:
     def on_board(self, board, lerobot_policy, tmp_path_factory):
         folder = save_lerobot_checkpoint(lerobot_policy, tmp_path_factory.mktemp("pi0"))
         edit_json(folder / "config.json", architecture="tiny", rtc_config=None)
-        policy = PI0TTNNPolicy.from_pretrained(folder, board=board.name, cache_weights=False)
-        yield policy
-        policy.close()
+        ours = PI0TTNNPolicy.from_pretrained(folder, board=board.name, cache_weights=False)
+        yield ours
+        ours.close()
 
     @pytest.mark.parametrize(
         "shape", [PREFIXES["rows-shared"], PREFIXES["as-the-model-sees-it"]], ids=["short", "whole"]
     )
     @SCHEDULES
-    def test_it_is_the_twin(self, on_board, policy, attention, shape):
+    def test_it_is_the_twin(self, on_board, ours, attention, shape):
         call = {"inference_delay": 4, "prev_chunk_left_over": randn(*shape), "execution_horizon": 20}
-        for both in (policy, on_board):
+        for both in (ours, on_board):
             enable(both, prefix_attention_schedule=attention)
         got = on_board.predict_action_chunk(make_batch(), noise=make_noise(), **call)
-        want = policy.predict_action_chunk(make_batch(), noise=make_noise(), **call)
+        want = ours.predict_action_chunk(make_batch(), noise=make_noise(), **call)
         assert_quality(got, want, pcc=0.999, rel_rmse=0.05)
 
     def test_without_weight_it_is_plain(self, on_board):
