@@ -12,6 +12,7 @@ import torch
 from huggingface_hub import constants
 from lerobot.configs import PreTrainedConfig
 from lerobot.policies.pretrained import PreTrainedPolicy
+from lerobot.policies.rtc.modeling_rtc import RTCProcessor
 from lerobot.utils.constants import ACTION
 from safetensors.torch import save_file
 from torch import Tensor
@@ -25,6 +26,7 @@ from .observation import ObservationReader
 from .processor_pi0_ttnn import missing_stats, missing_stats_message
 from .recording import Recorder
 from .reference import PI0ModelTorch
+from .rtc import Guidance, make_guidance
 from .weights import Shapes, check_weights, shapes_of
 
 if TYPE_CHECKING:
@@ -82,6 +84,7 @@ class PI0TTNNPolicy(PreTrainedPolicy):
             vocab_size=self.model.config.vocab_size,
         )
         self._recorder = Recorder(config.recording_path) if config.recording_path else None
+        self.init_rtc_processor()
         self.reset()
         self.eval()
 
@@ -156,6 +159,20 @@ class PI0TTNNPolicy(PreTrainedPolicy):
         if self._recorder:
             self._recorder.reset()
 
+    def supports_rtc(self) -> bool:
+        """Returns True: LeRobot's engine may ask for chunks that follow on from the former one."""
+        return True
+
+    def init_rtc_processor(self) -> None:
+        """Follows `config.rtc_config`, which LeRobot's engine sets after loading; call it again once that has changed."""
+        rtc = self.config.rtc_config
+        self.rtc_processor = RTCProcessor(rtc) if rtc else None
+        if rtc and rtc.debug:
+            logger.warning("rtc_config.debug has no effect on this policy: the steps stay on its backend.")
+
+    def _rtc_enabled(self) -> bool:
+        return self.config.rtc_config is not None and self.config.rtc_config.enabled
+
     @torch.no_grad()
     def select_action(self, batch: dict[str, Tensor], *, noise: Tensor | None = None) -> Tensor:
         """Returns the next action, (B, A) float32 on the CPU, normalised; predicts a chunk when the queue is empty.
@@ -163,7 +180,15 @@ class PI0TTNNPolicy(PreTrainedPolicy):
         Args:
             batch: see `predict_action_chunk`.
             noise: for the chunk, if one is predicted.
+
+        Raises:
+            RuntimeError: real-time chunking is enabled, and LeRobot's engine is to manage the queue.
         """
+        if self._rtc_enabled():
+            raise RuntimeError(
+                "select_action: real-time chunking is enabled, and needs predict_action_chunk and a queue that knows the "
+                "delay: run lerobot-rollout --inference.type=rtc, or set config.rtc_config.enabled = False."
+            )
         if not self._action_queue:
             chunk = self.predict_action_chunk(batch, noise=noise)
             self._action_queue.extend(chunk[:, : self.config.n_action_steps].transpose(0, 1))
@@ -181,6 +206,9 @@ class PI0TTNNPolicy(PreTrainedPolicy):
         noise: Tensor | None = None,
         num_steps: int | None = None,
         generator: torch.Generator | None = None,
+        inference_delay: int | None = None,
+        prev_chunk_left_over: Tensor | None = None,
+        execution_horizon: int | None = None,
     ) -> Tensor:
         """Returns a chunk of actions, (B, chunk_size, A) float32 on the CPU, normalised.
 
@@ -189,15 +217,26 @@ class PI0TTNNPolicy(PreTrainedPolicy):
             noise: (B, chunk_size, max_action_dim) float32; drawn by default.
             num_steps: Euler steps; `config.num_inference_steps` by default.
             generator: source of the noise; torch's global one by default.
+            inference_delay: how many actions are executed before the chunk is there; 0 by default. This and what follows
+                counts only where `config.rtc_config` is enabled.
+            prev_chunk_left_over: (T, A) or (B, T, A), what is left of the former chunk, as this method returned it; the
+                chunk follows on from it. None for the first one.
+            execution_horizon: from which action on the chunk is free; that of `config.rtc_config` by default.
 
         Raises:
-            KeyError, TypeError, ValueError: the batch is not what it should be; see `ObservationReader`.
+            KeyError, TypeError, ValueError: the batch is not what it should be, see `ObservationReader`; nor the rest of
+                the former chunk, see `make_guidance`.
         """
         if self._is_closed:
             raise RuntimeError("this policy is closed; load it again with from_pretrained.")
         observation = self._read(batch)
         if noise is not None:
             self._check_noise(noise, rows=observation.state.shape[0])
+        guidance = None
+        if prev_chunk_left_over is not None and self._rtc_enabled():
+            guidance = self._guidance(
+                prev_chunk_left_over, observation.state.shape[0], inference_delay, execution_horizon
+            )
         with self.board.lock if self.board else nullcontext():
             actions = self.model.sample_actions(
                 observation.images,
@@ -208,11 +247,26 @@ class PI0TTNNPolicy(PreTrainedPolicy):
                 noise=noise,
                 num_steps=num_steps,
                 generator=generator,
+                guidance=guidance,
             )
         actions = actions[:, :, : self.config.output_features[ACTION].shape[0]]
         if self._recorder:
             self._recorder.chunk(actions)
         return actions
+
+    def _guidance(
+        self, left_over: Tensor, rows: int, delay: int | None, execution_horizon: int | None
+    ) -> Guidance[Tensor]:
+        rtc, model = self.config.rtc_config, self.model.config
+        return make_guidance(
+            left_over,
+            (rows, model.horizon, model.action_dim),
+            widths=(self.config.output_features[ACTION].shape[0], model.action_dim),
+            delay=delay or 0,
+            execution_horizon=rtc.execution_horizon if execution_horizon is None else execution_horizon,
+            schedule=rtc.prefix_attention_schedule,
+            max_gain=rtc.max_guidance_weight,
+        )
 
     def _check_noise(self, noise: Tensor, rows: int) -> None:
         expected = (rows, self.model.config.horizon, self.model.config.action_dim)

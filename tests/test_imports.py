@@ -13,7 +13,7 @@ ROOT = Path(lerobot_pi0_ttnn.__file__).parent
 
 LAYERS = [
     {"model_config"},
-    {"masks", "flow", "weights"},
+    {"masks", "flow", "rtc", "weights"},
     {"observation", "recording", "checkpoint", "reference", "tt", "emulation"},
     {"configuration_pi0_ttnn", "processor_pi0_ttnn", "modeling_pi0_ttnn", "plugins"},
     {"demo", "doctor", "cli", "__main__"},

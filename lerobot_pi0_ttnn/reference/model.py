@@ -7,6 +7,7 @@ from torch import Tensor
 
 from ..flow import euler_integrate, sample_noise, schedule
 from ..model_config import PI0ModelConfig
+from ..rtc import Guidance, guided
 from ..weights import Weights, check_weights
 from .paligemma import PaliGemmaBackboneTorch
 from .suffix import SuffixEmbeddingTorch
@@ -44,6 +45,7 @@ class PI0ModelTorch:
         noise: Tensor | None = None,
         num_steps: int | None = None,
         generator: torch.Generator | None = None,
+        guidance: Guidance[Tensor] | None = None,
     ) -> Tensor:
         """Returns a chunk of actions, (B, horizon, action_dim) float32, in the normalised units of training.
 
@@ -56,9 +58,11 @@ class PI0ModelTorch:
             noise: (B, horizon, action_dim) float32; drawn from `generator` by default.
             num_steps: Euler steps; `config.num_steps` by default.
             generator: source of the noise; torch's global one by default.
+            guidance: towards the former chunk; none by default.
         """
         steps = self.config.num_steps if num_steps is None else num_steps
-        time_bias = self.suffix_embedding.time_bias(schedule(steps))
+        times = schedule(steps)
+        time_bias = self.suffix_embedding.time_bias(times)
         if noise is None:
             noise = sample_noise((state.shape[0], self.config.horizon, self.config.action_dim), generator)
 
@@ -70,4 +74,6 @@ class PI0ModelTorch:
             action_embeddings = self.suffix_embedding.embed_actions(x_t, time_bias[step])
             return self.suffix_embedding.velocity(self.backbone.forward_actions(action_embeddings, prefix))
 
-        return euler_integrate(velocity, noise, steps)
+        if guidance is None:
+            return euler_integrate(velocity, noise, steps)
+        return euler_integrate(guided(velocity, guidance, times), noise, steps)

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from ..masks import block_mask, positions, suffix_positions
 from ..model_config import PI0ModelConfig
+from ..rtc import Guidance
 from .gemma import RotaryTables, rotary_tables
 from .layers import pad_columns, pad_rows
 from .precision import Precision
@@ -29,7 +30,7 @@ MASKED = -1e4
 """Added to the scores of hidden keys: far enough for exp to give zero, and finite, since -inf - -inf is NaN."""
 
 UPLOADS_PER_ROW = 13
-"""Pixels, prompt, state and noise; for each of the three blocks a mask, cosines and sines."""
+"""Pixels, prompt, state and noise; for each of the three blocks a mask, cosines and sines. With guidance two more."""
 
 
 @dataclass(frozen=True)
@@ -94,6 +95,7 @@ class RowInputs:
         actions: block of the actions.
         proprioception: (1, 1, 32, state_dim) float32, in row 0.
         noise: (1, 1, horizon, action_dim) float32, both rounded up to whole tiles.
+        guidance: its prefix and its weights shaped like the noise, or None.
     """
 
     layout: TokenLayout
@@ -104,6 +106,7 @@ class RowInputs:
     actions: Block
     proprioception: ttnn.Tensor
     noise: ttnn.Tensor
+    guidance: Guidance[ttnn.Tensor] | None
 
 
 class InputUploader:
@@ -120,7 +123,14 @@ class InputUploader:
         self.precision = precision
         self.device = device
 
-    def __call__(self, images: Sequence[Tensor], lang_tokens: Tensor, state: Tensor, noise: Tensor) -> RowInputs:
+    def __call__(
+        self,
+        images: Sequence[Tensor],
+        lang_tokens: Tensor,
+        state: Tensor,
+        noise: Tensor,
+        guidance: Guidance[Tensor] | None = None,
+    ) -> RowInputs:
         """Returns one row on the device.
 
         Args:
@@ -128,6 +138,7 @@ class InputUploader:
             lang_tokens: (L,) int64, real tokens only.
             state: (state_dim,) float32.
             noise: (horizon, action_dim) float32.
+            guidance: with a prefix of (horizon, action_dim).
         """
         config, exact = self.config, self.precision.suffix.activations
         layout = token_layout(len(images), lang_tokens.shape[0], config)
@@ -150,10 +161,18 @@ class InputUploader:
                 exact,
                 self.device,
             ),
-            noise=to_device(
-                pad_rows(pad_columns(noise[None, None], round_up(config.action_dim, TILE)), rows), exact, self.device
-            ),
+            noise=self._actions(noise),
+            guidance=self._guidance(guidance) if guidance else None,
         )
+
+    def _actions(self, actions: Tensor) -> ttnn.Tensor:
+        columns, rows = round_up(self.config.action_dim, TILE), round_up(self.config.horizon, TILE)
+        padded = pad_rows(pad_columns(actions[None, None], columns), rows)
+        return to_device(padded, self.precision.suffix.activations, self.device)
+
+    def _guidance(self, guidance: Guidance[Tensor]) -> Guidance[ttnn.Tensor]:
+        weights = guidance.weights.expand(-1, self.config.action_dim)
+        return Guidance(self._actions(guidance.prefix), self._actions(weights), guidance.max_gain)
 
     def _pixels(self, images: Sequence[Tensor]) -> ttnn.Tensor:
         return to_device(patch_rows(torch.stack(list(images)), self.config.vision), ttnn.bfloat16, self.device)

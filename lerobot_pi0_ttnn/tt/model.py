@@ -1,6 +1,7 @@
 """pi0 from images, prompt and state to a chunk of actions, in TTNN. Twin: `reference/model.py`."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -9,6 +10,7 @@ from torch import Tensor
 
 from ..flow import euler_integrate, sample_noise, schedule
 from ..model_config import PI0ModelConfig
+from ..rtc import Guidance, guided
 from ..weights import Weights, check_weights
 from .inputs import UPLOADS_PER_ROW, InputUploader, RowInputs
 from .layers import device_bytes
@@ -68,6 +70,7 @@ class PI0ModelTTNN:
         noise: Tensor | None = None,
         num_steps: int | None = None,
         generator: torch.Generator | None = None,
+        guidance: Guidance[Tensor] | None = None,
     ) -> Tensor:
         """Returns a chunk of actions, (B, horizon, action_dim) float32, in the normalised units of training.
 
@@ -80,9 +83,11 @@ class PI0ModelTTNN:
             noise: (B, horizon, action_dim) float32; drawn from `generator` by default.
             num_steps: Euler steps; `config.num_steps` by default.
             generator: source of the noise; torch's global one by default.
+            guidance: towards the former chunk; none by default.
         """
         steps = self.config.num_steps if num_steps is None else num_steps
-        time_bias = self.suffix_embedding.time_bias(schedule(steps))
+        times = schedule(steps)
+        time_bias = self.suffix_embedding.time_bias(times)
         if noise is None:
             noise = sample_noise((state.shape[0], self.config.horizon, self.config.action_dim), generator)
 
@@ -93,14 +98,15 @@ class PI0ModelTTNN:
                 lang_tokens[row][lang_masks[row]],
                 state[row],
                 noise[row],
+                replace(guidance, prefix=guidance.prefix[row]) if guidance else None,
             )
             for row in range(state.shape[0])
         ]
-        actions = ttnn.concat([self._integrate(row, time_bias, steps) for row in rows], dim=0)
+        actions = ttnn.concat([self._integrate(row, time_bias, times) for row in rows], dim=0)
         chunk: Tensor = ttnn.to_torch(actions)
         return chunk[:, 0, : self.config.horizon, : self.config.action_dim]
 
-    def _integrate(self, row: RowInputs, time_bias: Sequence[ttnn.Tensor], steps: int) -> ttnn.Tensor:
+    def _integrate(self, row: RowInputs, time_bias: Sequence[ttnn.Tensor], times: Sequence[float]) -> ttnn.Tensor:
         prefix = self.backbone.prefill(self.backbone.embed_prefix(row), row)
         self.backbone.write_state(self.suffix_embedding.embed_state(row.proprioception), prefix)
 
@@ -108,7 +114,9 @@ class PI0ModelTTNN:
             action_embeddings = self.suffix_embedding.embed_actions(x_t, time_bias[step])
             return self.suffix_embedding.velocity(self.backbone.forward_actions(action_embeddings, prefix))
 
-        return euler_integrate(velocity, row.noise, steps)
+        if row.guidance is None:
+            return euler_integrate(velocity, row.noise, len(times))
+        return euler_integrate(guided(velocity, row.guidance, times), row.noise, len(times))
 
     def describe(self) -> dict[str, Any]:
         """Returns what runs where: parts, device, precision by role, bytes of weights by part (all of them in DRAM)."""
