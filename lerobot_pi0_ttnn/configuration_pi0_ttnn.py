@@ -59,11 +59,9 @@ class PI0TTNNConfig(PI0Config):
         _check_choice("backend", self.backend, BACKENDS)
         _check_choice("architecture", self.architecture, ARCHITECTURES)
         _check_choice("precision", self.precision, PRECISIONS)
-        if self.use_peft:
-            raise ValueError(
-                "use_peft: LoRA adapters are not merged at load yet; merge this one into its base model (peft's "
-                "`merge_and_unload`) and give the merged checkpoint."
-            )
+        self.use_peft = (
+            False  # the loader merges adapters itself; LeRobot would wrap torch modules, of which we have none
+        )
         if self.image_resolution[0] != self.image_resolution[1]:
             raise ValueError(f"image_resolution: expected a square, got {self.image_resolution}")
         for name in ("use_amp", "compile_model"):

@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 from tqdm import tqdm
 
-from .checkpoint import PI0WeightLoader
+from .checkpoint import CheckpointWeights, open_weights
 from .checkpoint.files import SINGLE, CheckpointSource
 from .checkpoint.processors import read_processors, tokenizer_problem
 from .configuration_pi0_ttnn import PI0TTNNConfig, adopt_checkpoint_config, load_config
@@ -49,7 +49,7 @@ class PI0TTNNPolicy(PreTrainedPolicy):
 
     Args:
         config: what the user chose; completed in place with LeRobot's default features.
-        weights: all tensors by name, a `PI0WeightLoader` or a dict.
+        weights: all tensors by name, what `open_weights` returned or a dict.
         kwargs: what LeRobot's factory passes on from a data set; not used.
 
     Raises:
@@ -104,6 +104,8 @@ class PI0TTNNPolicy(PreTrainedPolicy):
     ) -> Self:
         """Returns the policy of a checkpoint that LeRobot's pi0, openpi or this package saved.
 
+        A LoRA adapter's folder gives its base model with the adapter merged into it.
+
         Args:
             pretrained_name_or_path: a folder, or `owner/name` on the Hub.
             config: the config to use; the checkpoint's own by default.
@@ -121,7 +123,8 @@ class PI0TTNNPolicy(PreTrainedPolicy):
             FileNotFoundError: no such folder, repository or revision, or no weights in it.
             PermissionError: the repository is private or gated.
             ConnectionError: the Hub cannot be reached and the files are not in the cache.
-            ValueError: a file is damaged, or the checkpoint is of another model, incomplete or mis-shaped.
+            ValueError: a file is damaged, or the checkpoint is of another model, incomplete or mis-shaped, or an adapter
+                that cannot be merged.
             ImportError: the ttnn backend's package is not installed.
         """
         source = CheckpointSource(
@@ -139,16 +142,16 @@ class PI0TTNNPolicy(PreTrainedPolicy):
         if overrides:
             config = dataclasses.replace(config, **overrides)
         _warn_of_processors(config, source)
-        return cls(config, PI0WeightLoader(**vars(source)))
+        return cls(config, open_weights(source))
 
     def _save_pretrained(self, save_directory: Path, state_dict: dict[str, Tensor] | None = None) -> None:
-        """Writes config.json and the weights: the checkpoint's own files, as hard links where possible."""
+        """Writes config.json and the weights: the checkpoint's own files, as hard links where possible, or the merged ones."""
         if state_dict:
             raise ValueError(
                 "state_dict: this policy has no parameters to gather; it saves the checkpoint it was loaded from."
             )
         self.config._save_pretrained(save_directory)
-        if isinstance(self.weights, PI0WeightLoader):
+        if isinstance(self.weights, CheckpointWeights):
             self.weights.save(save_directory)
         else:
             save_file({name: tensor.contiguous() for name, tensor in self.weights.items()}, save_directory / SINGLE)
@@ -335,7 +338,7 @@ def build_model(config: PI0TTNNConfig, weights: Mapping[str, Tensor], board: "Bo
 
 def _weight_cache(config: PI0TTNNConfig, weights: Mapping[str, Tensor], board: "Board") -> "WeightCache | None":
     """Returns the cache of converted weights; None where the user wants none, or the weights are not of a checkpoint."""
-    if not (config.cache_weights and isinstance(weights, PI0WeightLoader)):
+    if not (config.cache_weights and isinstance(weights, CheckpointWeights)):
         return None
     from .tt.weight_cache import WeightCache
 

@@ -152,7 +152,7 @@ def damaged(tmp_path: Path, tensors, how: str) -> Path:
         ("empty-file", ValueError, "not a safetensors file"),
         ("empty-folder", FileNotFoundError, r"expected model\.safetensors or .*found neither\. Give the folder"),
         ("pytorch-bin", FileNotFoundError, r"PyTorch \.bin files"),
-        ("adapter", FileNotFoundError, "LoRA adapter.*merge"),
+        ("adapter", FileNotFoundError, "an adapter, not a whole model.*convert"),
         ("missing-shard", FileNotFoundError, "model-00002-of-.* absent; fetch the whole folder"),
         ("bad-index", ValueError, "weight_map"),
     ],

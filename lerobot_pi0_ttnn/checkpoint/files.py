@@ -1,6 +1,8 @@
 """Finding and opening a checkpoint's files, in a folder or on the Hub: each way this goes wrong has its sentence."""
 
+import hashlib
 import json
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,11 +19,14 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 from safetensors import SafetensorError, safe_open
+from torch import Tensor
 
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 ADAPTER = "adapter_config.json"
+ADAPTER_WEIGHTS = "adapter_model.safetensors"
 LFS_POINTER = b"version https://git-lfs"
+MAPPED_BYTES = 256 << 20
 
 
 @dataclass(frozen=True)
@@ -117,13 +122,13 @@ class CheckpointSource:
             ) from error
 
     def _cached_elsewhere(self, filename: str) -> bool:
-        """Returns whether the other of the two weight files is in the cache: then this one may be taken as absent."""
-        other = {SINGLE: INDEX, INDEX: SINGLE}.get(filename)
-        if other is None:
+        """Returns whether another kind of checkpoint is in the cache: then this file may be taken as absent."""
+        if filename not in (SINGLE, INDEX, ADAPTER):
             return False
-        name = f"{self.subfolder}/{other}" if self.subfolder else other
-        cached = try_to_load_from_cache(str(self.path_or_repo_id), name, self.cache_dir, self.revision)
-        return isinstance(cached, str)
+        others = {SINGLE, INDEX, ADAPTER} - {filename}
+        names = [f"{self.subfolder}/{other}" if self.subfolder else other for other in others]
+        repo = str(self.path_or_repo_id)
+        return any(isinstance(try_to_load_from_cache(repo, name, self.cache_dir, self.revision), str) for name in names)
 
     def weight_files(self) -> list[Path]:
         """Returns the local paths of the safetensors files, one or several shards, with the shards' index first if any.
@@ -153,10 +158,7 @@ class CheckpointSource:
 
     def _what_instead(self) -> str:
         if self.find(ADAPTER) is not None:
-            return (
-                "It is a LoRA adapter, not a whole model; merge it into its base model (peft's `merge_and_unload`) "
-                "and save that."
-            )
+            return "It is an adapter, not a whole model; `lerobot-pi0-ttnn convert` merges it into its base model."
         folder = Path(self.path_or_repo_id).expanduser()
         if folder.is_dir() and any((folder / (self.subfolder or "")).glob("*.bin")):
             return "It holds PyTorch .bin files; save the model as safetensors first."
@@ -185,3 +187,54 @@ def open_safetensors(path: Path) -> Any:
         else:
             problem, remedy = f"not a safetensors file ({error})", "save the model as safetensors, or fetch it again"
         raise ValueError(f"{path}: {problem}; {remedy}.") from error
+
+
+class MappedTensors:
+    """The tensors of safetensors files by their saved names; each is a view of the mapped file, not a copy.
+
+    Args:
+        paths: the files.
+
+    Raises:
+        ValueError: one of them is not a safetensors file, or not all of it.
+    """
+
+    def __init__(self, paths: Sequence[Path]) -> None:
+        self.paths = list(paths)
+        self._map()
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._handles)
+
+    def __len__(self) -> int:
+        return len(self._handles)
+
+    def _map(self) -> None:
+        handles = [open_safetensors(path) for path in self.paths]
+        self._handles = {name: handle for handle in handles for name in handle.keys()}  # noqa: SIM118 - not a dict
+        self._bytes_handed_out = 0
+
+    def tensor(self, name: str) -> Tensor:
+        """Returns a tensor; whoever changes it changes a copy of the page, not the file."""
+        # A mapping keeps the pages that were read of it until its last tensor is gone. Who lets go of tensors as it
+        # converts them shall get that memory back, so files are mapped anew from time to time.
+        if self._bytes_handed_out > MAPPED_BYTES:
+            self._map()
+        tensor: Tensor = self._handles[name].get_tensor(name)
+        self._bytes_handed_out += tensor.nbytes
+        return tensor
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Returns a tensor's shape, from the header."""
+        return tuple(self._handles[name].get_slice(name).get_shape())
+
+    def dtype(self, name: str) -> str:
+        """Returns a tensor's dtype, from the header, as safetensors spells it (F32, BF16, ...)."""
+        return str(self._handles[name].get_slice(name).get_dtype())
+
+
+def identity(path: Path) -> bytes:
+    """Returns what tells a file from another: its name (on the Hub, a digest of its content), size and time."""
+    file = path.resolve()
+    status = file.stat()
+    return hashlib.sha256(f"{file.name} {status.st_size} {status.st_mtime_ns}".encode()).digest()

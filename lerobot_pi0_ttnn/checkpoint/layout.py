@@ -12,6 +12,7 @@ from ..weights import LANGUAGE_MODEL
 
 EMBEDDING = f"{LANGUAGE_MODEL}.embed_tokens.weight"
 LM_HEAD = "paligemma_with_expert.paligemma.lm_head.weight"
+UNUSED_HEAD = "the unused language head"
 
 RENAMES = (
     # LeRobot's policy wraps the model; openpi's files and the Hub's pi0_base do not.
@@ -51,6 +52,11 @@ def canonical(name: str) -> str:
     return name
 
 
+def why_ignored(ours: str) -> str | None:
+    """Returns why the model does not need a tensor of this name, whatever else there is; None where it may."""
+    return next((reason for pattern, reason in IGNORED if pattern.search(ours)), None)
+
+
 def recognise(saved_names: Iterable[str], where: str) -> Layout:
     """Returns how each tensor of a checkpoint is to be used.
 
@@ -66,7 +72,7 @@ def recognise(saved_names: Iterable[str], where: str) -> Layout:
     layout = Layout()
     for name in saved:
         ours = canonical(name)
-        reason = next((reason for pattern, reason in IGNORED if pattern.search(ours)), None)
+        reason = why_ignored(ours)
         if reason is not None:
             layout.ignored[name] = reason
         elif ours in layout.names:
@@ -77,7 +83,7 @@ def recognise(saved_names: Iterable[str], where: str) -> Layout:
             layout.names[ours] = name
     head = layout.names.pop(LM_HEAD, None)
     if head is not None and EMBEDDING in layout.names:
-        layout.ignored[head] = "the unused language head"
+        layout.ignored[head] = UNUSED_HEAD
     elif head is not None:
         layout.names[EMBEDDING] = head
     layout.traits = _traits(saved, head, layout)

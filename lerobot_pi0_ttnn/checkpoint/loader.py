@@ -6,19 +6,18 @@ import os
 import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 from torch import Tensor
 from tqdm import tqdm
 
 from ..weights import Shapes
-from .files import CheckpointSource, open_safetensors
+from .files import CheckpointSource, MappedTensors, identity
 from .layout import recognise
+from .writer import Header
 
 logger = logging.getLogger(__name__)
 
 COPY_BYTES = 16 << 20
-MAPPED_BYTES = 256 << 20
 
 
 class PI0WeightLoader(Mapping[str, Tensor]):
@@ -59,9 +58,8 @@ class PI0WeightLoader(Mapping[str, Tensor]):
             path_or_repo_id, revision, token, cache_dir, local_files_only, subfolder, force_download
         )
         self.files = self.source.weight_files()
-        self._handles: dict[str, Any] = {}
-        self._map_files()
-        self.layout = recognise(self._handles, str(self.source))
+        self._tensors = MappedTensors([path for path in self.files if path.suffix != ".json"])
+        self.layout = recognise(self._tensors, str(self.source))
         logger.info("%s: %d tensors (%s)", self.source, len(self), ", ".join(self.layout.traits))
 
     def __str__(self) -> str:
@@ -76,42 +74,30 @@ class PI0WeightLoader(Mapping[str, Tensor]):
     def __len__(self) -> int:
         return len(self.layout.names)
 
-    def _map_files(self) -> None:
-        handles = [open_safetensors(path) for path in self.files if path.suffix != ".json"]
-        self._handles = {name: handle for handle in handles for name in handle.keys()}  # noqa: SIM118 - not a dict
-        self._bytes_handed_out = 0
-
     def saved(self, saved_name: str) -> Tensor:
         """Returns a tensor by the checkpoint's own name, the ignored ones included."""
-        # A mapping keeps the pages that were read of it until its last tensor is gone. Who lets go of tensors as it
-        # converts them shall get that memory back, so files are mapped anew from time to time.
-        if self._bytes_handed_out > MAPPED_BYTES:
-            self._map_files()
-        tensor: Tensor = self._handles[saved_name].get_tensor(saved_name)
-        self._bytes_handed_out += tensor.nbytes
-        return tensor
+        return self._tensors.tensor(saved_name)
+
+    def saved_headers(self) -> dict[str, Header]:
+        """Returns dtype and shape of each tensor by the checkpoint's own name, the ignored ones included."""
+        return {name: (self._tensors.dtype(name), self._tensors.shape(name)) for name in self._tensors}
 
     def fingerprint(self) -> str:
         """Returns a digest of what the files are: names (on the Hub, digests of content), sizes, times, headers."""
         digest = hashlib.sha256()
         for path in self.files:
-            file = path.resolve()
-            status = file.stat()
-            digest.update(f"{file.name} {status.st_size} {status.st_mtime_ns}".encode())
+            digest.update(identity(path))
         for ours, saved in self.layout.names.items():
-            digest.update(f"{ours} {saved} {self._slice(saved).get_shape()} {self._slice(saved).get_dtype()}".encode())
+            digest.update(f"{ours} {saved} {self._tensors.shape(saved)} {self._tensors.dtype(saved)}".encode())
         return digest.hexdigest()
 
     def shapes(self) -> Shapes:
         """Returns the shape of each tensor by our name, from the headers."""
-        return {ours: tuple(self._slice(saved).get_shape()) for ours, saved in self.layout.names.items()}
+        return {ours: self._tensors.shape(saved) for ours, saved in self.layout.names.items()}
 
     def dtypes(self) -> dict[str, str]:
         """Returns the dtype of each tensor by our name, from the headers, as safetensors spells it (F32, BF16, ...)."""
-        return {ours: self._slice(saved).get_dtype() for ours, saved in self.layout.names.items()}
-
-    def _slice(self, saved_name: str) -> Any:
-        return self._handles[saved_name].get_slice(saved_name)
+        return {ours: self._tensors.dtype(saved) for ours, saved in self.layout.names.items()}
 
     def save(self, folder: Path) -> None:
         """Puts the checkpoint's files in a folder, as hard links where the file system allows, else as copies."""

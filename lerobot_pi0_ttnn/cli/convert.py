@@ -1,6 +1,7 @@
 """`lerobot-pi0-ttnn convert SRC DST`: a pi0 checkpoint as a `pi0_ttnn` policy folder, which plain `lerobot-eval` runs.
 
-The weights are hard-linked where the file system allows, else copied. The config is rewritten for this package, without the
+The weights are hard-linked where the file system allows, else copied; a LoRA adapter is merged into its base model and written
+as one file. The config is rewritten for this package, without the
 fields of other LeRobot releases. Saved processors are kept; where there are none they are made, with the statistics that
 LeRobot <= 0.3 kept among the weights.
 """
@@ -11,7 +12,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from ..checkpoint import PI0WeightLoader
+from ..checkpoint import CheckpointWeights, open_weights
 from ..checkpoint.files import CheckpointSource
 from ..checkpoint.loader import link_or_copy
 from ..checkpoint.processors import POSTPROCESSOR, PREPROCESSOR
@@ -62,7 +63,7 @@ def convert(source: CheckpointSource, target: Path, *, tokenizer: str | None, ov
         raise FileExistsError(f"{target}: exists already; name a folder that does not, or remove it.")
     if tokenizer is not None and Path(tokenizer).expanduser().is_dir():
         tokenizer = str(Path(tokenizer).expanduser().resolve())
-    loader = PI0WeightLoader(**vars(source))
+    loader = open_weights(source)
     config = load_config(source, overrides)
     if tokenizer is not None:
         config.tokenizer_name = tokenizer
@@ -106,7 +107,7 @@ def _convert_processor(source: CheckpointSource, name: str, target: Path, tokeni
     (target / name).write_text(json.dumps(pipeline, indent=2))
 
 
-def _make_processors(config: Any, loader: PI0WeightLoader, target: Path) -> None:
+def _make_processors(config: Any, loader: CheckpointWeights, target: Path) -> None:
     from lerobot.processor.migrate_policy_normalization import extract_normalization_stats
 
     from ..processor_pi0_ttnn import make_pi0_ttnn_pre_post_processors

@@ -7,11 +7,13 @@ asks of that board, and whether it fits. Exit status 1 where it cannot run.
 import argparse
 import json
 import math
+import re
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from ..checkpoint import PI0WeightLoader
+from ..checkpoint import CheckpointWeights, MergedWeights, open_weights
 from ..checkpoint.files import CheckpointSource
 from ..checkpoint.processors import read_processors, tokenizer_problem
 from ..configuration_pi0_ttnn import PRECISIONS, load_config, saved_type
@@ -42,6 +44,8 @@ class CheckpointInfo:
     num_inference_steps: int
     stats: dict[str, list[str]]
     tokenizer: str | None
+    adapter: dict[str, Any] | None = None
+    """What `adapter_info` returns, for an adapter."""
     problems: list[str] = field(default_factory=list)
     """Why it cannot run."""
     warnings: list[str] = field(default_factory=list)
@@ -78,7 +82,7 @@ def inspect_checkpoint(source: CheckpointSource) -> CheckpointInfo:
     """
     from ..processor_pi0_ttnn import missing_stats, missing_stats_message
 
-    loader = PI0WeightLoader(**vars(source))
+    loader = open_weights(source)
     config = load_config(source)
     processors = read_processors(source)
     state, action = config.robot_state_feature, config.action_feature
@@ -99,6 +103,7 @@ def inspect_checkpoint(source: CheckpointSource) -> CheckpointInfo:
         num_inference_steps=config.num_inference_steps,
         stats=processors.stats if processors else {},
         tokenizer=processors.tokenizer_name if processors else None,
+        adapter=adapter_info(loader),
     )
     try:
         check_shapes(config.model_config(), loader.shapes(), where=str(source))
@@ -114,6 +119,27 @@ def inspect_checkpoint(source: CheckpointSource) -> CheckpointInfo:
     if problem := tokenizer_problem(tokenizer):
         info.warnings.append(f"the tokenizer cannot be had: {problem}")
     return info
+
+
+def adapter_info(weights: CheckpointWeights) -> dict[str, Any] | None:
+    """Returns what an adapter is and what it changes; None for a whole model. Layers are counted, their numbers left out."""
+    if not isinstance(weights, MergedWeights):
+        return None
+    lora, changes = weights.lora, weights.changes
+    return {
+        "base": str(weights.base),
+        "rank": lora.r,
+        "alpha": lora.lora_alpha,
+        "rank_pattern": dict(lora.rank_pattern),
+        "alpha_pattern": dict(lora.alpha_pattern),
+        "rslora": lora.use_rslora,
+        "targets": _without_numbers(name.removesuffix(".weight") for name in changes.added),
+        "replaced": _without_numbers(changes.replaced),
+    }
+
+
+def _without_numbers(names: Iterable[str]) -> dict[str, int]:
+    return dict(Counter(re.sub(r"\.\d+\.", ".*.", name) for name in names))
 
 
 def walk_board(info: CheckpointInfo, source: CheckpointSource, board_name: str, precision: str) -> None:
@@ -134,7 +160,7 @@ def walk_board(info: CheckpointInfo, source: CheckpointSource, board_name: str, 
         try:
             info.board = walk(
                 config.model_config(),
-                PI0WeightLoader(**vars(source)),
+                open_weights(source),
                 board,
                 precision=precision,
                 cameras=max(1, len(info.cameras)),
@@ -161,11 +187,24 @@ def as_text(info: CheckpointInfo) -> str:
         "tokenizer": info.tokenizer or "none saved",
     }
     lines = [f"{name:<14} {value}" for name, value in rows.items()]
+    if info.adapter:
+        lines += adapter_lines(info.adapter)
     if info.board:
         lines += board_lines(info.board)
     lines += [f"warning: {warning}" for warning in info.warnings]
     lines += [f"cannot run: {problem}" for problem in info.problems]
     return "\n".join(lines)
+
+
+def adapter_lines(adapter: dict[str, Any]) -> list[str]:
+    """Returns what an adapter is and changes as lines for a person."""
+    rank = f"rank {adapter['rank']}, alpha {adapter['alpha']}{', rank-stabilised' if adapter['rslora'] else ''}"
+    patterns = [f"{name} {adapter[name]}" for name in ("rank_pattern", "alpha_pattern") if adapter[name]]
+    return [
+        f"{'adapter':<14} LoRA on {adapter['base']}: {', '.join([rank, *patterns])}",
+        *(f"  LoRA     {count:3} x {name}" for name, count in adapter["targets"].items()),
+        *(f"  replaced {count:3} x {name}" for name, count in adapter["replaced"].items()),
+    ]
 
 
 def board_lines(report: dict[str, Any]) -> list[str]:
