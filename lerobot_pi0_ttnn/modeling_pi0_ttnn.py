@@ -6,18 +6,17 @@ from collections import deque
 from collections.abc import Mapping
 from contextlib import nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn, Self
+from typing import Any, NoReturn, Self
 
 import torch
-from huggingface_hub import constants
 from lerobot.configs import PreTrainedConfig
 from lerobot.policies.pretrained import PreTrainedPolicy
 from lerobot.policies.rtc.modeling_rtc import RTCProcessor
 from lerobot.utils.constants import ACTION
 from safetensors.torch import save_file
 from torch import Tensor
-from tqdm import tqdm
 
+from .backend import build_model, open_backend
 from .checkpoint import CheckpointWeights, open_weights
 from .checkpoint.files import SINGLE, CheckpointSource
 from .checkpoint.processors import read_processors, tokenizer_problem
@@ -25,16 +24,7 @@ from .configuration_pi0_ttnn import PI0TTNNConfig, adopt_checkpoint_config, load
 from .observation import ObservationReader
 from .processor_pi0_ttnn import missing_stats, missing_stats_message
 from .recording import Recorder
-from .reference import PI0ModelTorch
 from .rtc import Guidance, make_guidance
-from .weights import Shapes, check_weights, shapes_of
-
-if TYPE_CHECKING:
-    from .tt.board import Board
-    from .tt.model import PI0ModelTTNN
-    from .tt.weight_cache import WeightCache
-
-    Model = PI0ModelTorch | PI0ModelTTNN
 
 logger = logging.getLogger(__name__)
 
@@ -297,57 +287,6 @@ class PI0TTNNPolicy(PreTrainedPolicy):
         self.forward({})
 
 
-def open_backend(config: PI0TTNNConfig) -> "Board | None":
-    """Returns the open board that the ttnn backend computes on; None for the torch backend, which has none.
-
-    Raises:
-        ImportError: the ttnn backend's package is not installed.
-        FileNotFoundError: there is no such board.
-    """
-    if config.backend == "torch":
-        return None
-    from .tt.board import open_board
-
-    return open_board(config.board)
-
-
-def build_model(config: PI0TTNNConfig, weights: Mapping[str, Tensor], board: "Board | None") -> "Model":
-    """Returns the model that `config.backend` names, with a progress bar if it takes over two seconds.
-
-    Args:
-        config: what the user chose.
-        weights: all tensors by name.
-        board: what `open_backend` returned.
-
-    Raises:
-        ValueError: with every missing, unexpected and mis-shaped tensor.
-    """
-    model = config.model_config()
-    check_weights(model, weights)
-    with tqdm(total=len(weights), unit="tensor", desc="Loading pi0", delay=2) as bar:
-        counted = _Counted(weights, bar)
-        if board is None:
-            return PI0ModelTorch(model, counted, dtype=getattr(torch, config.dtype))
-        from .tt.model import PI0ModelTTNN
-
-        with board.lock:
-            return PI0ModelTTNN(
-                model, counted, board.device, precision=config.precision, cache=_weight_cache(config, weights, board)
-            )
-
-
-def _weight_cache(config: PI0TTNNConfig, weights: Mapping[str, Tensor], board: "Board") -> "WeightCache | None":
-    """Returns the cache of converted weights; None where the user wants none, or the weights are not of a checkpoint."""
-    if not (config.cache_weights and isinstance(weights, CheckpointWeights)):
-        return None
-    from .tt.weight_cache import WeightCache
-
-    folder = config.weight_cache_dir or Path(constants.HF_HOME) / "lerobot_pi0_ttnn" / "weights"
-    board_name = board.describe()["arch"]
-    key = {"checkpoint": weights.fingerprint(), "precision": config.precision, "board": board_name}
-    return WeightCache(folder, key)
-
-
 def _config_overrides(arguments: dict[str, Any]) -> dict[str, Any]:
     """Returns those of the arguments that set fields of the config.
 
@@ -372,26 +311,3 @@ def _warn_of_processors(config: PI0TTNNConfig, source: CheckpointSource) -> None
     problem = tokenizer_problem(processors.tokenizer_name) if processors.tokenizer_name else None
     if problem:
         logger.warning("%s: the tokenizer cannot be had: %s", source, problem)
-
-
-class _Counted(Mapping[str, Tensor]):
-    """Weights that move a progress bar as they are taken."""
-
-    def __init__(self, weights: Mapping[str, Tensor], bar: Any) -> None:
-        self._weights, self._bar = weights, bar
-
-    def __getitem__(self, name: str) -> Tensor:
-        self._bar.update()
-        return self._weights[name]
-
-    def __str__(self) -> str:
-        return str(self._weights)
-
-    def __iter__(self) -> Any:
-        return iter(self._weights)
-
-    def __len__(self) -> int:
-        return len(self._weights)
-
-    def shapes(self) -> Shapes:
-        return shapes_of(self._weights)

@@ -182,3 +182,15 @@ def lerobot_prefill(policy: lerobot_pi0.PI0Policy, inputs: ModelInputs) -> LeRob
         use_cache=True,
     )
     return LeRobotPrefix(embeddings, is_real, cache)
+
+
+def only_row(inputs: ModelInputs, row: int) -> ModelInputs:
+    """A batch of that row alone."""
+    pick = slice(row, row + 1)
+    return {
+        "images": [image[pick] for image in inputs["images"]],
+        "img_masks": [mask[pick] for mask in inputs["img_masks"]],
+        "lang_tokens": inputs["lang_tokens"][pick],
+        "lang_masks": inputs["lang_masks"][pick],
+        "state": inputs["state"][pick],
+    }

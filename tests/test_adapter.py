@@ -15,12 +15,12 @@ from peft import LoraConfig, PeftModel, VeraConfig
 from safetensors.torch import load_file, save_file
 
 from lerobot_pi0_ttnn import PI0TTNNPolicy, PI0WeightLoader
+from lerobot_pi0_ttnn.backend import weight_cache
 from lerobot_pi0_ttnn.checkpoint import MergedWeights, open_weights
 from lerobot_pi0_ttnn.checkpoint.files import CheckpointSource
 from lerobot_pi0_ttnn.checkpoint.writer import write_safetensors
 from lerobot_pi0_ttnn.cli import main
 from lerobot_pi0_ttnn.configuration_pi0_ttnn import load_config
-from lerobot_pi0_ttnn.modeling_pi0_ttnn import _weight_cache
 from tests.checkpoints import LAYOUTS, edit_json, hub_cache, save_lerobot_checkpoint, write, write_sharded
 from tests.oracle import make_batch, make_lerobot_policy, make_noise, state_dict
 
@@ -412,7 +412,7 @@ class TestFingerprint:
             describe = staticmethod(lambda: {"arch": "wormhole_b0"})
 
         config = load_config(CheckpointSource(copy), [f"--weight_cache_dir={tmp_path / 'cache'}"])
-        of_adapter, of_base = (_weight_cache(config, w, Board()).folder for w in (weights(), weights().base))
+        of_adapter, of_base = (weight_cache(config, w, Board()).folder for w in (weights(), weights().base))
         assert of_adapter != of_base
 
 

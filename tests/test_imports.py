@@ -15,7 +15,7 @@ LAYERS = [
     {"model_config"},
     {"masks", "flow", "rtc", "weights"},
     {"observation", "recording", "checkpoint", "reference", "tt", "emulation"},
-    {"configuration_pi0_ttnn", "processor_pi0_ttnn", "modeling_pi0_ttnn", "plugins"},
+    {"configuration_pi0_ttnn", "processor_pi0_ttnn", "backend", "modeling_pi0_ttnn", "plugins"},
     {"demo", "doctor", "cli", "__main__"},
 ]
 """A module imports from its own layer or from those before it."""

@@ -19,8 +19,7 @@ from lerobot_pi0_ttnn.model_config import TINY
 from lerobot_pi0_ttnn.rtc import ATTENTION_SCHEDULES, Guidance, gains, guided, make_guidance, prefix_weights
 from tests import oracle
 from tests.checkpoints import edit_json, save_lerobot_checkpoint
-from tests.oracle import ACTION_DIM, make_lerobot_policy, make_noise, state_dict
-from tests.parity.tt import only_row
+from tests.oracle import ACTION_DIM, make_lerobot_policy, make_noise, only_row, state_dict
 from tests.quality import assert_quality
 
 CAMERAS = ("front",)

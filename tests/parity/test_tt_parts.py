@@ -35,9 +35,9 @@ from lerobot_pi0_ttnn.tt.siglip import SigLIPMLPTTNN, patch_rows  # noqa: E402
 from lerobot_pi0_ttnn.tt.weights import DeviceWeights  # noqa: E402
 from lerobot_pi0_ttnn.weights import Weights  # noqa: E402
 
-from ..oracle import make_noise  # noqa: E402
+from ..oracle import make_noise, only_row  # noqa: E402
 from ..quality import assert_quality  # noqa: E402
-from .tt import down, only_row, tokens_of, up, upload_row  # noqa: E402
+from .tt import down, tokens_of, up, upload_row  # noqa: E402
 
 ROW = 1
 """The row with one camera and 23 tokens: 9 rows of padding in its last tile."""

@@ -16,9 +16,9 @@ from lerobot_pi0_ttnn.reference import PI0ModelTorch  # noqa: E402
 from lerobot_pi0_ttnn.tt import inputs as tt_inputs  # noqa: E402
 from lerobot_pi0_ttnn.tt.model import PI0ModelTTNN  # noqa: E402
 
-from ..oracle import make_noise  # noqa: E402
+from ..oracle import make_noise, only_row  # noqa: E402
 from ..quality import assert_quality  # noqa: E402
-from .tt import down, only_row, random_inputs, random_weights, tokens_of, upload_row  # noqa: E402
+from .tt import down, random_inputs, random_weights, tokens_of, upload_row  # noqa: E402
 
 UPLOADS_PER_ROW = 13
 """Pixels, prompt, state, noise; for prefix, state and actions a mask, cosines and sines."""

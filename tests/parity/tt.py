@@ -44,18 +44,6 @@ def random_inputs(config: PI0ModelConfig, cameras: int, tokens: int, *, batch: i
     }
 
 
-def only_row(inputs: ModelInputs, row: int) -> ModelInputs:
-    """A batch of that row alone."""
-    pick = slice(row, row + 1)
-    return {
-        "images": [image[pick] for image in inputs["images"]],
-        "img_masks": [mask[pick] for mask in inputs["img_masks"]],
-        "lang_tokens": inputs["lang_tokens"][pick],
-        "lang_masks": inputs["lang_masks"][pick],
-        "state": inputs["state"][pick],
-    }
-
-
 def upload_row(model: PI0ModelTTNN, inputs: ModelInputs, row: int, noise: Tensor) -> RowInputs:
     """One row on the device, as `sample_actions` puts it there."""
     cameras = zip(inputs["images"], inputs["img_masks"], strict=True)

@@ -1,0 +1,96 @@
+"""The backends behind the policy: the board that a config asks for, and the model on it."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from huggingface_hub import constants
+from torch import Tensor
+from tqdm import tqdm
+
+from .checkpoint import CheckpointWeights
+from .configuration_pi0_ttnn import PI0TTNNConfig
+from .reference import PI0ModelTorch
+from .weights import Shapes, check_weights, shapes_of
+
+if TYPE_CHECKING:
+    from .tt.board import Board
+    from .tt.model import PI0ModelTTNN
+    from .tt.weight_cache import WeightCache
+
+    Model = PI0ModelTorch | PI0ModelTTNN
+
+
+def open_backend(config: PI0TTNNConfig) -> "Board | None":
+    """Returns the open board that the ttnn backend computes on; None for the torch backend, which has none.
+
+    Raises:
+        ImportError: the ttnn backend's package is not installed.
+        FileNotFoundError: there is no such board.
+    """
+    if config.backend == "torch":
+        return None
+    from .tt.board import open_board
+
+    return open_board(config.board)
+
+
+def build_model(config: PI0TTNNConfig, weights: Mapping[str, Tensor], board: "Board | None") -> "Model":
+    """Returns the model that `config.backend` names, with a progress bar if it takes over two seconds.
+
+    Args:
+        config: what the user chose.
+        weights: all tensors by name.
+        board: what `open_backend` returned.
+
+    Raises:
+        ValueError: with every missing, unexpected and mis-shaped tensor.
+    """
+    model = config.model_config()
+    check_weights(model, weights)
+    with tqdm(total=len(weights), unit="tensor", desc="Loading pi0", delay=2) as bar:
+        counted = _Counted(weights, bar)
+        if board is None:
+            return PI0ModelTorch(model, counted, dtype=getattr(torch, config.dtype))
+        from .tt.model import PI0ModelTTNN
+
+        with board.lock:
+            return PI0ModelTTNN(
+                model, counted, board.device, precision=config.precision, cache=weight_cache(config, weights, board)
+            )
+
+
+def weight_cache(config: PI0TTNNConfig, weights: Mapping[str, Tensor], board: "Board") -> "WeightCache | None":
+    """Returns the cache of converted weights; None where the user wants none, or the weights are not of a checkpoint."""
+    if not (config.cache_weights and isinstance(weights, CheckpointWeights)):
+        return None
+    from .tt.weight_cache import WeightCache
+
+    folder = config.weight_cache_dir or Path(constants.HF_HOME) / "lerobot_pi0_ttnn" / "weights"
+    board_name = board.describe()["arch"]
+    key = {"checkpoint": weights.fingerprint(), "precision": config.precision, "board": board_name}
+    return WeightCache(folder, key)
+
+
+class _Counted(Mapping[str, Tensor]):
+    """Weights that move a progress bar as they are taken."""
+
+    def __init__(self, weights: Mapping[str, Tensor], bar: Any) -> None:
+        self._weights, self._bar = weights, bar
+
+    def __getitem__(self, name: str) -> Tensor:
+        self._bar.update()
+        return self._weights[name]
+
+    def __str__(self) -> str:
+        return str(self._weights)
+
+    def __iter__(self) -> Any:
+        return iter(self._weights)
+
+    def __len__(self) -> int:
+        return len(self._weights)
+
+    def shapes(self) -> Shapes:
+        return shapes_of(self._weights)
