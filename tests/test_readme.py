@@ -15,7 +15,7 @@ def test_first_action_chunk(tmp_path):
     program = re.search(r"```python\n(.*?)```", README.read_text(), re.DOTALL).group(1)
     result = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
-    assert re.fullmatch(r"tensor\(\[\[\d+\.\d+, \d+\.\d+\]\]\)\n", result.stdout)
+    assert re.fullmatch(r"tensor\(\[\[ *-?\d+\.\d+, +-?\d+\.\d+\]\]\)\n", result.stdout)
 
 
 def test_the_steps_by_hand_are_the_demos(capsys, tmp_path, monkeypatch):
