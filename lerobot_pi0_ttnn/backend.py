@@ -9,9 +9,11 @@ from huggingface_hub import constants
 from torch import Tensor
 from tqdm import tqdm
 
+from .action_limits import check_finite
 from .checkpoint import CheckpointWeights
 from .configuration_pi0_ttnn import PI0TTNNConfig
 from .reference import PI0ModelTorch
+from .rtc import Guidance
 from .weights import Shapes, check_weights, shapes_of
 
 if TYPE_CHECKING:
@@ -59,6 +61,36 @@ def build_model(config: PI0TTNNConfig, weights: Mapping[str, Tensor], board: "Bo
             return PI0ModelTTNN(
                 model, counted, board.device, precision=config.precision, cache=weight_cache(config, weights, board)
             )
+
+
+def warm_up(model: "Model", *, cameras: int, tokens: int) -> None:
+    """Runs the model on blank rows, so that later calls find kernels compiled, caches made and weights in memory.
+
+    A batch of several rows runs row by row and needs no more than one row does.
+
+    Args:
+        model: what `build_model` returned.
+        cameras: the most that will be present.
+        tokens: of the longest prompt.
+
+    Raises:
+        FloatingPointError: the model computes NaN or infinity.
+    """
+    config = model.config
+    image = torch.zeros(1, 3, config.vision.image_size, config.vision.image_size)
+    chunk = torch.zeros(1, config.horizon, config.action_dim)
+    guidance = Guidance(chunk, torch.zeros(config.horizon, 1), max_gain=1.0)
+    for present, prompt in tqdm(model.warm_up_shapes(cameras, tokens), desc="Warming up pi0", delay=2):
+        actions = model.sample_actions(
+            [image] * present,
+            [torch.ones(1, dtype=torch.bool)] * present,
+            torch.zeros(1, prompt, dtype=torch.long),
+            torch.ones(1, prompt, dtype=torch.bool),
+            torch.zeros(1, config.state_dim),
+            noise=chunk,
+            guidance=guidance,
+        )
+        check_finite(actions)
 
 
 def weight_cache(config: PI0TTNNConfig, weights: Mapping[str, Tensor], board: "Board") -> "WeightCache | None":

@@ -50,6 +50,12 @@ class PI0TTNNConfig(PI0Config):
     """`pi0`, with the sizes that `paligemma_variant` and `action_expert_variant` name, or `tiny`, for demos and tests."""
     tokenizer_name: str = "google/paligemma-3b-pt-224"
     """Folder or Hub id of the tokenizer, where processors are made anew; saved ones name their own."""
+    warm_up: bool = True
+    """Whether `from_pretrained` runs the model before it returns, so that the first tick costs what every tick costs."""
+    clamp_actions: bool = False
+    """Whether actions are kept within the range of the data set that the checkpoint was trained on."""
+    time_stages: bool = False
+    """Whether `policy.latency()` tells the stages of a chunk apart on a card, which then waits for the card after each."""
     recording_path: Path | None = None
     """If set: every predicted chunk and every executed action is written to this file, see `recording.py`."""
 

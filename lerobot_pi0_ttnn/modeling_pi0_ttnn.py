@@ -16,11 +16,14 @@ from lerobot.utils.constants import ACTION
 from safetensors.torch import save_file
 from torch import Tensor
 
-from .backend import build_model, open_backend
+from .action_limits import ActionLimits, check_finite, read_action_limits
+from .backend import build_model, open_backend, warm_up
 from .checkpoint import CheckpointWeights, open_weights
 from .checkpoint.files import SINGLE, CheckpointSource
 from .checkpoint.processors import read_processors, tokenizer_problem
 from .configuration_pi0_ttnn import PI0TTNNConfig, adopt_checkpoint_config, load_config
+from .latency import Stopwatch
+from .latency_report import HOST, TOTAL, device_stage, latency_report
 from .observation import ObservationReader
 from .processor_pi0_ttnn import missing_stats, missing_stats_message
 from .recording import Recorder
@@ -40,6 +43,7 @@ class PI0TTNNPolicy(PreTrainedPolicy):
     Args:
         config: what the user chose; completed in place with LeRobot's default features.
         weights: all tensors by name, what `open_weights` returned or a dict.
+        action_limits: what actions are clamped to if `config.clamp_actions` says so.
         kwargs: what LeRobot's factory passes on from a data set; not used.
 
     Raises:
@@ -51,15 +55,25 @@ class PI0TTNNPolicy(PreTrainedPolicy):
     config_class = PI0TTNNConfig
     name = "pi0_ttnn"
 
-    def __init__(self, config: PI0TTNNConfig, weights: Mapping[str, Tensor] | None = None, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        config: PI0TTNNConfig,
+        weights: Mapping[str, Tensor] | None = None,
+        *,
+        action_limits: ActionLimits | None = None,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(config)
         if weights is None:
             raise ValueError(
                 "pi0_ttnn runs trained weights only: give a checkpoint (--policy.path=FOLDER_OR_HUB_ID, or "
                 "PI0TTNNPolicy.from_pretrained); to train one, use --policy.type=pi0."
             )
+        if config.clamp_actions and action_limits is None:
+            raise ValueError("clamp_actions: needs action_limits, which from_pretrained reads from the checkpoint.")
         config.validate_features()
         self.weights = weights
+        self._action_limits = action_limits
         self._is_closed = False
         self.board = open_backend(config)
         try:
@@ -73,6 +87,7 @@ class PI0TTNNPolicy(PreTrainedPolicy):
             state_dim=self.model.config.state_dim,
             vocab_size=self.model.config.vocab_size,
         )
+        self._stopwatch = Stopwatch()
         self._recorder = Recorder(config.recording_path) if config.recording_path else None
         self.init_rtc_processor()
         self.reset()
@@ -132,7 +147,11 @@ class PI0TTNNPolicy(PreTrainedPolicy):
         if overrides:
             config = dataclasses.replace(config, **overrides)
         _warn_of_processors(config, source)
-        return cls(config, open_weights(source))
+        limits = read_action_limits(config, source) if config.clamp_actions else None
+        policy = cls(config, open_weights(source), action_limits=limits)
+        if config.warm_up:
+            policy._warm_up_or_close()
+        return policy
 
     def _save_pretrained(self, save_directory: Path, state_dict: dict[str, Tensor] | None = None) -> None:
         """Writes config.json and the weights: the checkpoint's own files, as hard links where possible, or the merged ones."""
@@ -151,6 +170,34 @@ class PI0TTNNPolicy(PreTrainedPolicy):
         self._action_queue: deque[Tensor] = deque(maxlen=self.config.n_action_steps)
         if self._recorder:
             self._recorder.reset()
+
+    def warm_up(self) -> None:
+        """Runs the model before it counts, as often as there are sets of kernels: each number of cameras, each prompt bucket.
+
+        Raises:
+            FloatingPointError: the model computes NaN or infinity.
+        """
+        with self.board.lock if self.board else nullcontext():
+            warm_up(self.model, cameras=len(self.config.image_features), tokens=self.config.tokenizer_max_length)
+
+    def _warm_up_or_close(self) -> None:
+        if self.board and self.board.kind == "emulated":
+            logger.info("warm_up: %s has no kernels to compile.", self.board.name)
+            return
+        try:
+            self.warm_up()
+        except BaseException:
+            self.close()
+            raise
+
+    def latency(self) -> dict[str, Any]:
+        """Returns how long chunks took since the policy was loaded, from observation to actions, and where the time went.
+
+        `milliseconds` has for each stage `count`, `p50`, `p95`, `p99`, `max` and `jitter` (standard deviation). On a card the
+        stages after the host's are told apart only where `config.time_stages` is set. An emulated or a simulated board has
+        no milliseconds: `note` says so. The other entries say what was timed.
+        """
+        return latency_report(self.config, self.model, self.board, self._stopwatch)
 
     def supports_rtc(self) -> bool:
         """Returns True: LeRobot's engine may ask for chunks that follow on from the former one."""
@@ -222,27 +269,33 @@ class PI0TTNNPolicy(PreTrainedPolicy):
         """
         if self._is_closed:
             raise RuntimeError("this policy is closed; load it again with from_pretrained.")
-        observation = self._read(batch)
-        if noise is not None:
-            self._check_noise(noise, rows=observation.state.shape[0])
-        guidance = None
-        if prev_chunk_left_over is not None and self._rtc_enabled():
-            guidance = self._guidance(
-                prev_chunk_left_over, observation.state.shape[0], inference_delay, execution_horizon
-            )
-        with self.board.lock if self.board else nullcontext():
-            actions = self.model.sample_actions(
-                observation.images,
-                observation.img_masks,
-                observation.lang_tokens,
-                observation.lang_masks,
-                observation.state,
-                noise=noise,
-                num_steps=num_steps,
-                generator=generator,
-                guidance=guidance,
-            )
-        actions = actions[:, :, : self.config.output_features[ACTION].shape[0]]
+        with self._stopwatch.stage(TOTAL):
+            with self._stopwatch.stage(HOST):
+                observation = self._read(batch)
+            if noise is not None:
+                self._check_noise(noise, rows=observation.state.shape[0])
+            guidance = None
+            if prev_chunk_left_over is not None and self._rtc_enabled():
+                guidance = self._guidance(
+                    prev_chunk_left_over, observation.state.shape[0], inference_delay, execution_horizon
+                )
+            with self.board.lock if self.board else nullcontext():
+                actions = self.model.sample_actions(
+                    observation.images,
+                    observation.img_masks,
+                    observation.lang_tokens,
+                    observation.lang_masks,
+                    observation.state,
+                    noise=noise,
+                    num_steps=num_steps,
+                    generator=generator,
+                    guidance=guidance,
+                    stage=device_stage(self.config, self.board, self._stopwatch),
+                )
+            check_finite(actions)
+            actions = actions[:, :, : self.config.output_features[ACTION].shape[0]]
+            if self._action_limits and self.config.clamp_actions:
+                actions = self._action_limits.clamp(actions)
         if self._recorder:
             self._recorder.chunk(actions)
         return actions

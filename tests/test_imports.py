@@ -13,9 +13,17 @@ ROOT = Path(lerobot_pi0_ttnn.__file__).parent
 
 LAYERS = [
     {"model_config"},
-    {"masks", "flow", "rtc", "weights"},
+    {"masks", "flow", "rtc", "weights", "latency"},
     {"observation", "recording", "checkpoint", "reference", "tt", "emulation"},
-    {"configuration_pi0_ttnn", "processor_pi0_ttnn", "backend", "modeling_pi0_ttnn", "plugins"},
+    {
+        "configuration_pi0_ttnn",
+        "processor_pi0_ttnn",
+        "backend",
+        "action_limits",
+        "latency_report",
+        "modeling_pi0_ttnn",
+        "plugins",
+    },
     {"demo", "doctor", "cli", "__main__"},
 ]
 """A module imports from its own layer or from those before it."""

@@ -1,6 +1,7 @@
 """What a checkpoint's saved processors say, without building them: the tokenizer they name and the statistics they hold."""
 
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -8,11 +9,13 @@ from typing import Any
 import httpx
 from huggingface_hub import HfApi, constants, try_to_load_from_cache
 from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, OfflineModeIsEnabled, RepositoryNotFoundError
+from torch import Tensor
 
 from .files import CheckpointSource, open_safetensors
 
 PREPROCESSOR = "policy_preprocessor.json"
 POSTPROCESSOR = "policy_postprocessor.json"
+ACTION = "action"
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json")
 
 
@@ -37,28 +40,50 @@ def read_processors(source: CheckpointSource) -> SavedProcessors | None:
     path = source.find(PREPROCESSOR)
     if path is None:
         return None
+    by_name = _steps(path)
+    tokenizer = by_name.get("tokenizer_processor", {}).get("config", {}).get("tokenizer_name")
+    stats: dict[str, list[str]] = {}
+    for feature, statistic, _ in _stats(source, path, by_name.get("normalizer_processor", {})):
+        stats.setdefault(feature, []).append(statistic)
+    return SavedProcessors(path, tokenizer, stats)
+
+
+def read_action_stats(source: CheckpointSource) -> dict[str, Tensor]:
+    """Returns the statistics of the actions by name (`min`, `mean`, ...) with which a checkpoint's postprocessor ends.
+
+    Empty where it has none, or there is no postprocessor. Raises as `read_processors` does.
+    """
+    path = source.find(POSTPROCESSOR)
+    if path is None:
+        return {}
+    stats = _stats(source, path, _steps(path).get("unnormalizer_processor", {}))
+    return {
+        statistic: file.get_tensor(f"{ACTION}.{statistic}") for feature, statistic, file in stats if feature == ACTION
+    }
+
+
+def _steps(path: Path) -> dict[str, dict[str, Any]]:
     try:
         steps: list[dict[str, Any]] = json.loads(path.read_text())["steps"]
-    except (ValueError, KeyError, TypeError) as error:
+        return {step.get("registry_name", ""): step for step in steps}
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{path}: not a LeRobot processor ({error!r}); fetch it again.") from error
-    by_name = {step.get("registry_name"): step for step in steps}
-    tokenizer = by_name.get("tokenizer_processor", {}).get("config", {}).get("tokenizer_name")
-    return SavedProcessors(path, tokenizer, _stats(source, by_name.get("normalizer_processor", {}).get("state_file")))
 
 
-def _stats(source: CheckpointSource, state_file: str | None) -> dict[str, list[str]]:
+def _stats(source: CheckpointSource, pipeline: Path, step: dict[str, Any]) -> Iterator[tuple[str, str, Any]]:
+    """Yields (feature, statistic, the open file that holds its value) of a step that normalises."""
+    state_file = step.get("state_file")
     if state_file is None:
-        return {}
+        return
     path = source.find(state_file)
     if path is None:
         raise FileNotFoundError(
-            f"{source}: {PREPROCESSOR} names {state_file}, which is absent; fetch the whole folder."
+            f"{source}: {pipeline.name} names {state_file}, which is absent; fetch the whole folder."
         )
-    stats: dict[str, list[str]] = {}
-    for key in open_safetensors(path).keys():  # noqa: SIM118 - not a dict
+    file = open_safetensors(path)
+    for key in file.keys():  # noqa: SIM118 - not a dict
         feature, _, statistic = key.rpartition(".")
-        stats.setdefault(feature, []).append(statistic)
-    return stats
+        yield feature, statistic, file
 
 
 def tokenizer_is_here(name: str) -> bool:

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from ..flow import euler_integrate, sample_noise, schedule
+from ..latency import Stage, timed_steps, untimed
 from ..model_config import PI0ModelConfig
 from ..rtc import Guidance, guided
 from ..weights import Weights, check_weights
@@ -46,6 +47,7 @@ class PI0ModelTorch:
         num_steps: int | None = None,
         generator: torch.Generator | None = None,
         guidance: Guidance[Tensor] | None = None,
+        stage: Stage = untimed,
     ) -> Tensor:
         """Returns a chunk of actions, (B, horizon, action_dim) float32, in the normalised units of training.
 
@@ -59,6 +61,7 @@ class PI0ModelTorch:
             num_steps: Euler steps; `config.num_steps` by default.
             generator: source of the noise; torch's global one by default.
             guidance: towards the former chunk; none by default.
+            stage: in whose contexts the work is done, to time it.
         """
         steps = self.config.num_steps if num_steps is None else num_steps
         times = schedule(steps)
@@ -66,14 +69,24 @@ class PI0ModelTorch:
         if noise is None:
             noise = sample_noise((state.shape[0], self.config.horizon, self.config.action_dim), generator)
 
-        embeddings, is_real = self.backbone.embed_prefix(images, img_masks, lang_tokens, lang_masks)
-        prefix = self.backbone.prefill(embeddings, is_real)
-        self.backbone.write_state(self.suffix_embedding.embed_state(state), prefix)
+        with stage("vision"):
+            embeddings, is_real = self.backbone.embed_prefix(images, img_masks, lang_tokens, lang_masks)
+        with stage("prefill"):
+            prefix = self.backbone.prefill(embeddings, is_real)
+            self.backbone.write_state(self.suffix_embedding.embed_state(state), prefix)
 
         def velocity(x_t: Tensor, step: int) -> Tensor:
             action_embeddings = self.suffix_embedding.embed_actions(x_t, time_bias[step])
             return self.suffix_embedding.velocity(self.backbone.forward_actions(action_embeddings, prefix))
 
-        if guidance is None:
-            return euler_integrate(velocity, noise, steps)
-        return euler_integrate(guided(velocity, guidance, times), noise, steps)
+        field = guided(velocity, guidance, times) if guidance else velocity
+        return euler_integrate(timed_steps(field, stage), noise, steps)
+
+    def warm_up_shapes(self, cameras: int, tokens: int) -> list[tuple[int, int]]:
+        """Returns the (cameras, prompt tokens) to run once before it counts: any, to have the weights read from disk.
+
+        Args:
+            cameras: the most that will be present.
+            tokens: of the longest prompt.
+        """
+        return [(1, 1)]

@@ -110,6 +110,12 @@ class Board:
         """
         return recording()
 
+    def wait(self) -> None:
+        """Returns when the board has done all that it was asked."""
+        import ttnn
+
+        ttnn.synchronize_device(self.device)
+
     @contextmanager
     def shapes_only(self) -> Iterator[None]:
         """Computes no values inside the context (emulated boards only): ttnn checks calls and allocates buffers.

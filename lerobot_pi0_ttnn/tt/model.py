@@ -9,6 +9,7 @@ import ttnn
 from torch import Tensor
 
 from ..flow import euler_integrate, sample_noise, schedule
+from ..latency import Stage, timed_steps, untimed
 from ..model_config import PI0ModelConfig
 from ..rtc import Guidance, guided
 from ..weights import Weights, check_weights
@@ -16,6 +17,7 @@ from .inputs import UPLOADS_PER_ROW, InputUploader, RowInputs
 from .layers import device_bytes
 from .paligemma import PaliGemmaBackboneTTNN
 from .precision import preset, table
+from .program import TILE, round_up
 from .suffix import SuffixEmbeddingTTNN
 from .weight_cache import WeightCache
 from .weights import DeviceWeights
@@ -71,6 +73,7 @@ class PI0ModelTTNN:
         num_steps: int | None = None,
         generator: torch.Generator | None = None,
         guidance: Guidance[Tensor] | None = None,
+        stage: Stage = untimed,
     ) -> Tensor:
         """Returns a chunk of actions, (B, horizon, action_dim) float32, in the normalised units of training.
 
@@ -84,6 +87,7 @@ class PI0ModelTTNN:
             num_steps: Euler steps; `config.num_steps` by default.
             generator: source of the noise; torch's global one by default.
             guidance: towards the former chunk; none by default.
+            stage: in whose contexts the work is done, to time it.
         """
         steps = self.config.num_steps if num_steps is None else num_steps
         times = schedule(steps)
@@ -92,31 +96,47 @@ class PI0ModelTTNN:
             noise = sample_noise((state.shape[0], self.config.horizon, self.config.action_dim), generator)
 
         # All rows go up before the first one runs, and come down together after the last one.
-        rows = [
-            self.upload(
-                [image[row] for image, mask in zip(images, img_masks, strict=True) if mask[row]],
-                lang_tokens[row][lang_masks[row]],
-                state[row],
-                noise[row],
-                replace(guidance, prefix=guidance.prefix[row]) if guidance else None,
-            )
-            for row in range(state.shape[0])
-        ]
-        actions = ttnn.concat([self._integrate(row, time_bias, times) for row in rows], dim=0)
-        chunk: Tensor = ttnn.to_torch(actions)
+        with stage("upload"):
+            rows = [
+                self.upload(
+                    [image[row] for image, mask in zip(images, img_masks, strict=True) if mask[row]],
+                    lang_tokens[row][lang_masks[row]],
+                    state[row],
+                    noise[row],
+                    replace(guidance, prefix=guidance.prefix[row]) if guidance else None,
+                )
+                for row in range(state.shape[0])
+            ]
+        actions = ttnn.concat([self._integrate(row, time_bias, times, stage) for row in rows], dim=0)
+        with stage("readback"):
+            chunk: Tensor = ttnn.to_torch(actions)
         return chunk[:, 0, : self.config.horizon, : self.config.action_dim]
 
-    def _integrate(self, row: RowInputs, time_bias: Sequence[ttnn.Tensor], times: Sequence[float]) -> ttnn.Tensor:
-        prefix = self.backbone.prefill(self.backbone.embed_prefix(row), row)
-        self.backbone.write_state(self.suffix_embedding.embed_state(row.proprioception), prefix)
+    def _integrate(
+        self, row: RowInputs, time_bias: Sequence[ttnn.Tensor], times: Sequence[float], stage: Stage
+    ) -> ttnn.Tensor:
+        with stage("vision"):
+            embeddings = self.backbone.embed_prefix(row)
+        with stage("prefill"):
+            prefix = self.backbone.prefill(embeddings, row)
+            self.backbone.write_state(self.suffix_embedding.embed_state(row.proprioception), prefix)
 
         def velocity(x_t: ttnn.Tensor, step: int) -> ttnn.Tensor:
             action_embeddings = self.suffix_embedding.embed_actions(x_t, time_bias[step])
             return self.suffix_embedding.velocity(self.backbone.forward_actions(action_embeddings, prefix))
 
-        if row.guidance is None:
-            return euler_integrate(velocity, row.noise, len(times))
-        return euler_integrate(guided(velocity, row.guidance, times), row.noise, len(times))
+        field = guided(velocity, row.guidance, times) if row.guidance else velocity
+        return euler_integrate(timed_steps(field, stage), row.noise, len(times))
+
+    def warm_up_shapes(self, cameras: int, tokens: int) -> list[tuple[int, int]]:
+        """Returns the (cameras, prompt tokens) to run once before it counts: one for each set of kernels that rows need.
+
+        Args:
+            cameras: the most that will be present.
+            tokens: of the longest prompt.
+        """
+        prompts = [min(length, tokens) for length in range(TILE, round_up(tokens, TILE) + 1, TILE)]
+        return [(present, prompt) for present in range(cameras, 0, -1) for prompt in prompts]
 
     def describe(self) -> dict[str, Any]:
         """Returns what runs where: parts, device, precision by role, bytes of weights by part (all of them in DRAM)."""
