@@ -117,8 +117,3 @@ class Stopwatch:
         """Returns what there is to say of each stage, in the order in which they were first timed."""
         with self._adding:
             return {name: histogram.summary() for name, histogram in self.histograms.items()}
-
-    def reset(self) -> None:
-        """Forgets what was timed."""
-        with self._adding:
-            self.histograms.clear()

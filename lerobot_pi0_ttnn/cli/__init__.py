@@ -8,9 +8,9 @@ import logging
 import sys
 from collections.abc import Sequence
 
-from . import convert, demo, doctor, info, plot
+from . import bench, convert, demo, doctor, info, plot
 
-SUBCOMMANDS = (demo, convert, info, plot, doctor)
+SUBCOMMANDS = (demo, convert, info, plot, bench, doctor)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -1,0 +1,295 @@
+"""`lerobot-pi0-ttnn bench CKPT`: how long a chunk takes, on the torch backend and on a Tenstorrent card, side by side.
+
+Times a policy as LeRobot calls it, from the batch that the preprocessor hands over to the chunk of actions, on made-up
+observations: no tokenizer is needed. Prints a Markdown table to paste into an issue, and as its last line JSON. Emulated and
+simulated boards are run, but not timed: their actions are compared, and nothing is said of milliseconds.
+"""
+
+import argparse
+import gc
+import json
+import math
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..checkpoint.files import CheckpointSource
+from ..configuration_pi0_ttnn import BACKENDS, PRECISIONS, PI0TTNNConfig, load_config
+from ..latency_report import HOST, TOTAL
+from .hub import add_checkpoint_options, checkpoint_source
+
+COLUMNS = ("p50", "p95", "p99", "max", "jitter")
+
+
+def register(subparsers: Any) -> None:
+    """Adds the subcommand."""
+    parser = subparsers.add_parser(
+        "bench",
+        help="how long a chunk takes",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add_checkpoint_options(parser, "checkpoint")
+    parser.add_argument("--backends", nargs="+", choices=BACKENDS, default=["torch", "ttnn"], help="default: both")
+    parser.add_argument("--board", default="auto", help="of the ttnn backend (default: auto)")
+    parser.add_argument("--precision", choices=PRECISIONS, help="of the ttnn backend (default: the checkpoint's)")
+    parser.add_argument(
+        "--dtype", choices=("float32", "bfloat16"), help="of the torch backend (default: the checkpoint's)"
+    )
+    parser.add_argument("--chunks", type=_positive, default=20, help="timed calls for each backend (default: 20)")
+    parser.add_argument("--cameras", type=_positive, help="how many of the policy's are present (default: all)")
+    parser.add_argument("--tokens", type=_positive, default=12, help="of the prompt (default: 12)")
+    parser.add_argument("--steps", type=_positive, help="Euler steps (default: the checkpoint's)")
+    parser.add_argument("--fps", type=_rate, default=30.0, help="of the robot that the policy drives (default: 30)")
+    parser.add_argument("--plot", type=Path, help="draw where the time goes into this picture")
+    parser.set_defaults(run=run)
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"expected at least 1, got {value}")
+    return value
+
+
+def _rate(text: str) -> float:
+    value = float(text)
+    if not 0 < value < math.inf:
+        raise argparse.ArgumentTypeError(f"expected a positive number, got {value}")
+    return value
+
+
+def run(options: argparse.Namespace) -> int:
+    """Prints the table and the JSON line."""
+    result = bench(options)
+    print(as_text(result))
+    if options.plot:
+        draw(result, options.plot)
+        print(options.plot)
+    print(json.dumps(result))
+    return 0
+
+
+def bench(options: argparse.Namespace) -> dict[str, Any]:
+    """Returns what was measured, as JSON values: for each backend its policy's `latency()`, and how the two compare.
+
+    Raises:
+        ValueError: the checkpoint has fewer cameras, or shorter prompts, than were asked for.
+        FileNotFoundError, ImportError: there is no such checkpoint or board, or ttnn is not installed.
+    """
+    source = checkpoint_source(options, "checkpoint")
+    config = load_config(source)
+    cameras = len(config.image_features) if options.cameras is None else options.cameras
+    for name, got, most in (
+        ("cameras", cameras, len(config.image_features)),
+        ("tokens", options.tokens, config.tokenizer_max_length),
+    ):
+        if got > most:
+            raise ValueError(f"--{name}: expected at most {most}, which is what {source} takes, got {got}")
+    batch = make_batch(config, cameras=cameras, tokens=options.tokens)
+    noise = torch.randn(1, config.chunk_size, config.max_action_dim, generator=torch.Generator().manual_seed(0))
+    result: dict[str, Any] = {
+        "checkpoint": str(source),
+        "cameras": cameras,
+        "camera_slots": len(config.image_features),
+        "tokens": options.tokens,
+        "chunk_size": config.chunk_size,
+        "n_action_steps": config.n_action_steps,
+        "fps": options.fps,
+        "control_period_ms": 1e3 / options.fps,
+        "backends": {},
+    }
+    actions = {}
+    for backend in dict.fromkeys(options.backends):
+        report, actions[backend] = measure(options, source, backend, batch, noise)
+        result["backends"][backend] = report
+    if len(actions) == len(BACKENDS):
+        result["pcc"] = _correlation(actions["torch"], actions["ttnn"])
+        result["speedup"] = _speedup(result["backends"])
+    return result
+
+
+def make_batch(config: PI0TTNNConfig, *, cameras: int, tokens: int) -> dict[str, Tensor]:
+    """Returns one made-up observation as LeRobot's preprocessor hands it over, always the same.
+
+    Args:
+        config: says of what size.
+        cameras: the first so many are present.
+        tokens: of the prompt.
+    """
+    generator = torch.Generator().manual_seed(0)
+    features = list(config.image_features.items())[:cameras]
+    batch = {name: torch.rand(1, *feature.shape, generator=generator) for name, feature in features}
+    state = config.robot_state_feature
+    batch["observation.state"] = torch.randn(1, state.shape[0] if state else 1, generator=generator)
+    ids = torch.zeros(1, config.tokenizer_max_length, dtype=torch.long)
+    ids[0, :tokens] = torch.randint(3, config.model_config().vocab_size, (tokens,), generator=generator)
+    mask = torch.arange(config.tokenizer_max_length)[None] < tokens
+    return batch | {"observation.language.tokens": ids, "observation.language.attention_mask": mask}
+
+
+def measure(
+    options: argparse.Namespace, source: CheckpointSource, backend: str, batch: dict[str, Tensor], noise: Tensor
+) -> tuple[dict[str, Any], Tensor]:
+    """Returns the latency report of one backend, with the seconds until it was ready; and the chunk it computed."""
+    from ..modeling_pi0_ttnn import PI0TTNNPolicy
+
+    overrides: dict[str, Any] = {"backend": backend, "board": options.board, "rtc_config": None, "recording_path": None}
+    chosen = {"precision": options.precision, "dtype": options.dtype, "num_inference_steps": options.steps}
+    overrides |= {name: value for name, value in chosen.items() if value is not None}
+    start = time.perf_counter()
+    policy = PI0TTNNPolicy.from_pretrained(
+        source.path_or_repo_id,
+        revision=source.revision,
+        cache_dir=source.cache_dir,
+        local_files_only=source.local_files_only,
+        subfolder=source.subfolder,
+        **overrides,
+    )
+    ready = time.perf_counter() - start
+    try:
+        is_timed = policy.board is None or policy.board.kind == "card"
+        for _ in range(options.chunks if is_timed else 1):
+            actions = policy.predict_action_chunk(batch, noise=noise)
+        report = policy.latency()
+        if policy.board and is_timed:
+            # Waiting for the card after each stage costs a little: the totals above are without it.
+            policy.config.time_stages = True
+            for _ in range(options.chunks):
+                policy.predict_action_chunk(batch, noise=noise)
+            report["milliseconds"] = policy.latency()["milliseconds"] | report["milliseconds"]
+    finally:
+        policy.close()
+        # The next backend finds the memory free: a policy refers to itself.
+        del policy
+        gc.collect()
+    return report | {"ready_s": round(ready, 1) if is_timed else None}, actions
+
+
+def _correlation(a: Tensor, b: Tensor) -> float:
+    return float(torch.corrcoef(torch.stack([a.flatten(), b.flatten()]))[0, 1])
+
+
+def _speedup(backends: dict[str, Any]) -> float | None:
+    torch_ms, ttnn_ms = (backends[name]["milliseconds"].get(TOTAL) for name in ("torch", "ttnn"))
+    return torch_ms["p50"] / ttnn_ms["p50"] if torch_ms and ttnn_ms else None
+
+
+def as_text(result: dict[str, Any]) -> str:
+    """Returns the result as Markdown for a person."""
+    backends = result["backends"]
+    lines = [
+        f"pi0, observation to actions: {result['checkpoint']}, {result['cameras']} of {result['camera_slots']} cameras, "
+        f"a prompt of {result['tokens']} tokens, batch 1",
+        "",
+        *(f"- {name}: {_subject(report)}" for name, report in backends.items()),
+        "",
+        *_table(backends, result.get("speedup")),
+        "",
+    ]
+    if "pcc" in result:
+        lines.append(f"Actions of the two, same noise: PCC {result['pcc']:.6f}.")
+    for name, report in backends.items():
+        if TOTAL in report["milliseconds"]:
+            lines.append(f"{name}: {_against_the_clock(report, result)}")
+    return "\n".join(lines)
+
+
+def _subject(report: dict[str, Any]) -> str:
+    board = report["board"]
+    where = (
+        f"{board['name']} ({board['kind']}, {board['arch']}, {board['grid'][0]} x {board['grid'][1]})"
+        if board
+        else "CPU"
+    )
+    said = f"{report['model']} on {where}, {report['precision']}, {report['steps']} steps"
+    return f"{said}; not timed: {report['note']}" if report["note"] else f"{said}, {report['chunks']} chunks"
+
+
+def _table(backends: dict[str, Any], speedup: float | None) -> list[str]:
+    timed = {name: report["milliseconds"] for name, report in backends.items() if report["milliseconds"]}
+    if not timed:
+        return ["No milliseconds: nothing here ran on a card or on the CPU."]
+    rows = list(dict.fromkeys(row for milliseconds in timed.values() for row in milliseconds))
+    rows.sort(key=_order)
+    header = ["ms", *(f"{name} {column}" for name in timed for column in COLUMNS), *(["speedup"] if speedup else [])]
+    lines = [f"| {' | '.join(header)} |", "|---" * len(header) + "|"]
+    for row in rows:
+        cells = [
+            f"{milliseconds[row][column]:.2f}" if row in milliseconds else ""
+            for milliseconds in timed.values()
+            for column in COLUMNS
+        ]
+        if speedup:
+            cells.append(f"{speedup:.1f}x" if row == TOTAL else "")
+        lines.append(f"| {' | '.join([row, *cells])} |")
+    return lines
+
+
+def _order(stage: str) -> tuple[int, int]:
+    first = (TOTAL, HOST, "upload", "vision", "prefill")
+    if stage in first:
+        return first.index(stage), 0
+    return (len(first), int(stage.split()[1])) if stage.startswith("step ") else (len(first) + 1, 0)
+
+
+def _against_the_clock(report: dict[str, Any], result: dict[str, Any]) -> str:
+    """What the latency means at the robot's rate."""
+    period, slowest = result["control_period_ms"], report["milliseconds"][TOTAL]["p99"]
+    ticks, lasts = math.ceil(slowest / period), result["n_action_steps"]
+    fits = "keeps up" if ticks <= lasts else "does not keep up"
+    return (
+        f"a chunk takes {slowest:.1f} ms (p99), {ticks} ticks of {period:.1f} ms at {result['fps']:g} fps, and lasts {lasts} "
+        f"ticks: it {fits}. Synchronous inference stands still for those {ticks} ticks; real-time chunking needs an "
+        f"execution horizon of at least {ticks}."
+    )
+
+
+def draw(result: dict[str, Any], output: Path) -> None:
+    """Writes a picture: a bar for each backend that was timed, its stages side by side, and the control period.
+
+    Args:
+        result: what `bench` returned.
+        output: the picture's file; its suffix is its format.
+
+    Raises:
+        ValueError: nothing was timed.
+    """
+    from matplotlib.figure import Figure
+
+    timed = {name: report for name, report in result["backends"].items() if report["milliseconds"]}
+    if not timed:
+        raise ValueError("--plot: nothing was timed, since neither the CPU nor a card was asked for.")
+    figure = Figure(figsize=(10, 1.5 + 1.2 * len(timed)), layout="constrained")
+    axes = figure.subplots()
+    colours = figure_colours()
+    for name, report in timed.items():
+        milliseconds = report["milliseconds"]
+        label, left = f"{name}\n{report['precision']}", 0.0
+        for stage in sorted((stage for stage in milliseconds if stage != TOTAL), key=_order):
+            kind = "Euler steps" if stage.startswith("step ") else stage
+            width = milliseconds[stage]["p50"]
+            axes.barh(label, width, left=left, color=colours[kind], edgecolor="white", linewidth=0.5, label=kind)
+            left += width
+        total = milliseconds[TOTAL]
+        for marker, column in (("|", "p50"), ("x", "p99"), (">", "max")):
+            axes.plot(total[column], label, marker, color="black", markersize=9, label=f"whole chunk, {column}")
+    axes.axvline(result["control_period_ms"], color="tab:red", label=f"control period at {result['fps']:g} fps")
+    lasts = result["control_period_ms"] * result["n_action_steps"]
+    axes.axvline(lasts, color="tab:red", linestyle=":", label=f"{result['n_action_steps']} actions last")
+    handles = {text: handle for handle, text in zip(*axes.get_legend_handles_labels(), strict=True)}
+    figure.legend(handles.values(), handles.keys(), loc="outside right upper", fontsize="small")
+    axes.set_xlim(left=0)
+    axes.set_xlabel("ms, median of each stage")
+    axes.set_title(f"pi0, observation to actions, cameras: {result['cameras']}")
+    output.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(output, dpi=100)
+
+
+def figure_colours() -> dict[str, str]:
+    """Returns the colour of each kind of stage."""
+    kinds = (HOST, "upload", "vision", "prefill", "Euler steps", "readback")
+    return dict(zip(kinds, ("tab:gray", "tab:olive", "tab:green", "tab:blue", "tab:orange", "tab:purple"), strict=True))
