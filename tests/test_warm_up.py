@@ -6,10 +6,13 @@ import pytest
 import torch
 
 from lerobot_pi0_ttnn import PI0TTNNPolicy
+from lerobot_pi0_ttnn.backend import warm_up
 from lerobot_pi0_ttnn.reference import PI0ModelTorch
 from lerobot_pi0_ttnn.tt.hook import add_layer, remove_layer
 from tests.checkpoints import edit_json, save_lerobot_checkpoint
 from tests.oracle import CAMERAS, make_batch, make_lerobot_policy, make_noise
+
+TILE = 32
 
 
 @pytest.fixture(scope="module")
@@ -143,3 +146,19 @@ class TestKernels:
         for cameras in (1, 2, 3):
             policy.predict_action_chunk(make_batch(batch=1, cameras=CAMERAS[:cameras], lengths=[40]))
         assert board.describe()["dram_bytes_in_use"] == before
+
+
+class TestPrograms:
+    """On real kernels, where ttnn itself counts what it has compiled."""
+
+    def test_the_first_tick_compiles_nothing(self, checkpoint, board):
+        if board.kind == "emulated":
+            pytest.skip(f"{board.name} has no kernels")
+        policy = PI0TTNNPolicy.from_pretrained(checkpoint, backend="ttnn", cache_weights=False, warm_up=False)
+        before = board.device.num_program_cache_entries()
+        warm_up(policy.model, cameras=1, tokens=TILE)
+        warm = board.device.num_program_cache_entries()
+        assert warm > before + 20
+        policy.predict_action_chunk(make_batch(batch=1, cameras=CAMERAS[:1], lengths=[7], max_length=TILE))
+        policy.close()
+        assert board.device.num_program_cache_entries() == warm

@@ -1,4 +1,4 @@
-"""The parity tests of the TTNN twin on real kernels: a card, or the simulator that TT_METAL_SIMULATOR names.
+"""What real kernels say of the TTNN twin: those of a card, or of the simulator that TT_METAL_SIMULATOR names.
 
 Each runs in a process of its own: a process has one board, and an instruction that the simulator lacks ends it.
 """
@@ -11,10 +11,11 @@ import pytest
 
 from lerobot_pi0_ttnn.tt.cards import NODES, card_nodes
 
-PARITY = [
+ON_REAL_KERNELS = [
     pytest.param("tests/parity/test_tt_parts.py", id="parts"),
     pytest.param("tests/parity/test_tt_whole.py::TestQuality::test_awkward_batch", id="whole"),
     pytest.param("tests/parity/test_tt_whole.py::TestIdentities", id="identities"),
+    pytest.param("tests/test_warm_up.py::TestPrograms", id="warm-up"),
     pytest.param("tests/parity/test_tt_full_width.py::test_siglip_and_projector", id="full-width-siglip"),
     pytest.param("tests/parity/test_tt_full_width.py::test_gemma_2b", id="full-width-gemma-2b"),
     pytest.param("tests/parity/test_tt_full_width.py::test_gemma_300m", id="full-width-gemma-300m"),
@@ -23,8 +24,8 @@ PARITY = [
 
 @pytest.mark.device
 @pytest.mark.timeout(4 * 3600)
-@pytest.mark.parametrize("tests", PARITY)
-def test_parity(tests, pytestconfig):
+@pytest.mark.parametrize("tests", ON_REAL_KERNELS)
+def test_on_real_kernels(tests, pytestconfig):
     if not card_nodes() and not os.environ.get("TT_METAL_SIMULATOR"):
         pytest.skip(f"no real kernels: no device node {NODES}/*, and TT_METAL_SIMULATOR is not set")
     done = subprocess.run(
