@@ -18,14 +18,17 @@ class Scalable(Protocol):
     def __rmul__(self, other: float, /) -> Self: ...
 
 
-def sample_noise(shape: Sequence[int], generator: torch.Generator | None = None) -> Tensor:
-    """Returns float32 standard normal noise, drawn as LeRobot's `sample_noise` draws it on the CPU.
+def sample_noise(
+    shape: Sequence[int], device: torch.device | str = "cpu", generator: torch.Generator | None = None
+) -> Tensor:
+    """Returns float32 standard normal noise, drawn as LeRobot's `sample_noise` draws it.
 
     Args:
         shape: (B, horizon, action_dim).
+        device: torch's, on which it is drawn; the models here take it from the CPU.
         generator: source of randomness; torch's global one by default.
     """
-    return torch.normal(mean=0.0, std=1.0, size=tuple(shape), dtype=torch.float32, generator=generator)
+    return torch.normal(mean=0.0, std=1.0, size=tuple(shape), dtype=torch.float32, device=device, generator=generator)
 
 
 def schedule(num_steps: int) -> list[float]:

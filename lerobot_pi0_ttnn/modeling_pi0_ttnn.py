@@ -81,12 +81,7 @@ class PI0TTNNPolicy(PreTrainedPolicy):
         except BaseException:
             self.close()
             raise
-        self._read = ObservationReader(
-            cameras=list(config.image_features),
-            image_size=self.model.config.vision.image_size,
-            state_dim=self.model.config.state_dim,
-            vocab_size=self.model.config.vocab_size,
-        )
+        self._read = _observation_reader(config)
         self._stopwatch = Stopwatch()
         self._recorder = Recorder(config.recording_path) if config.recording_path else None
         self.init_rtc_processor()
@@ -207,6 +202,7 @@ class PI0TTNNPolicy(PreTrainedPolicy):
         """Follows `config.rtc_config`, which LeRobot's engine sets after loading; call it again once that has changed."""
         rtc = self.config.rtc_config
         self.rtc_processor = RTCProcessor(rtc) if rtc else None
+        self.model.rtc_processor = self.rtc_processor  # type: ignore[union-attr] # where LeRobot has it too
         if rtc and rtc.debug:
             logger.warning("rtc_config.debug has no effect on this policy: the steps stay on its backend.")
 
@@ -300,6 +296,15 @@ class PI0TTNNPolicy(PreTrainedPolicy):
             self._recorder.chunk(actions)
         return actions
 
+    def _preprocess_images(self, batch: Mapping[str, object]) -> tuple[list[Tensor], list[Tensor]]:
+        """Returns the images and masks of an `Observation`, for LeRobot's tests; of `self` only `config` is used."""
+        read = _observation_reader(self.config)
+        return read.images(batch, rows=read.state(batch).shape[0])
+
+    def prepare_state(self, batch: Mapping[str, object]) -> Tensor:
+        """Returns the state of an `Observation`, for LeRobot's tests; of `self` only `config` is used."""
+        return _observation_reader(self.config).state(batch)
+
     def _guidance(
         self, left_over: Tensor, rows: int, delay: int | None, execution_horizon: int | None
     ) -> Guidance[Tensor]:
@@ -338,6 +343,16 @@ class PI0TTNNPolicy(PreTrainedPolicy):
     def get_optim_params(self) -> NoReturn:
         """Raises NotImplementedError: this policy is for inference."""
         self.forward({})
+
+
+def _observation_reader(config: PI0TTNNConfig) -> ObservationReader:
+    model = config.model_config()
+    return ObservationReader(
+        cameras=list(config.image_features),
+        image_size=model.vision.image_size,
+        state_dim=model.state_dim,
+        vocab_size=model.vocab_size,
+    )
 
 
 def _config_overrides(arguments: dict[str, Any]) -> dict[str, Any]:

@@ -63,12 +63,13 @@ class ObservationReader:
             TypeError: an entry is of the wrong dtype.
             ValueError: an entry is of the wrong shape, or not finite.
         """
-        state = self._state(batch)
+        state = self.state(batch)
         lang_tokens, lang_masks = self._language(batch, rows=state.shape[0])
-        images, img_masks = self._images(batch, rows=state.shape[0])
+        images, img_masks = self.images(batch, rows=state.shape[0])
         return Observation(images, img_masks, lang_tokens, lang_masks, state)
 
-    def _state(self, batch: Mapping[str, object]) -> Tensor:
+    def state(self, batch: Mapping[str, object]) -> Tensor:
+        """Returns the state of `__call__`, zero-padded."""
         state = _tensor(batch, STATE, "the robot's or the environment's joint state")
         if state.ndim != 2:
             raise ValueError(f"{STATE}: expected (batch, n), got {tuple(state.shape)}; add the batch dimension.")
@@ -104,7 +105,8 @@ class ObservationReader:
             )
         return tokens, mask
 
-    def _images(self, batch: Mapping[str, object], rows: int) -> tuple[list[Tensor], list[Tensor]]:
+    def images(self, batch: Mapping[str, object], rows: int) -> tuple[list[Tensor], list[Tensor]]:
+        """Returns the images and masks of `__call__`, for a batch of so many rows."""
         present = [key for key in self.cameras if key in batch]
         strangers = [key for key in batch if key.startswith("observation.image") and key not in self.cameras]
         if not present:

@@ -27,6 +27,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         default="emulated:n150",
         help="what the parity tests of the TTNN twin run on: emulated:NAME, or auto for a card or the simulator",
     )
+    parser.addoption("--lerobot-tests", metavar="PATH", help="a checkout of LeRobot, whose own tests are to judge too")
+    parser.addoption("--lerobot-tests-backend", default="torch", help="what they run on: torch, or a board")
     parser.addoption("--parity-table", action="store_true", help="print what was measured, as docs/parity.md has it")
 
 

@@ -94,8 +94,8 @@ def test_noise_is_lerobots():
 def test_noise_from_a_generator_ignores_the_global_one():
     torch.manual_seed(0)
     before = torch.get_rng_state()
-    first = sample_noise(SHAPE, seeded(7))
+    first = sample_noise(SHAPE, generator=seeded(7))
     assert torch.equal(torch.get_rng_state(), before)
     torch.manual_seed(1)
-    assert torch.equal(sample_noise(SHAPE, seeded(7)), first)
-    assert not torch.equal(sample_noise(SHAPE, seeded(8)), first)
+    assert torch.equal(sample_noise(SHAPE, generator=seeded(7)), first)
+    assert not torch.equal(sample_noise(SHAPE, generator=seeded(8)), first)

@@ -3,6 +3,7 @@
 import inspect
 import logging
 import shutil
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -122,6 +123,41 @@ def test_bad_input_costs_no_model_time(policy, monkeypatch):
     batch["observation.state"][0, 0] = float("inf")
     with pytest.raises(ValueError, match=r"observation\.state"):
         policy.select_action(batch)
+
+
+class TestNames:
+    """What LeRobot's own tests and engine reach for by name; `tests/lerobot_suite` runs those tests themselves."""
+
+    @pytest.mark.parametrize("size", [(120, 160), (224, 224)])
+    def test_inputs_without_a_policy(self, checkpoint, lerobot_policy, size):
+        """LeRobot's `test_pi0_processor.py` takes the two methods off the class, for an object with only a config."""
+        bare = SimpleNamespace(config=PI0TTNNPolicy.from_pretrained(checkpoint).config)
+        batch = make_batch(size=size)
+        images, masks = PI0TTNNPolicy._preprocess_images(bare, batch)
+        want_images, want_masks = lerobot_policy._preprocess_images(batch)
+        for got, want in ((images, want_images), (masks, want_masks)):
+            assert all(torch.equal(a, b) for a, b in zip(got, want, strict=True))
+        assert torch.equal(PI0TTNNPolicy.prepare_state(bare, batch), lerobot_policy.prepare_state(batch))
+
+    def test_the_models_noise_is_lerobots(self, policy, lerobot_policy):
+        torch.manual_seed(5)
+        got = policy.model.sample_noise((2, 50, 32), "cpu")
+        torch.manual_seed(5)
+        assert torch.equal(got, lerobot_policy.model.sample_noise((2, 50, 32), "cpu"))
+
+    def test_noise_is_the_models(self, policy, monkeypatch):
+        """Whoever replaces `sample_noise`, as LeRobot's parity tests do, decides on the noise."""
+        monkeypatch.setattr(policy.model, "sample_noise", lambda shape, *_, **__: make_noise(shape[0]))
+        want = policy.predict_action_chunk(make_batch(), noise=make_noise())
+        assert torch.equal(policy.predict_action_chunk(make_batch()), want)
+
+    def test_dropped_actions_are_predicted_anew(self, policy):
+        """LeRobot's `drop_queued_actions` clears the queue under this name, between two instructions."""
+        noises = [make_noise(seed=seed) for seed in range(2)]
+        policy.select_action(make_batch(), noise=noises[0])
+        policy._action_queue.clear()
+        got = policy.select_action(make_batch(), noise=noises[1])
+        assert torch.equal(got, policy.predict_action_chunk(make_batch(), noise=noises[1])[:, 0])
 
 
 class TestLoading:

@@ -268,12 +268,14 @@ class TestContract:
 
     def test_the_processor_follows_the_config(self, ours, caplog):
         assert ours.rtc_processor.rtc_config is ours.config.rtc_config
+        assert ours.model.rtc_processor is ours.rtc_processor
         with caplog.at_level(logging.WARNING):
             enable(ours, debug=True)
         assert "rtc_config.debug has no effect" in caplog.text
         ours.config.rtc_config = None
         ours.init_rtc_processor()
         assert ours.rtc_processor is None
+        assert ours.model.rtc_processor is None
         assert ours._rtc_enabled() is False
 
     def test_select_action_is_refused(self, ours):

@@ -26,6 +26,8 @@ class PI0ModelTorch:
         ValueError: with every missing, unexpected and mis-shaped tensor.
     """
 
+    sample_noise = staticmethod(sample_noise)
+
     def __init__(
         self, config: PI0ModelConfig, weights: Mapping[str, Tensor], *, dtype: torch.dtype = torch.float32
     ) -> None:
@@ -67,7 +69,9 @@ class PI0ModelTorch:
         times = schedule(steps)
         time_bias = self.suffix_embedding.time_bias(times)
         if noise is None:
-            noise = sample_noise((state.shape[0], self.config.horizon, self.config.action_dim), generator)
+            noise = self.sample_noise(
+                (state.shape[0], self.config.horizon, self.config.action_dim), generator=generator
+            )
 
         with stage("vision"):
             embeddings, is_real = self.backbone.embed_prefix(images, img_masks, lang_tokens, lang_masks)

@@ -37,6 +37,8 @@ class PI0ModelTTNN:
         ValueError: with every missing, unexpected and mis-shaped tensor.
     """
 
+    sample_noise = staticmethod(sample_noise)
+
     def __init__(
         self,
         config: PI0ModelConfig,
@@ -93,7 +95,9 @@ class PI0ModelTTNN:
         times = schedule(steps)
         time_bias = self.suffix_embedding.time_bias(times)
         if noise is None:
-            noise = sample_noise((state.shape[0], self.config.horizon, self.config.action_dim), generator)
+            noise = self.sample_noise(
+                (state.shape[0], self.config.horizon, self.config.action_dim), generator=generator
+            )
 
         # All rows go up before the first one runs, and come down together after the last one.
         with stage("upload"):
