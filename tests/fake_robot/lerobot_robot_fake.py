@@ -5,6 +5,7 @@ written to a file of JSON lines.
 """
 
 import json
+import math
 import signal
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,8 +22,10 @@ class FakeRobotConfig(RobotConfig):
     joints: int = 6
     cameras: dict[str, CameraConfig] = field(default_factory=dict)
     """Only their names and sizes count; nothing is opened."""
-    stop_after: int = 0
-    """After that many actions somebody presses Ctrl-C; 0: nobody does."""
+    stop_after: int | None = None
+    """After that many actions somebody presses Ctrl-C."""
+    encoder_breaks_after: int | None = None
+    """After that many observations the first joint's position is NaN."""
 
 
 class FakeRobot(Robot):
@@ -35,6 +38,7 @@ class FakeRobot(Robot):
         self._connected = False
         self._position = {f"joint{number}.pos": float(number) for number in range(config.joints)}
         self._observed = self._moved = 0
+        self._broken = False
 
     @property
     def observation_features(self) -> dict[str, type | tuple]:
@@ -67,8 +71,13 @@ class FakeRobot(Robot):
 
     def get_observation(self) -> dict[str, float | np.ndarray]:
         images = {name: self._image(number) for number, name in enumerate(self.config.cameras)}
+        position = dict(self._position)
+        if self._observed == self.config.encoder_breaks_after:
+            self._broken = True
+        if self._broken:
+            position["joint0.pos"] = math.nan
         self._observed += 1
-        return {**self._position, **images}
+        return {**position, **images}
 
     def _image(self, number: int) -> np.ndarray:
         camera = list(self.config.cameras.values())[number]

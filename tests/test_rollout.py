@@ -1,0 +1,98 @@
+"""A robot under LeRobot's `lerobot-rollout`, for a hundred ticks, and what it does when something breaks."""
+
+import re
+
+import pytest
+import torch
+
+from lerobot_pi0_ttnn.recording import read_recording
+from tests.processes import Program
+from tests.robots import events, in_degrees, moves, robot_flags, save_robot_checkpoint
+
+TICKS = 100
+ENGINES = ("sync", "rtc")
+BACKENDS = {
+    "torch": ["--policy.backend=torch"],
+    "ttnn": ["--policy.board=emulated:n150", "--policy.num_inference_steps=1", "--policy.cache_weights=false"],
+}
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("pi0")
+    save_robot_checkpoint(folder)
+    return folder
+
+
+def start(checkpoint, folder, engine, *flags, **robot):
+    flags = [
+        "--discover_packages_path=lerobot_pi0_ttnn.plugins.as_pi0",
+        f"--policy.path={checkpoint}",
+        "--policy.architecture=tiny",
+        f"--policy.recording_path={folder / 'recording.jsonl'}",
+        f"--inference.type={engine}",
+        "--return_to_initial_position=false",
+        "--task=push",
+        *flags,
+    ]
+    return Program("lerobot.scripts.lerobot_rollout", flags + robot_flags(folder / "diary.jsonl", **robot), folder)
+
+
+def is_part_of(actions, chunks):
+    """Whether every action is a row of a chunk, and the rows of each chunk are taken in order."""
+    rows = [
+        next(((i, int(row)) for i, chunk in enumerate(chunks) for row in matching(chunk, action)), None)
+        for action in actions
+    ]
+    return None not in rows and rows == sorted(rows)
+
+
+def matching(chunk, action):
+    return (chunk - action).abs().amax(dim=1).le(1e-3).nonzero()
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_hundred_ticks(checkpoint, tmp_path, backend):
+    if backend == "ttnn":
+        pytest.importorskip("ttnn", reason="the TTNN backend's package is not installed")
+    programs = {
+        engine: start(checkpoint, tmp_path / engine, engine, *BACKENDS[backend], stop_after=TICKS)
+        for engine in ENGINES
+    }
+    for engine, program in programs.items():
+        folder = tmp_path / engine
+        assert program.wait(120) == 0, program.output
+        assert events(folder / "diary.jsonl") == ["connected", "disconnected"]
+        got, recording = moves(folder / "diary.jsonl"), read_recording(folder / "recording.jsonl")
+        assert got.shape == (TICKS, 6)
+        assert got.isfinite().all()
+        assert is_part_of(got, [in_degrees(chunk) for _, _, chunk in recording.chunks])
+        if engine == "sync":
+            want = torch.cat([in_degrees(chunk) for _, _, chunk in recording.chunks])
+            assert (got - want[:TICKS]).abs().max() < 1e-3
+        else:
+            assert len(recording.chunks) > 2
+
+
+def test_when_the_policy_raises(checkpoint, tmp_path):
+    """Sync: it ends at once, with an error. Real-time chunking: after ten attempts, with status 0, LeRobot's own.
+
+    In both the robot gets no action of a chunk that could not be had, and is let go.
+    """
+    torch_backend = BACKENDS["torch"]
+    programs = {
+        engine: start(checkpoint, tmp_path / engine, engine, *torch_backend, encoder_breaks_after=20)
+        for engine in ENGINES
+    }
+    reason = re.escape("observation.state: holds NaN or infinity")
+    for engine, status, message in [
+        ("sync", 1, f"ValueError: {reason}"),
+        ("rtc", 0, rf"RTC inference error \(10/10\): {reason}"),
+    ]:
+        folder = tmp_path / engine
+        assert programs[engine].wait(120) == status
+        assert re.search(message, programs[engine].output)
+        assert events(folder / "diary.jsonl") == ["connected", "disconnected"]
+        got, recording = moves(folder / "diary.jsonl"), read_recording(folder / "recording.jsonl")
+        assert 20 <= len(got) <= 50 * len(recording.chunks)
+        assert is_part_of(got, [in_degrees(chunk) for _, _, chunk in recording.chunks])
