@@ -28,6 +28,7 @@ class Program:
     def __init__(self, module: str, arguments: Sequence[str], folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self._output = folder / "output.txt"
+        self._output.touch()
         self._process = _context.Process(target=_run, args=(module, [module, *arguments], folder, self._output))
         self._process.start()
 

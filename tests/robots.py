@@ -32,7 +32,13 @@ def robot_flags(diary: Path, cameras: Sequence[str] = CAMERAS, **fields: object)
         f"{name}: {{type: opencv, index_or_path: {number}, width: 64, height: 48, fps: 30}}"
         for number, name in enumerate(cameras)
     )
-    fields = {"type": "fake", "diary": diary, "calibration_dir": diary.parent, "cameras": f"{{ {described} }}", **fields}
+    fields = {
+        "type": "fake",
+        "diary": diary,
+        "calibration_dir": diary.parent,
+        "cameras": f"{{ {described} }}",
+        **fields,
+    }
     return [f"--robot.{name}={value}" for name, value in fields.items()]
 
 
@@ -51,3 +57,14 @@ def events(diary: Path) -> list[str]:
 def in_degrees(chunk: Tensor) -> Tensor:
     """A recorded chunk, (1, horizon, joints), as the robot must get it: (horizon, joints)."""
     return chunk[0] * STATS["action"]["std"] + STATS["action"]["mean"]
+
+
+def is_part_of(actions: Tensor, chunks: Sequence[Tensor]) -> bool:
+    """Whether every action is a row of a chunk, in the order of the chunks and of their rows."""
+    rows = []
+    for action in actions:
+        distances = torch.stack([(chunk - action).abs().amax(dim=1) for chunk in chunks])
+        if distances.min() > 1e-3:
+            return False
+        rows.append(int(distances.argmin()))
+    return rows == sorted(rows)

@@ -7,7 +7,7 @@ import torch
 
 from lerobot_pi0_ttnn.recording import read_recording
 from tests.processes import Program
-from tests.robots import events, in_degrees, moves, robot_flags, save_robot_checkpoint
+from tests.robots import events, in_degrees, is_part_of, moves, robot_flags, save_robot_checkpoint
 
 TICKS = 100
 ENGINES = ("sync", "rtc")
@@ -38,26 +38,12 @@ def start(checkpoint, folder, engine, *flags, **robot):
     return Program("lerobot.scripts.lerobot_rollout", flags + robot_flags(folder / "diary.jsonl", **robot), folder)
 
 
-def is_part_of(actions, chunks):
-    """Whether every action is a row of a chunk, and the rows of each chunk are taken in order."""
-    rows = [
-        next(((i, int(row)) for i, chunk in enumerate(chunks) for row in matching(chunk, action)), None)
-        for action in actions
-    ]
-    return None not in rows and rows == sorted(rows)
-
-
-def matching(chunk, action):
-    return (chunk - action).abs().amax(dim=1).le(1e-3).nonzero()
-
-
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_a_hundred_ticks(checkpoint, tmp_path, backend):
     if backend == "ttnn":
         pytest.importorskip("ttnn", reason="the TTNN backend's package is not installed")
     programs = {
-        engine: start(checkpoint, tmp_path / engine, engine, *BACKENDS[backend], stop_after=TICKS)
-        for engine in ENGINES
+        engine: start(checkpoint, tmp_path / engine, engine, *BACKENDS[backend], stop_after=TICKS) for engine in ENGINES
     }
     for engine, program in programs.items():
         folder = tmp_path / engine

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import draccus
+from draccus.utils import DecodingError
 
 from ..configuration_pi0_ttnn import PI0TTNNConfig
 
@@ -85,7 +86,7 @@ def parse_flags(flags: list[str]) -> tuple[Any, list[str]]:
         config = draccus.parse(ServeConfig, args=flags, prog="lerobot-pi0-ttnn serve")
         policy = draccus.parse(PI0TTNNConfig, args=overrides)
     except draccus.ParsingError as error:
-        raise ValueError(error.__cause__ or error) from error
+        raise ValueError(error if isinstance(error, DecodingError) else error.__cause__) from error
     if policy != config.policy:
         raise ValueError("the policy's fields are taken from --policy.FIELD=VALUE only, not from a file.")
     return config, overrides

@@ -38,7 +38,6 @@ class FakeRobot(Robot):
         self._connected = False
         self._position = {f"joint{number}.pos": float(number) for number in range(config.joints)}
         self._observed = self._moved = 0
-        self._broken = False
 
     @property
     def observation_features(self) -> dict[str, type | tuple]:
@@ -72,9 +71,7 @@ class FakeRobot(Robot):
     def get_observation(self) -> dict[str, float | np.ndarray]:
         images = {name: self._image(number) for number, name in enumerate(self.config.cameras)}
         position = dict(self._position)
-        if self._observed == self.config.encoder_breaks_after:
-            self._broken = True
-        if self._broken:
+        if self.config.encoder_breaks_after is not None and self._observed >= self.config.encoder_breaks_after:
             position["joint0.pos"] = math.nan
         self._observed += 1
         return {**position, **images}
