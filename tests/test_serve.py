@@ -1,6 +1,7 @@
 """`lerobot-pi0-ttnn serve` and LeRobot's own, unmodified `robot_client`, each a process, on a fake robot."""
 
 import os
+import pickle
 import re
 import shutil
 import signal
@@ -11,10 +12,13 @@ import time
 from importlib.util import find_spec
 from pathlib import Path
 
+import grpc
 import pytest
 import torch
-from lerobot.async_inference.helpers import raw_observation_to_observation
+from lerobot.async_inference.helpers import TimedObservation, raw_observation_to_observation
 from lerobot.policies import make_pre_post_processors
+from lerobot.transport import services_pb2, services_pb2_grpc
+from lerobot.transport.utils import send_bytes_in_chunks
 from lerobot.utils.constants import OBS_STR
 from lerobot.utils.feature_utils import hw_to_dataset_features
 
@@ -224,6 +228,19 @@ def test_a_client_may_come_again(server, folder, tmp_path):
     program = client(tmp_path, server, folder / "pi0", stop_after=5)
     program.wait(60)
     assert len(moves(tmp_path / "diary.jsonl")) == 5
+
+
+def test_a_server_that_has_forgotten_its_client(servers, folder, tmp_path):
+    """It was restarted; the client goes on where it was."""
+    server = list(servers.values())[-1].ready()
+    channel = grpc.insecure_channel(f"localhost:{server.port}")
+    stub = services_pb2_grpc.AsyncInferenceStub(channel)
+    observation = pickle.dumps(TimedObservation(timestamp=0.0, timestep=7, observation={}, must_go=True))
+    stub.Ready(services_pb2.Empty())
+    stub.SendObservations(send_bytes_in_chunks(observation, services_pb2.Observation))
+    with pytest.raises(grpc.RpcError, match="this server has no checkpoint loaded"):
+        stub.GetActions(services_pb2.Empty())
+    channel.close()
 
 
 def test_on_an_emulated_board(servers, folder, tmp_path):

@@ -98,6 +98,8 @@ class PI0TTNNPolicyServer(PolicyServer):
     def _predict_action_chunk(self, observation_t: TimedObservation) -> list[TimedAction]:
         with self._busy:
             try:
+                if self.policy is None:
+                    raise RuntimeError("this server has no checkpoint loaded; if it was restarted, restart the client.")
                 chunk: list[TimedAction] = super()._predict_action_chunk(observation_t)
             except Exception as error:
                 self.logger.exception("Inference failed")

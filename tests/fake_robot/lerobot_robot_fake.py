@@ -86,6 +86,8 @@ class FakeRobot(Robot):
         self._write("moved", list(self._position.values()))
         self._moved += 1
         if self._moved == self.config.stop_after:
+            if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in what a shell runs in the background
+                signal.signal(signal.SIGINT, signal.default_int_handler)
             signal.raise_signal(signal.SIGINT)
         return action
 
