@@ -30,8 +30,19 @@ from tests.processes import FAKE_ROBOT, Program
 from tests.robots import CAMERAS, events, in_degrees, is_part_of, moves, robot_flags, save_robot_checkpoint
 
 BIN = Path(sys.executable).parent
-DEFAULT_SEED = 67280421310721
-"""With which torch begins where nobody has seeded it, as in the server: c10's `default_rng_seed_val`."""
+SEED = 0
+SEEDED = f"import sys, torch; from lerobot_pi0_ttnn.cli import main; torch.manual_seed({SEED}); sys.exit(main())"
+"""The console script, with a seed, which LeRobot's server has no flag for."""
+COMMANDS = {
+    "torch": [sys.executable, "-c", SEEDED, "serve", "--policy.backend=torch"],
+    "ttnn": [
+        BIN / "lerobot-pi0-ttnn",
+        "serve",
+        "--policy.board=emulated:n150",
+        "--policy.num_inference_steps=1",
+        "--policy.cache_weights=false",
+    ],
+}
 TASK = "push"
 
 
@@ -48,22 +59,15 @@ def lerobot_policy(folder):
 class Server:
     """A running `lerobot-pi0-ttnn serve` on a free port."""
 
-    def __init__(self, folder: Path, *flags: str) -> None:
+    def __init__(self, folder: Path, command: list[str | Path]) -> None:
         folder.mkdir()
         with socket.socket() as probe:
             probe.bind(("localhost", 0))
             self.port = probe.getsockname()[1]
         self.recording, self._log = folder / "recording.jsonl", folder / "server.txt"
-        flags = (
-            f"--port={self.port}",
-            "--policy.architecture=tiny",
-            f"--policy.recording_path={self.recording}",
-            *flags,
-        )
+        flags = [f"--port={self.port}", "--policy.architecture=tiny", f"--policy.recording_path={self.recording}"]
         with self._log.open("w") as log:
-            self._process = subprocess.Popen(
-                [BIN / "lerobot-pi0-ttnn", "serve", *flags], cwd=folder, stdout=log, stderr=subprocess.STDOUT
-            )
+            self._process = subprocess.Popen([*command, *flags], cwd=folder, stdout=log, stderr=subprocess.STDOUT)
 
     def ready(self) -> "Server":
         until(lambda: "Serving pi0_ttnn on localhost" in self.log or self._process.poll() is not None, 120)
@@ -93,14 +97,8 @@ def until(condition, seconds: float) -> None:
 @pytest.fixture(scope="module")
 def servers(folder, lerobot_policy):
     """By backend, all started before the first is waited for: it takes long."""
-    flags = {"torch": ["--policy.backend=torch"]}
-    if find_spec("ttnn"):
-        flags["ttnn"] = [
-            "--policy.board=emulated:n150",
-            "--policy.num_inference_steps=1",
-            "--policy.cache_weights=false",
-        ]
-    servers = {backend: Server(folder / backend, *flags[backend]) for backend in flags}
+    commands = {name: command for name, command in COMMANDS.items() if name == "torch" or find_spec("ttnn")}
+    servers = {backend: Server(folder / backend, command) for backend, command in commands.items()}
     yield servers
     for server in servers.values():
         server.kill()
@@ -143,13 +141,13 @@ def lerobots_chunk(policy, checkpoint):
     observation = raw_observation_to_observation(
         {**robot.get_observation(), "task": TASK}, features, policy.config.image_features
     )
-    torch.manual_seed(DEFAULT_SEED)
+    torch.manual_seed(SEED)
     with torch.no_grad():
         return postprocess(policy.predict_action_chunk(preprocess(observation)))[0]
 
 
 def test_actions_arrive_and_are_lerobots(server, folder, lerobot_policy, tmp_path):
-    """An unmodified `type: pi0` checkpoint; the first chunk is the one that LeRobot's own policy would have sent."""
+    """An unmodified `type: pi0` checkpoint; the server's first chunk is the one that LeRobot's own policy makes."""
     diary = tmp_path / "diary.jsonl"
     flags = client_flags(server, folder / "pi0", diary, stop_after=120)
     command = [sys.executable, "-m", "lerobot.async_inference.robot_client", *flags]
