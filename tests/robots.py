@@ -1,12 +1,15 @@
 """What a robot's tests share: a checkpoint for the fake robot, its command line, its diary, and what it should have done."""
 
 import json
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 from lerobot.policies.pi0.modeling_pi0 import PI0Policy
+from safetensors.torch import load_file, save_file
 from torch import Tensor
+from transformers import AutoTokenizer
 
 from tests.checkpoints import save_lerobot_checkpoint
 from tests.oracle import make_lerobot_policy
@@ -24,6 +27,18 @@ def save_robot_checkpoint(folder: Path) -> PI0Policy:
     policy = make_lerobot_policy(cameras=CAMERAS, state_dim=JOINTS, action_dim=JOINTS)
     save_lerobot_checkpoint(policy, folder, STATS)
     return policy
+
+
+def damage(checkpoint: Path, copy: Path, word: str) -> Path:
+    """A copy of the checkpoint that computes NaN for prompts with that word in them, and only for those."""
+    shutil.copytree(checkpoint, copy)
+    file = copy / "model.safetensors"
+    tensors = load_file(file)
+    tokenizer = AutoTokenizer.from_pretrained(checkpoint / "tokenizer")
+    tokens = tokenizer(word, add_special_tokens=False).input_ids
+    tensors["model.paligemma_with_expert.paligemma.model.language_model.embed_tokens.weight"][tokens] = torch.nan
+    save_file(tensors, file)
+    return copy
 
 
 def robot_flags(diary: Path, cameras: Sequence[str] = CAMERAS, **fields: object) -> list[str]:

@@ -1,14 +1,12 @@
 """`lerobot-pi0-ttnn serve` and LeRobot's own, unmodified `robot_client`, each a process, on a fake robot."""
 
-import os
 import pickle
 import re
 import shutil
 import signal
 import socket
-import subprocess
 import sys
-import time
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -25,24 +23,10 @@ from lerobot.utils.feature_utils import hw_to_dataset_features
 from lerobot_pi0_ttnn.cli import main
 from lerobot_pi0_ttnn.cli.serve import is_loopback, parse_flags
 from lerobot_pi0_ttnn.recording import read_recording
-from tests.checkpoints import edit_json
-from tests.processes import FAKE_ROBOT, Program
-from tests.robots import CAMERAS, events, in_degrees, is_part_of, moves, robot_flags, save_robot_checkpoint
+from tests.processes import FAKE_ROBOT, SEED, Command, Program, until
+from tests.robots import CAMERAS, damage, events, in_degrees, is_part_of, moves, robot_flags, save_robot_checkpoint
 
 BIN = Path(sys.executable).parent
-SEED = 0
-SEEDED = f"import sys, torch; from lerobot_pi0_ttnn.cli import main; torch.manual_seed({SEED}); sys.exit(main())"
-"""The console script, with a seed, which LeRobot's server has no flag for."""
-COMMANDS = {
-    "torch": [sys.executable, "-c", SEEDED, "serve", "--policy.backend=torch"],
-    "ttnn": [
-        BIN / "lerobot-pi0-ttnn",
-        "serve",
-        "--policy.board=emulated:n150",
-        "--policy.num_inference_steps=1",
-        "--policy.cache_weights=false",
-    ],
-}
 TASK = "push"
 
 
@@ -59,49 +43,42 @@ def lerobot_policy(folder):
 class Server:
     """A running `lerobot-pi0-ttnn serve` on a free port."""
 
-    def __init__(self, folder: Path, command: list[str | Path]) -> None:
-        folder.mkdir()
+    def __init__(self, folder: Path, start, *flags: str) -> None:
         with socket.socket() as probe:
             probe.bind(("localhost", 0))
             self.port = probe.getsockname()[1]
-        self.recording, self._log = folder / "recording.jsonl", folder / "server.txt"
-        flags = [f"--port={self.port}", "--policy.architecture=tiny", f"--policy.recording_path={self.recording}"]
-        with self._log.open("w") as log:
-            self._process = subprocess.Popen([*command, *flags], cwd=folder, stdout=log, stderr=subprocess.STDOUT)
+        self.recording = folder / "recording.jsonl"
+        flags = (
+            f"--port={self.port}",
+            "--policy.architecture=tiny",
+            f"--policy.recording_path={self.recording}",
+            *flags,
+        )
+        self.process = start(["serve", *flags], folder)
 
     def ready(self) -> "Server":
-        until(lambda: "Serving pi0_ttnn on localhost" in self.log or self._process.poll() is not None, 120)
-        assert self._process.poll() is None, self.log
+        process = self.process
+        until(lambda: "Serving pi0_ttnn on localhost" in process.output or process.status is not None, 120)
+        assert process.status is None, process.output
         return self
-
-    @property
-    def log(self) -> str:
-        return self._log.read_text()
-
-    def stop(self, number: int) -> int:
-        self._process.send_signal(number)
-        return self._process.wait(60)
-
-    def kill(self) -> None:
-        self._process.kill()
-        self._process.wait()
-
-
-def until(condition, seconds: float) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, f"not within {seconds} s"
-        time.sleep(0.1)
 
 
 @pytest.fixture(scope="module")
 def servers(folder, lerobot_policy):
     """By backend, all started before the first is waited for: it takes long."""
-    commands = {name: command for name, command in COMMANDS.items() if name == "torch" or find_spec("ttnn")}
-    servers = {backend: Server(folder / backend, command) for backend, command in commands.items()}
+    servers = {}
+    if find_spec("ttnn"):
+        servers["ttnn"] = Server(
+            folder / "ttnn",
+            lambda arguments, folder: Command([BIN / "lerobot-pi0-ttnn", *arguments], folder),
+            "--policy.board=emulated:n150",
+            "--policy.num_inference_steps=1",
+            "--policy.cache_weights=false",
+        )
+    servers["torch"] = Server(folder / "torch", partial(Program, "lerobot_pi0_ttnn"), "--policy.backend=torch")
     yield servers
     for server in servers.values():
-        server.kill()
+        server.process.kill()
 
 
 @pytest.fixture
@@ -150,12 +127,9 @@ def test_actions_arrive_and_are_lerobots(server, folder, lerobot_policy, tmp_pat
     """An unmodified `type: pi0` checkpoint; the server's first chunk is the one that LeRobot's own policy makes."""
     diary = tmp_path / "diary.jsonl"
     flags = client_flags(server, folder / "pi0", diary, stop_after=120)
-    command = [sys.executable, "-m", "lerobot.async_inference.robot_client", *flags]
-    environment = os.environ | {"PYTHONPATH": f"{FAKE_ROBOT}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"}
-    result = subprocess.run(
-        command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120, check=False
-    )
-    assert "KeyboardInterrupt" in result.stderr
+    program = Command([sys.executable, "-m", "lerobot.async_inference.robot_client", *flags], tmp_path)
+    program.wait(120)
+    assert "KeyboardInterrupt" in program.output
     assert events(diary) == ["connected", "disconnected"]
     got = moves(diary)
     assert len(got) == 120
@@ -174,10 +148,9 @@ def truncated(folder, tmp_path):
     return broken
 
 
-def of_another_robot(folder, tmp_path):
-    other = shutil.copytree(folder / "pi0", tmp_path / "seven")
-    edit_json(other / "config.json", input_features={"observation.state": {"type": "STATE", "shape": [7]}})
-    return other
+def all_nan(folder, tmp_path):
+    """Found by the warm-up: token 0 fills its prompts."""
+    return damage(folder / "pi0", tmp_path / "nan", "<pad>")
 
 
 @pytest.mark.parametrize(
@@ -194,6 +167,7 @@ def of_another_robot(folder, tmp_path):
         pytest.param({"joints": 7}, None, "trained with a state of 6 values, the robot has 7", id="joints"),
         pytest.param({}, lambda folder, tmp_path: tmp_path / "absent", "there is no such folder", id="absent"),
         pytest.param({}, truncated, "model.safetensors", id="truncated"),
+        pytest.param({}, all_nan, "the model computed NaN or infinity", id="nan"),
         pytest.param({"policy_type": "act"}, None, "runs policies of type pi0_ttnn, got 'act'", id="policy-type"),
     ],
 )
@@ -207,18 +181,28 @@ def test_the_client_is_told(server, folder, tmp_path, options, checkpoint, reaso
     assert len(moves(tmp_path / "diary.jsonl")) == 0
 
 
-def test_an_inference_that_fails_is_told(server, folder, tmp_path):
+@pytest.mark.parametrize(
+    ("fault", "reason", "moved"),
+    [
+        ("encoder", "observation.state: holds NaN or infinity", range(1, 51)),
+        ("weights", "FloatingPointError: the model computed NaN or infinity", range(1)),
+    ],
+)
+def test_an_inference_that_fails_is_told(server, folder, tmp_path, fault, reason, moved):
     """The robot does what it had got, and stands; the client says why, at a pace that can be read."""
-    program = client(tmp_path, server, folder / "pi0", encoder_breaks_after=20)
-    told = re.compile("Error receiving actions.*?inference failed, the robot gets no more actions: ", re.DOTALL)
+    robot = {"encoder_breaks_after": 1} if fault == "encoder" else {}
+    path = damage(folder / "pi0", tmp_path / "damaged", TASK) if fault == "weights" else folder / "pi0"
+    program = client(tmp_path, server, path, **robot)
+    told = "inference failed, the robot gets no more actions: " + reason
     try:
-        until(lambda: len(told.findall(program.output)) >= 2, 60)
+        until(lambda: program.output.count("Error receiving actions") >= 2, 60)
     finally:
         program.kill()
-    assert "observation.state: holds NaN or infinity" in program.output
-    assert len(told.findall(program.output)) < 5
-    assert len(moves(tmp_path / "diary.jsonl")) >= 20
-    assert moves(tmp_path / "diary.jsonl").isfinite().all()
+    assert told in program.output
+    assert program.output.count("Error receiving actions") < 5
+    got = moves(tmp_path / "diary.jsonl")
+    assert len(got) in moved
+    assert got.isfinite().all()
 
 
 def test_a_client_may_come_again(server, folder, tmp_path):
@@ -230,7 +214,7 @@ def test_a_client_may_come_again(server, folder, tmp_path):
 
 def test_a_server_that_has_forgotten_its_client(servers, folder, tmp_path):
     """It was restarted; the client goes on where it was."""
-    server = list(servers.values())[-1].ready()
+    server = next(iter(servers.values())).ready()
     channel = grpc.insecure_channel(f"localhost:{server.port}")
     stub = services_pb2_grpc.AsyncInferenceStub(channel)
     observation = pickle.dumps(TimedObservation(timestamp=0.0, timestep=7, observation={}, must_go=True))
@@ -264,9 +248,11 @@ def test_it_stops_and_lets_go(servers, backend, number):
     if backend not in servers:
         pytest.skip("the TTNN backend's package is not installed")
     server = servers[backend].ready()
-    assert server.stop(number) == 0
-    assert "Server stopping" in server.log
-    assert not re.search("Traceback|terminate|leak", server.log.partition("Server stopping")[2])
+    server.process.send(number)
+    assert server.process.wait(60) == 0
+    _, stopping, rest = server.process.output.partition("Server stopping")
+    assert stopping
+    assert not re.search("Traceback|terminate|leak", rest)
 
 
 @pytest.mark.parametrize(
