@@ -237,7 +237,8 @@ def test_on_an_emulated_board(servers, folder, tmp_path):
     assert is_part_of(got, [in_degrees(chunk) for _, _, chunk in read_recording(server.recording).chunks])
 
 
-def test_a_port_in_use(server, capsys):
+def test_a_port_in_use(server, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # LeRobot's server keeps a log there
     assert main(["serve", f"--port={server.port}"]) == 1
     assert f"localhost:{server.port}: cannot listen there" in capsys.readouterr().err
 
