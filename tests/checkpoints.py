@@ -17,7 +17,7 @@ STATS = {
 }
 
 
-def save_lerobot_checkpoint(policy, folder: Path) -> Path:
+def save_lerobot_checkpoint(policy, folder: Path, stats: dict[str, dict[str, Tensor]] = STATS) -> Path:
     """What `lerobot-train` leaves: config, weights and processors, with statistics and a tokenizer that is at hand."""
     from lerobot.policies.pi0.processor_pi0 import Pi0NewLineProcessor
     from lerobot.processor import (
@@ -31,7 +31,7 @@ def save_lerobot_checkpoint(policy, folder: Path) -> Path:
     policy.save_pretrained(folder)
     tokenizer = folder / "tokenizer"
     make_tokenizer(tokenizer)
-    steps = make_default_policy_processor_steps(policy.config, STATS)
+    steps = make_default_policy_processor_steps(policy.config, stats)
     relative = RelativeActionsProcessorStep(enabled=False)
     pipelines = make_policy_processor_pipelines(
         input_steps=[

@@ -24,7 +24,7 @@ LAYERS = [
         "modeling_pi0_ttnn",
         "plugins",
     },
-    {"demo", "doctor", "cli", "__main__"},
+    {"demo", "doctor", "serving", "cli", "__main__"},
 ]
 """A module imports from its own layer or from those before it."""
 

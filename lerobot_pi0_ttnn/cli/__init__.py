@@ -8,9 +8,9 @@ import logging
 import sys
 from collections.abc import Sequence
 
-from . import bench, convert, demo, doctor, info, plot
+from . import bench, convert, demo, doctor, info, plot, serve
 
-SUBCOMMANDS = (demo, convert, info, plot, bench, doctor)
+SUBCOMMANDS = (demo, convert, info, plot, bench, serve, doctor)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -1,0 +1,165 @@
+"""LeRobot's async policy server, for this policy, with errors that reach the robot's end.
+
+LeRobot's own loads before it looks at what the client has, takes no config, and answers an inference that failed as if there
+were no actions yet, for which its client waits for ever.
+"""
+
+import logging
+import pickle
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import grpc
+from lerobot.async_inference.configs import PolicyServerConfig
+from lerobot.async_inference.helpers import RemotePolicyConfig, TimedAction, TimedObservation
+from lerobot.async_inference.policy_server import PolicyServer
+from lerobot.policies import make_pre_post_processors
+from lerobot.transport import services_pb2
+from lerobot.utils.constants import OBS_IMAGES, OBS_STATE
+
+from ..checkpoint.files import CheckpointSource
+from ..checkpoint.processors import read_processors
+from ..configuration_pi0_ttnn import PI0TTNNConfig, load_config
+from ..modeling_pi0_ttnn import PI0TTNNPolicy
+
+POLICY_TYPE = PI0TTNNPolicy.name
+MESSAGE_LIMIT = 2000
+"""Characters of an error that go to the client: gRPC sends them as a header, and drops headers over 8 KiB."""
+
+
+class PI0TTNNPolicyServer(PolicyServer):
+    """LeRobot's servicer, which loads checkpoints of type `pi0` and `pi0_ttnn` on this package.
+
+    Args:
+        config: LeRobot's.
+        policy_overrides: `--field=value` for each field of `PI0TTNNConfig` that is to differ from the checkpoint's.
+    """
+
+    policy: PI0TTNNPolicy | None
+
+    def __init__(self, config: PolicyServerConfig, policy_overrides: Sequence[str] = ()) -> None:
+        super().__init__(config)
+        self._policy_overrides = policy_overrides
+        self._busy = threading.Lock()  # a client that comes back may find the inference of its former self running
+        self._failure: str | None = None
+
+    def SendPolicyInstructions(self, request: Any, context: grpc.ServicerContext) -> Any:  # noqa: N802
+        """Loads the checkpoint that the client asks for; what it cannot have it is told, before the weights are read."""
+        with self._busy, _told(context, grpc.StatusCode.INVALID_ARGUMENT, self.logger):
+            asked = pickle.loads(request.data)
+            config = self._agree(asked)
+            self.logger.info("%s: loading for %s", asked.pretrained_name_or_path, context.peer())
+            self.close()
+            self.preprocessor, self.postprocessor = make_pre_post_processors(
+                config,
+                pretrained_path=asked.pretrained_name_or_path,
+                preprocessor_overrides={
+                    "device_processor": {"device": config.device},
+                    "rename_observations_processor": {"rename_map": asked.rename_map},
+                },
+                postprocessor_overrides={"device_processor": {"device": config.device}},
+            )
+            self.policy = PI0TTNNPolicy.from_pretrained(asked.pretrained_name_or_path, config=config)
+            self.policy_type, self.device = asked.policy_type, config.device
+            self.lerobot_features, self.actions_per_chunk = asked.lerobot_features, asked.actions_per_chunk
+            self.last_processed_obs = self._failure = None
+            self.logger.info("%s: ready, backend %s", asked.pretrained_name_or_path, config.backend)
+        return services_pb2.Empty()
+
+    def _agree(self, asked: RemotePolicyConfig) -> PI0TTNNConfig:
+        """Returns the config to load with, if checkpoint and robot go together."""
+        if asked.policy_type != POLICY_TYPE:
+            raise ValueError(
+                f"this server runs policies of type {POLICY_TYPE}, got {asked.policy_type!r}: start the client with "
+                f"--policy_type={POLICY_TYPE}, also for a checkpoint of type pi0."
+            )
+        source = CheckpointSource(asked.pretrained_name_or_path)
+        config = load_config(source, self._policy_overrides)
+        config.validate_features()
+        check_cameras(asked.lerobot_features, list(config.image_features), str(source))
+        processors = read_processors(source)
+        if processors and OBS_STATE in processors.stats:
+            check_state(asked.lerobot_features, config.robot_state_feature.shape[0], str(source))
+        return config
+
+    def GetActions(self, request: Any, context: grpc.ServicerContext) -> Any:  # noqa: N802
+        """Returns the next chunk; once an inference has failed, the reason, until a client connects anew."""
+        if self._failure:
+            time.sleep(self.config.obs_queue_timeout)  # the client asks again at once, and would fill its log
+        else:
+            actions = super().GetActions(request, context)
+        if self._failure:
+            context.abort(grpc.StatusCode.FAILED_PRECONDITION, self._failure)
+        return actions
+
+    def _predict_action_chunk(self, observation_t: TimedObservation) -> list[TimedAction]:
+        with self._busy:
+            try:
+                if self.policy is None:
+                    raise RuntimeError("this server has no checkpoint loaded; if it was restarted, restart the client.")
+                chunk: list[TimedAction] = super()._predict_action_chunk(observation_t)
+            except Exception as error:
+                self.logger.exception("Inference failed")
+                self._failure = f"inference failed, the robot gets no more actions: {_message(error)}"
+                raise
+        return chunk
+
+    def close(self) -> None:
+        """Gives the board back."""
+        if self.policy is not None:
+            self.policy.close()
+            self.policy = None
+
+
+def check_cameras(features: Mapping[str, Any], cameras: Sequence[str], where: str) -> None:
+    """Raises ValueError where the robot's cameras are not those of the checkpoint.
+
+    A robot may lack some, pi0 masks them; LeRobot's server fails on one that the checkpoint does not know.
+
+    Args:
+        features: what the client sends, as LeRobot names it.
+        cameras: the checkpoint's keys.
+        where: the checkpoint, for the message.
+    """
+    sent = [key for key in features if key.startswith(OBS_IMAGES)]
+    strangers = [key for key in sent if key not in cameras]
+    if strangers or not sent:
+        raise ValueError(
+            f"{where}: trained with the cameras {', '.join(cameras)}; the robot has {', '.join(sent) or 'none'}. Name the "
+            f"robot's alike in the client's --robot.cameras, where `x` stands for `{OBS_IMAGES}.x`, and leave out those that "
+            "the checkpoint does not have; one that the robot lacks may be absent."
+        )
+
+
+def check_state(features: Mapping[str, Any], width: int, where: str) -> None:
+    """Raises ValueError where the robot has more or fewer joints than the checkpoint was trained with.
+
+    Args:
+        features: what the client sends, as LeRobot names it.
+        width: the checkpoint's number of joints.
+        where: the checkpoint, for the message.
+    """
+    names = features[OBS_STATE]["names"] if OBS_STATE in features else []
+    if len(names) != width:
+        raise ValueError(
+            f"{where}: trained with a state of {width} values, the robot has {len(names)} ({', '.join(names)}); use the "
+            "kind of robot that the checkpoint was trained on."
+        )
+
+
+@contextmanager
+def _told(context: grpc.ServicerContext, code: grpc.StatusCode, logger: logging.Logger) -> Iterator[None]:
+    """Sends what is raised inside to the client, whatever it is: this is where it leaves the process."""
+    try:
+        yield
+    except Exception as error:
+        logger.exception("the client's request failed")
+        context.abort(code, _message(error))
+
+
+def _message(error: Exception) -> str:
+    text = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
+    return (text if isinstance(error, ValueError | OSError) else f"{type(error).__name__}: {text}")[:MESSAGE_LIMIT]

@@ -1,0 +1,87 @@
+"""A robot under LeRobot's `lerobot-rollout`, for a hundred ticks, and what it does when something breaks."""
+
+import pytest
+import torch
+
+from lerobot_pi0_ttnn.recording import read_recording
+from tests.processes import Program
+from tests.robots import damage, events, in_degrees, is_part_of, moves, robot_flags, save_robot_checkpoint
+
+TICKS = 100
+ENGINES = ("sync", "rtc")
+BACKENDS = {
+    "torch": ["--policy.backend=torch"],
+    "ttnn": ["--policy.board=emulated:n150", "--policy.num_inference_steps=1", "--policy.cache_weights=false"],
+}
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("pi0")
+    save_robot_checkpoint(folder)
+    return folder
+
+
+def start(checkpoint, folder, engine, *flags, **robot):
+    flags = [
+        "--discover_packages_path=lerobot_pi0_ttnn.plugins.as_pi0",
+        f"--policy.path={checkpoint}",
+        "--policy.architecture=tiny",
+        f"--policy.recording_path={folder / 'recording.jsonl'}",
+        f"--inference.type={engine}",
+        "--return_to_initial_position=false",
+        "--task=push",
+        *flags,
+    ]
+    return Program("lerobot.scripts.lerobot_rollout", flags + robot_flags(folder / "diary.jsonl", **robot), folder)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_hundred_ticks(checkpoint, tmp_path, backend):
+    if backend == "ttnn":
+        pytest.importorskip("ttnn", reason="the TTNN backend's package is not installed")
+    programs = {
+        engine: start(checkpoint, tmp_path / engine, engine, *BACKENDS[backend], stop_after=TICKS) for engine in ENGINES
+    }
+    for engine, program in programs.items():
+        folder = tmp_path / engine
+        assert program.wait(120) == 0, program.output
+        assert events(folder / "diary.jsonl") == ["connected", "disconnected"]
+        got, recording = moves(folder / "diary.jsonl"), read_recording(folder / "recording.jsonl")
+        assert got.shape == (TICKS, 6)
+        assert got.isfinite().all()
+        assert is_part_of(got, [in_degrees(chunk) for _, _, chunk in recording.chunks])
+        if engine == "sync":
+            want = torch.cat([in_degrees(chunk) for _, _, chunk in recording.chunks])
+            assert (got - want[:TICKS]).abs().max() < 1e-3
+        else:
+            assert len(recording.chunks) > 2
+
+
+@pytest.mark.parametrize(
+    ("fault", "reason", "moved"),
+    [
+        ("encoder", "observation.state: holds NaN or infinity", range(20, 101)),
+        ("weights", "the model computed NaN or infinity", range(1)),
+    ],
+)
+def test_when_the_policy_raises(checkpoint, tmp_path, fault, reason, moved):
+    """Sync: it ends at once, with an error. Real-time chunking: after ten attempts, with status 0, LeRobot's own.
+
+    In both the robot gets no action of a chunk that could not be had, and is let go.
+    """
+    robot = {"encoder_breaks_after": 20} if fault == "encoder" else {}
+    path = damage(checkpoint, tmp_path / "damaged", "push") if fault == "weights" else checkpoint
+    programs = {engine: start(path, tmp_path / engine, engine, "--policy.backend=torch", **robot) for engine in ENGINES}
+    for engine, status, message in [
+        ("sync", 1, f"Error: {reason}"),
+        ("rtc", 0, f"RTC inference error (10/10): {reason}"),
+    ]:
+        folder = tmp_path / engine
+        assert programs[engine].wait(120) == status
+        assert message in programs[engine].output
+        assert events(folder / "diary.jsonl") == ["connected", "disconnected"]
+        got = moves(folder / "diary.jsonl")
+        chunks = [in_degrees(chunk) for _, _, chunk in read_recording(folder / "recording.jsonl").chunks]
+        assert len(got) in moved
+        assert is_part_of(got, chunks)
