@@ -15,7 +15,7 @@ from ..rtc import Guidance, guided
 from ..weights import Weights, check_weights
 from .inputs import UPLOADS_PER_ROW, InputUploader, RowInputs
 from .layers import device_bytes
-from .paligemma import PaliGemmaBackboneTTNN
+from .paligemma import PaliGemmaBackboneTTNN, Prefix
 from .precision import preset, table
 from .program import TILE, round_up
 from .suffix import SuffixEmbeddingTTNN
@@ -124,6 +124,20 @@ class PI0ModelTTNN:
         with stage("prefill"):
             prefix = self.backbone.prefill(embeddings, row)
             self.backbone.write_state(self.suffix_embedding.embed_state(row.proprioception), prefix)
+        return self.denoise(prefix, time_bias, times, stage)
+
+    def denoise(
+        self, prefix: Prefix, time_bias: Sequence[ttnn.Tensor], times: Sequence[float], stage: Stage = untimed
+    ) -> ttnn.Tensor:
+        """Returns the row's noise after one Euler step for each of `times`.
+
+        Args:
+            prefix: with the state token written.
+            time_bias: of `SuffixEmbeddingTTNN.time_bias`, for these times.
+            times: see `flow.schedule`.
+            stage: in whose contexts the work is done, to time it.
+        """
+        row = prefix.row
 
         def velocity(x_t: ttnn.Tensor, step: int) -> ttnn.Tensor:
             action_embeddings = self.suffix_embedding.embed_actions(x_t, time_bias[step])

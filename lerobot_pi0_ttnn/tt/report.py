@@ -5,7 +5,6 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-import ttnn
 from torch import Tensor
 
 from ..flow import schedule
@@ -87,7 +86,8 @@ def operations_by_stage(model: PI0ModelTTNN, board: Board, *, cameras: int, toke
     size = config.vision.image_size
     images = [torch.zeros(3, size, size) for _ in range(cameras)]
     noise = torch.zeros(config.horizon, config.action_dim)
-    bias = suffix.time_bias(schedule(1))[0]
+    times = schedule(1)
+    biases = suffix.time_bias(times)
     stages: dict[str, dict[str, Any]] = {}
 
     @contextmanager
@@ -111,9 +111,8 @@ def operations_by_stage(model: PI0ModelTTNN, board: Board, *, cameras: int, toke
     with stage("state"):
         backbone.write_state(suffix.embed_state(row.proprioception), prefix)
     with stage(STEP):
-        velocity = suffix.velocity(backbone.forward_actions(suffix.embed_actions(row.noise, bias), prefix))
-        ttnn.addalpha(row.noise, velocity, -1.0)
-    actions, block = suffix.embed_actions(row.noise, bias), row.actions
+        model.denoise(prefix, biases, times)
+    actions, block = suffix.embed_actions(row.noise, biases[0]), row.actions
     with stage(EXPERT_LAYER):
         backbone.expert_layers[0](actions, block.rotary, caches[0], block.start, block.mask)
     return stages
