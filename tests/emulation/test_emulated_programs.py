@@ -8,26 +8,30 @@ import torch
 ttnn = pytest.importorskip("ttnn")
 
 
-def run_split_heads(upload):
+@pytest.fixture
+def caches(upload):
+    return [upload(torch.zeros(1, 1, 64, 64)) for _ in range(2)]
+
+
+def run_split_heads(upload, caches):
     from lerobot_pi0_ttnn.tt.heads import split_heads
 
     cos, sin = (upload(torch.ones(1, 1, 32, 64), dtype=ttnn.float32) for _ in range(2))
-    keys, values = (upload(torch.zeros(1, 1, 64, 64)) for _ in range(2))
-    queries = split_heads(upload(torch.ones(1, 1, 32, 256)), cos, sin, keys, values, start=32, num_heads=2)
-    return queries, keys, values
+    return split_heads(upload(torch.ones(1, 1, 32, 256)), cos, sin, *caches, start=32, num_heads=2)
 
 
-def test_what_a_program_writes_has_a_value(upload):
-    queries, keys, values = run_split_heads(upload)
+def test_what_a_program_writes_has_a_value(upload, caches):
+    queries = run_split_heads(upload, caches)
     assert torch.equal(ttnn.to_torch(queries).float(), torch.full((1, 2, 32, 64), 2.0))
-    for tensor, value in ((keys, 2.0), (values, 1.0)):
+    for tensor, value in zip(caches, (2.0, 1.0), strict=True):
         assert ttnn.to_torch(tensor).float().mean(dim=(0, 1, 3)).tolist() == [0.0] * 32 + [value] * 32
 
 
-def test_what_a_program_writes_while_only_shapes_are_followed_has_none(board, upload):
+def test_what_a_program_writes_while_only_shapes_are_followed_has_none(board, upload, caches):
+    """Nor what it held before."""
     with board.shapes_only():
-        written = run_split_heads(upload)
-    for tensor in written:
+        queries = run_split_heads(upload, caches)
+    for tensor in (queries, *caches):
         with pytest.raises(RuntimeError, match="has no value"):
             ttnn.to_torch(tensor)
 
