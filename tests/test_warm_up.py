@@ -92,6 +92,9 @@ class Programs:
             return (*value.shape, str(value.dtype))
         if isinstance(value, list | tuple):
             return tuple(self.of(item) for item in value)
+        if hasattr(value, "kernels"):
+            # A program of our own: what is compiled and on which cores; addresses and offsets are runtime arguments.
+            return tuple((k.kernel_source, tuple(k.compile_time_args), str(k.core_ranges)) for k in value.kernels)
         # The value of a number, or where in the cache a token goes, is an argument of a kernel, not part of it.
         if isinstance(value, float | int):
             return type(value).__name__
