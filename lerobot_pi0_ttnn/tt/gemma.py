@@ -101,7 +101,9 @@ class GemmaAttentionTTNN:
         self.precision = precision
 
         def fused() -> Tensor:
-            return norm.folded(torch.cat([weights.take(f"{name}.weight") for name in ("q_proj", "k_proj", "v_proj")]))
+            # The scores' scale goes with the queries: attention that scales also scales its mask, in an op of its own.
+            q, k, v = (weights.take(f"{name}.weight") for name in ("q_proj", "k_proj", "v_proj"))
+            return norm.folded(torch.cat([q * config.head_dim**-0.5, k, v]))
 
         self.qkv_proj = Linear(weights, "qkv_proj", fused, None, precision)
         self.o_proj = Linear(
@@ -109,7 +111,7 @@ class GemmaAttentionTTNN:
         )
 
     def write_keys_values(self, x: ttnn.Tensor, rotary: RotaryTables, cache: KeyValueCache, start: int) -> ttnn.Tensor:
-        """Returns the unrotated queries, (1, N, T, H), having put the keys and values of `x` in the cache."""
+        """Returns the unrotated queries, scaled, (1, N, T, H), having put the keys and values of `x` in the cache."""
         q, k, v = ttnn.experimental.nlp_create_qkv_heads(
             self.qkv_proj(x),
             num_heads=self.config.num_heads,
@@ -132,13 +134,12 @@ class GemmaAttentionTTNN:
             mask: (1, 1, T, S) for all S tokens of the cache, added to the scores.
         """
         q = rotate(self.write_keys_values(x, rotary, cache, start), rotary, self.precision)
-        scale: float = self.config.head_dim**-0.5
-        out = attention(q, cache.keys, cache.values, mask=mask, scale=scale, precision=self.precision)
+        out = attention(q, cache.keys, cache.values, mask=mask, scale=1.0, precision=self.precision)
         return self.o_proj(out)
 
 
 class GemmaMLPTTNN:
-    """down(gelu_tanh(gate(x)) * up(x)), gate and up in one matmul.
+    """down(gelu_tanh(gate(x)) * up(x)). Gate and up in one matmul would have to be cut apart again.
 
     Args:
         weights: cursor at `mlp`.
@@ -147,10 +148,10 @@ class GemmaMLPTTNN:
     """
 
     def __init__(self, weights: DeviceWeights, norm: RMSNorm, precision: OpPrecision) -> None:
-        def fused() -> Tensor:
-            return norm.folded(torch.cat([weights.take(f"{name}.weight") for name in ("gate_proj", "up_proj")]))
-
-        self.gate_up_proj = Linear(weights, "gate_up_proj", fused, None, precision)
+        self.gate_proj = Linear(
+            weights, "gate_proj", lambda: norm.folded(weights.take("gate_proj.weight")), None, precision
+        )
+        self.up_proj = Linear(weights, "up_proj", lambda: norm.folded(weights.take("up_proj.weight")), None, precision)
         self.down_proj = Linear(
             weights, "down_proj", lambda: weights.take("down_proj.weight"), None, precision, output=precision.stream
         )
@@ -161,12 +162,9 @@ class GemmaMLPTTNN:
         Args:
             x: (1, 1, T, D), normed.
         """
-        gate_up = self.gate_up_proj(x)
-        rows, width = gate_up.shape[-2], gate_up.shape[-1] // 2
-        gate = ttnn.slice(gate_up, [0, 0, 0, 0], [1, 1, rows, width])
-        up = ttnn.slice(gate_up, [0, 0, 0, width], [1, 1, rows, 2 * width])
         gelu = ttnn.UnaryWithParam(ttnn.UnaryOpType.GELU_TANH)
-        return self.down_proj(ttnn.multiply(gate, up, input_tensor_a_activations=[gelu]))
+        gated = ttnn.multiply(self.gate_proj(x), self.up_proj(x), input_tensor_a_activations=[gelu])
+        return self.down_proj(gated)
 
 
 class GemmaBlockTTNN:

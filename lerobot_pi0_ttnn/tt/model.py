@@ -115,8 +115,10 @@ class PI0ModelTTNN:
             return self.suffix_embedding.velocity(self.backbone.forward_actions(action_embeddings, prefix))
 
         if row.guidance is None:
-            return euler_integrate(velocity, row.noise, len(times))
-        return euler_integrate(guided(velocity, row.guidance, times), row.noise, len(times))
+            return euler_integrate(velocity, row.noise, len(times), advance=ttnn.addalpha)
+        return euler_integrate(
+            guided(velocity, row.guidance, times), row.noise, len(times), advance=ttnn.addalpha
+        )
 
     def describe(self) -> dict[str, Any]:
         """Returns what runs where: parts, device, precision by role, bytes of weights by part (all of them in DRAM)."""

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
+import ttnn
 from torch import Tensor
 
 from ..flow import schedule
@@ -90,7 +91,7 @@ def operations_by_stage(model: PI0ModelTTNN, board: Board, *, cameras: int, toke
         backbone.write_state(suffix.embed_state(row.proprioception), prefix)
     with board.record() as step:
         velocity = suffix.velocity(backbone.forward_actions(suffix.embed_actions(row.noise, bias), prefix))
-        row.noise + -1.0 * velocity
+        ttnn.addalpha(row.noise, velocity, -1.0)
     stages = {
         "upload": upload,
         "vision and language": vision,
