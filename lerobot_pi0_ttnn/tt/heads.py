@@ -1,0 +1,118 @@
+"""One op for what lies between Gemma's fused projection and its attention: heads apart, RoPE, keys and values stored.
+
+ttnn has an op for each of these steps, and the suffix would spend five of them in every layer of every denoising step on
+64 rows. This is one program of three kernels of our own (`kernels/`), run by `ttnn.generic_op`. A core takes whole units: one
+row of tiles of one head, which it rotates as x * cos + swapped(x) * sin, where `swapped` exchanges the halves of the head.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import ttnn
+
+from .program import TILE
+
+KERNELS = Path(__file__).parent / "kernels"
+
+X, SWAPPED, COS, SIN, VALUE, ROTATED = 0, 1, 2, 3, 4, 16
+"""Circular buffers, as the kernels number them."""
+
+
+def split_heads(
+    qkv: ttnn.Tensor,
+    cos: ttnn.Tensor,
+    sin: ttnn.Tensor,
+    keys: ttnn.Tensor,
+    values: ttnn.Tensor,
+    start: int,
+    num_heads: int,
+) -> ttnn.Tensor | None:
+    """Returns the rotated queries, (1, N, T, H) bfloat16, having stored the rotated keys and the values; None for N = 0.
+
+    Args:
+        qkv: (1, 1, T, (N + 2) H) bfloat16: queries by head, one key, one value.
+        cos: (1, 1, T, H) float32.
+        sin: (1, 1, T, H) float32, negative for the first half of the head.
+        keys: (1, 1, S, H) bfloat16, of which tokens `start` to `start + T` are written.
+        values: as the keys.
+        start: a whole tile.
+        num_heads: N, of the queries.
+    """
+    rows, width = qkv.shape[-2] // TILE, keys.shape[-1] // TILE
+    if (qkv.shape[-1], qkv.shape[-2] % TILE, start % TILE) != ((num_heads + 2) * width * TILE, 0, 0):
+        raise ValueError(
+            f"split_heads: expected whole tiles of {num_heads} queries, a key and a value of {width * TILE}, from a whole "
+            f"tile on, got {tuple(qkv.shape)} from {start} on"
+        )
+    device = qkv.device()
+    shape = ttnn.Shape([1, num_heads, qkv.shape[-2], keys.shape[-1]])
+    queries = (
+        ttnn.allocate_tensor_on_device(shape, ttnn.bfloat16, ttnn.TILE_LAYOUT, device, ttnn.DRAM_MEMORY_CONFIG)
+        if num_heads
+        else keys
+    )
+
+    heads = num_heads + 1
+    grid = device.compute_with_storage_grid_size()
+    units = rows * heads
+    workers = min(units, grid.x * grid.y)
+    cores = ttnn.num_cores_to_corerangeset(workers, grid, row_wise=True)
+    moved, computed = ttnn.RuntimeArgs(), ttnn.RuntimeArgs()
+    for worker in range(workers):
+        begin, end = worker * units // workers, (worker + 1) * units // workers
+        x, y = worker % grid.x, worker // grid.x
+        moved[x][y] = [begin, end]
+        computed[x][y] = [(end - begin) * width]
+
+    def mover(name: str, common: list[int], tensors: Sequence[ttnn.Tensor], config: object) -> ttnn.KernelDescriptor:
+        accessors = [arg for tensor in tensors for arg in ttnn.TensorAccessorArgs(tensor).get_compile_time_args()]
+        return ttnn.KernelDescriptor(
+            kernel_source=str(KERNELS / name),
+            core_ranges=cores,
+            compile_time_args=[heads, width, *accessors],
+            runtime_args=moved,
+            common_runtime_args=[*common, *(tensor.buffer_address() for tensor in tensors)],
+            config=config,
+        )
+
+    exact = ttnn.ComputeConfigDescriptor(
+        math_fidelity=ttnn.MathFidelity.HiFi4, fp32_dest_acc_en=True, math_approx_mode=False
+    )
+    program = ttnn.ProgramDescriptor(
+        kernels=[
+            mover(
+                "split_heads_reader.cpp", [start // TILE], [qkv, cos, sin, values], ttnn.ReaderConfigDescriptor()
+            ),
+            mover("split_heads_writer.cpp", [start // TILE, rows], [queries, keys], ttnn.WriterConfigDescriptor()),
+            ttnn.KernelDescriptor(
+                kernel_source=str(KERNELS / "split_heads_compute.cpp"),
+                core_ranges=cores,
+                runtime_args=computed,
+                config=exact,
+            ),
+        ],
+        cbs=[
+            _circular_buffer(index, dtype, tiles * width, cores)
+            for index, dtype, tiles in (
+                (X, ttnn.bfloat16, 2),
+                (SWAPPED, ttnn.bfloat16, 2),
+                (COS, ttnn.float32, 2),
+                (SIN, ttnn.float32, 2),
+                (VALUE, ttnn.bfloat16, 1),
+                (ROTATED, ttnn.bfloat16, 2),
+            )
+        ],
+    )
+    ttnn.generic_op([qkv, cos, sin, queries, keys, values], program)
+    return queries if num_heads else None
+
+
+def _circular_buffer(
+    index: int, dtype: ttnn.DataType, tiles: int, cores: ttnn.CoreRangeSet
+) -> ttnn.CBDescriptor:
+    page = TILE * TILE * (4 if dtype == ttnn.float32 else 2)
+    return ttnn.CBDescriptor(
+        total_size=tiles * page,
+        core_ranges=cores,
+        format_descriptors=[ttnn.CBFormatDescriptor(buffer_index=index, data_format=dtype, page_size=page)],
+    )
