@@ -38,12 +38,8 @@ def split_heads(
         start: a whole tile.
         num_heads: N, of the queries.
     """
+    _check(qkv, cos, sin, keys, values, start, num_heads)
     rows, width = qkv.shape[-2] // TILE, keys.shape[-1] // TILE
-    if (qkv.shape[-1], qkv.shape[-2] % TILE, start % TILE) != ((num_heads + 2) * width * TILE, 0, 0):
-        raise ValueError(
-            f"split_heads: expected whole tiles of {num_heads} queries, a key and a value of {width * TILE}, from a whole "
-            f"tile on, got {tuple(qkv.shape)} from {start} on"
-        )
     device = qkv.device()
     shape = ttnn.Shape([1, num_heads, qkv.shape[-2], keys.shape[-1]])
     queries = (
@@ -107,9 +103,40 @@ def split_heads(
     return queries if num_heads else None
 
 
-def _circular_buffer(
-    index: int, dtype: ttnn.DataType, tiles: int, cores: ttnn.CoreRangeSet
-) -> ttnn.CBDescriptor:
+def _check(
+    qkv: ttnn.Tensor,
+    cos: ttnn.Tensor,
+    sin: ttnn.Tensor,
+    keys: ttnn.Tensor,
+    values: ttnn.Tensor,
+    start: int,
+    num_heads: int,
+) -> None:
+    """Raises ValueError where the kernels would read or write something else than they are meant to: nobody else looks."""
+    length, tokens, size = qkv.shape[-2], *tuple(keys.shape)[-2:]
+    if size != TILE and size % (2 * TILE):
+        raise ValueError(f"split_heads: expected heads of {TILE} or of a multiple of {2 * TILE}, got {size}")
+    if length % TILE or start % TILE or start + length > tokens:
+        raise ValueError(
+            f"split_heads: expected whole tiles, at a whole tile of a cache of {tokens}, got {length} tokens at {start}"
+        )
+    table, cache = (ttnn.float32, (1, 1, length, size)), (ttnn.bfloat16, (1, 1, tokens, size))
+    for name, tensor, (dtype, shape) in (
+        ("qkv", qkv, (ttnn.bfloat16, (1, 1, length, (num_heads + 2) * size))),
+        ("cos", cos, table),
+        ("sin", sin, table),
+        ("keys", keys, cache),
+        ("values", values, cache),
+    ):
+        got = (tensor.dtype, tuple(tensor.shape), tensor.layout, tensor.is_sharded())
+        if got != (dtype, shape, ttnn.TILE_LAYOUT, False):
+            raise ValueError(
+                f"split_heads: expected {name} {shape} {dtype.name} in tiles, not sharded, got {tuple(tensor.shape)} "
+                f"{tensor.dtype.name}, {tensor.layout.name}"
+            )
+
+
+def _circular_buffer(index: int, dtype: ttnn.DataType, tiles: int, cores: ttnn.CoreRangeSet) -> ttnn.CBDescriptor:
     page = TILE * TILE * (4 if dtype == ttnn.float32 else 2)
     return ttnn.CBDescriptor(
         total_size=tiles * page,
