@@ -12,7 +12,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-
 Place = tuple[str, int]
 """Where a tensor lies: `DRAM` or `L1`, and its address. Tensors that live together differ in it."""
 

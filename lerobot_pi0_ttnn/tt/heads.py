@@ -6,6 +6,8 @@ row of tiles of one head, which it rotates as x * cos + swapped(x) * sin, where 
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import ttnn
@@ -48,37 +50,68 @@ def split_heads(
         else keys
     )
 
-    heads = num_heads + 1
     grid = device.compute_with_storage_grid_size()
+    tensors = [qkv, cos, sin, queries, keys, values]
+    ttnn.generic_op(
+        tensors, _program(*(_Buffer.of(tensor) for tensor in tensors), rows, width, start, num_heads, (grid.x, grid.y))
+    )
+    return queries if num_heads else None
+
+
+@dataclass(frozen=True)
+class _Buffer:
+    """What a kernel has to know of a tensor to find its tiles."""
+
+    address: int
+    accessor: tuple[int, ...]
+
+    @classmethod
+    def of(cls, tensor: ttnn.Tensor) -> "_Buffer":
+        return cls(tensor.buffer_address(), tuple(ttnn.TensorAccessorArgs(tensor).get_compile_time_args()))
+
+
+@lru_cache(maxsize=1024)
+def _program(
+    qkv: _Buffer,
+    cos: _Buffer,
+    sin: _Buffer,
+    queries: _Buffer,
+    keys: _Buffer,
+    values: _Buffer,
+    rows: int,
+    width: int,
+    start: int,
+    num_heads: int,
+    grid: tuple[int, int],
+) -> ttnn.ProgramDescriptor:
+    """Returns the program for tensors that lie there, kept: a step allocates in the same places as the one before."""
+    heads = num_heads + 1
     units = rows * heads
-    workers = min(units, grid.x * grid.y)
-    cores = ttnn.num_cores_to_corerangeset(workers, grid, row_wise=True)
+    workers = min(units, grid[0] * grid[1])
+    cores = ttnn.num_cores_to_corerangeset(workers, ttnn.CoreCoord(*grid), row_wise=True)
     moved, computed = ttnn.RuntimeArgs(), ttnn.RuntimeArgs()
     for worker in range(workers):
         begin, end = worker * units // workers, (worker + 1) * units // workers
-        x, y = worker % grid.x, worker // grid.x
+        y, x = divmod(worker, grid[0])
         moved[x][y] = [begin, end]
         computed[x][y] = [(end - begin) * width]
 
-    def mover(name: str, common: list[int], tensors: Sequence[ttnn.Tensor], config: object) -> ttnn.KernelDescriptor:
-        accessors = [arg for tensor in tensors for arg in ttnn.TensorAccessorArgs(tensor).get_compile_time_args()]
+    def mover(name: str, common: list[int], buffers: Sequence[_Buffer], config: object) -> ttnn.KernelDescriptor:
         return ttnn.KernelDescriptor(
             kernel_source=str(KERNELS / name),
             core_ranges=cores,
-            compile_time_args=[heads, width, *accessors],
+            compile_time_args=[heads, width, *(arg for buffer in buffers for arg in buffer.accessor)],
             runtime_args=moved,
-            common_runtime_args=[*common, *(tensor.buffer_address() for tensor in tensors)],
+            common_runtime_args=[*common, *(buffer.address for buffer in buffers)],
             config=config,
         )
 
     exact = ttnn.ComputeConfigDescriptor(
         math_fidelity=ttnn.MathFidelity.HiFi4, fp32_dest_acc_en=True, math_approx_mode=False
     )
-    program = ttnn.ProgramDescriptor(
+    return ttnn.ProgramDescriptor(
         kernels=[
-            mover(
-                "split_heads_reader.cpp", [start // TILE], [qkv, cos, sin, values], ttnn.ReaderConfigDescriptor()
-            ),
+            mover("split_heads_reader.cpp", [start // TILE], [qkv, cos, sin, values], ttnn.ReaderConfigDescriptor()),
             mover("split_heads_writer.cpp", [start // TILE, rows], [queries, keys], ttnn.WriterConfigDescriptor()),
             ttnn.KernelDescriptor(
                 kernel_source=str(KERNELS / "split_heads_compute.cpp"),
@@ -99,8 +132,6 @@ def split_heads(
             )
         ],
     )
-    ttnn.generic_op([qkv, cos, sin, queries, keys, values], program)
-    return queries if num_heads else None
 
 
 def _check(

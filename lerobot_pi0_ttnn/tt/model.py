@@ -116,9 +116,7 @@ class PI0ModelTTNN:
 
         if row.guidance is None:
             return euler_integrate(velocity, row.noise, len(times), advance=ttnn.addalpha)
-        return euler_integrate(
-            guided(velocity, row.guidance, times), row.noise, len(times), advance=ttnn.addalpha
-        )
+        return euler_integrate(guided(velocity, row.guidance, times), row.noise, len(times), advance=ttnn.addalpha)
 
     def describe(self) -> dict[str, Any]:
         """Returns what runs where: parts, device, precision by role, bytes of weights by part (all of them in DRAM)."""

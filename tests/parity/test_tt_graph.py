@@ -86,7 +86,9 @@ def test_all_of_a_step_depends_on_x_t(emulated, tiny):
     dependent = {("DRAM", row.noise.buffer_address())}
     assert len(graph.operations) > 12 * TINY.expert.depth
     for number, operation in enumerate(graph.operations):
-        assert dependent & set(operation.inputs), f"operation {number}, {operation.name}, depends on nothing but constants"
+        assert dependent & set(operation.inputs), (
+            f"operation {number}, {operation.name}, depends on nothing but constants"
+        )
         written = set(operation.outputs)
         if operation.name == "GenericOp":
             written |= set(list(operation.inputs)[-PROGRAMS["split_heads"].writes :])
