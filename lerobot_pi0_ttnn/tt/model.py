@@ -126,7 +126,7 @@ class PI0ModelTTNN:
             return self.suffix_embedding.velocity(self.backbone.forward_actions(action_embeddings, prefix))
 
         field = guided(velocity, row.guidance, times) if row.guidance else velocity
-        return euler_integrate(timed_steps(field, stage), row.noise, len(times))
+        return euler_integrate(timed_steps(field, stage), row.noise, len(times), advance=ttnn.addalpha)
 
     def warm_up_shapes(self, cameras: int, tokens: int) -> list[tuple[int, int]]:
         """Returns the (cameras, prompt tokens) to run once before it counts: one for each set of kernels that rows need.

@@ -16,7 +16,7 @@ import ttnn
 
 logger = logging.getLogger(__name__)
 
-FORMAT = 1
+FORMAT = 2
 """Raised whenever the graph folds, fuses or pads its weights in another way."""
 
 MANIFEST = "manifest.json"
