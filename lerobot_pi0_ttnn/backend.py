@@ -1,5 +1,6 @@
 """The backends behind the policy: the board that a config asks for, and the model on it."""
 
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +16,8 @@ from .configuration_pi0_ttnn import PI0TTNNConfig
 from .reference import PI0ModelTorch
 from .rtc import Guidance
 from .weights import Shapes, check_weights, shapes_of
+
+logger = logging.getLogger(__name__)
 
 if TYPE_CHECKING:
     from .tt.board import Board
@@ -57,9 +60,16 @@ def build_model(config: PI0TTNNConfig, weights: Mapping[str, Tensor], board: "Bo
             return PI0ModelTorch(model, counted, dtype=getattr(torch, config.dtype))
         from .tt.model import PI0ModelTTNN
 
+        if board.traces is None:
+            logger.info("%s: no traces, ops run one by one: %s.", board.name, board.why_no_trace)
         with board.lock:
             return PI0ModelTTNN(
-                model, counted, board.device, precision=config.precision, cache=weight_cache(config, weights, board)
+                model,
+                counted,
+                board.device,
+                precision=config.precision,
+                cache=weight_cache(config, weights, board),
+                traces=board.traces,
             )
 
 

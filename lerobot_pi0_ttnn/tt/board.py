@@ -21,6 +21,7 @@ from .record import Recording, recording
 
 if TYPE_CHECKING:
     from ..emulation.emulator import Emulator
+    from .trace import Traces
 
 TRACE_REGION_BYTES = 128 << 20
 """DRAM set aside for captured traces; on an emulated board as well, so that what fits there fits on a card."""
@@ -64,6 +65,7 @@ class Board:
         self._emulator = emulator
         self._cards = cards
         self._users = 0
+        self._traces: Traces | None = None
 
     def __enter__(self) -> Board:
         return self
@@ -110,6 +112,24 @@ class Board:
         """
         return recording()
 
+    @property
+    def why_no_trace(self) -> str | None:
+        """Returns why this board cannot capture and replay traces; None where it can."""
+        if self.kind == "emulated":
+            return "an emulated board executes nothing that a trace could repeat"
+        if os.environ.get("TT_METAL_SLOW_DISPATCH_MODE"):
+            return "TT_METAL_SLOW_DISPATCH_MODE is set, and a trace is a thing of fast dispatch"
+        return None
+
+    @property
+    def traces(self) -> Traces | None:
+        """Returns the traces on this board, which all its models share; None where it cannot trace."""
+        if self._traces is None and self.why_no_trace is None:
+            from .trace import Traces
+
+            self._traces = Traces(self.device)
+        return self._traces
+
     def wait(self) -> None:
         """Returns when the board has done all that it was asked."""
         import ttnn
@@ -142,6 +162,8 @@ class Board:
         self._users = 0
         import ttnn
 
+        if self._traces is not None:
+            self._traces.release()
         if self._emulator is not None:
             self._emulator.stop()
         ttnn.close_device(self.device)

@@ -1,5 +1,6 @@
 """Gemma's block with pi0's key/value cache. Source: transformers `modeling_gemma.py`. Twin: `reference/gemma.py`."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -10,31 +11,34 @@ from ..model_config import GemmaConfig
 from .heads import split_heads
 from .layers import Linear, RMSNorm, attention
 from .precision import OpPrecision
-from .weights import DeviceWeights, to_device
+from .weights import DeviceWeights, on_host
 
 
 @dataclass(frozen=True)
 class RotaryTables:
-    """Cosines and sines for RoPE, (1, 1, T, H) each, on the device; the sines of the first half of H are negated."""
+    """Cosines and sines for RoPE, (1, 1, T, H) each; the sines of the first half of H are negated."""
 
     cos: ttnn.Tensor
     sin: ttnn.Tensor
 
+    def moved(self, move: Callable[[ttnn.Tensor], ttnn.Tensor]) -> "RotaryTables":
+        """Returns the tables, each of them moved."""
+        return RotaryTables(move(self.cos), move(self.sin))
 
-def rotary_tables(positions: Tensor, config: GemmaConfig, dtype: ttnn.DataType, device: ttnn.Device) -> RotaryTables:
-    """Returns the tables for split-half RoPE. Source: transformers `GemmaRotaryEmbedding`, which computes in float32.
+
+def rotary_tables(positions: Tensor, config: GemmaConfig, dtype: ttnn.DataType) -> RotaryTables:
+    """Returns the host's tables for split-half RoPE. Source: transformers `GemmaRotaryEmbedding`, which computes in float32.
 
     Args:
         positions: (1, T) int64.
         config: sizes of the transformer.
         dtype: of the tables.
-        device: where they go.
     """
     exponent = torch.arange(0, config.head_dim, 2).float() / config.head_dim
     angles = positions[:, None, :, None].float() * (1.0 / config.rope_theta**exponent)
     cos, sin = angles.cos(), angles.sin()
     cos, sin = torch.cat([cos, cos], dim=-1), torch.cat([-sin, sin], dim=-1)
-    return RotaryTables(to_device(cos, dtype, device), to_device(sin, dtype, device))
+    return RotaryTables(on_host(cos, dtype), on_host(sin, dtype))
 
 
 class KeyValueCache:

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -13,12 +14,13 @@ from ..latency import Stage, timed_steps, untimed
 from ..model_config import PI0ModelConfig
 from ..rtc import Guidance, guided
 from ..weights import Weights, check_weights
-from .inputs import UPLOADS_PER_ROW, InputUploader, RowInputs
+from .inputs import UPLOADS_PER_ROW, InputMaker, RowInputs
 from .layers import device_bytes
 from .paligemma import PaliGemmaBackboneTTNN, Prefix
 from .precision import preset, table
 from .program import TILE, round_up
 from .suffix import SuffixEmbeddingTTNN
+from .trace import Traces
 from .weight_cache import WeightCache
 from .weights import DeviceWeights
 
@@ -32,6 +34,7 @@ class PI0ModelTTNN:
         device: an open ttnn device: a card, a simulator or an emulated board.
         precision: `accurate`, `balanced` or `fast`, see `tt/precision.py`.
         cache: where to keep the converted weights of a checkpoint, so that it loads in seconds the next time.
+        traces: the device's; without, ops run one by one. Whoever shares the device shares them.
 
     Raises:
         ValueError: with every missing, unexpected and mis-shaped tensor.
@@ -47,9 +50,12 @@ class PI0ModelTTNN:
         *,
         precision: str = "balanced",
         cache: WeightCache | None = None,
+        traces: Traces | None = None,
     ) -> None:
         self.precision = preset(precision)
         check_weights(config, weights)
+        if traces is not None:
+            traces.release()
         self.config = config
         self.device = device
         on_device = DeviceWeights(Weights(weights), device, cache)
@@ -60,7 +66,10 @@ class PI0ModelTTNN:
         if cache is not None:
             cache.commit()
         self._precision_name = precision
-        self.upload = InputUploader(config, self.precision, device)
+        self.make_inputs = InputMaker(config, self.precision)
+        self._traces = traces
+        # Not the model itself: a trace is not to keep it alive.
+        self._identity = object()
 
     @torch.no_grad()
     def sample_actions(
@@ -93,16 +102,20 @@ class PI0ModelTTNN:
         """
         steps = self.config.num_steps if num_steps is None else num_steps
         times = schedule(steps)
-        time_bias = self.suffix_embedding.time_bias(times)
         if noise is None:
             noise = self.sample_noise(
                 (state.shape[0], self.config.horizon, self.config.action_dim), generator=generator
             )
+        # A stage cannot be timed inside a trace.
+        traces = self._traces if stage is untimed else None
+        if traces is None and self._traces is not None:
+            self._traces.release()
+        time_bias = self.suffix_embedding.time_bias(times)
+        compute = partial(self._integrate, time_bias=time_bias, times=times, stage=stage)
 
-        # All rows go up before the first one runs, and come down together after the last one.
         with stage("upload"):
             rows = [
-                self.upload(
+                self.make_inputs(
                     [image[row] for image, mask in zip(images, img_masks, strict=True) if mask[row]],
                     lang_tokens[row][lang_masks[row]],
                     state[row],
@@ -111,10 +124,27 @@ class PI0ModelTTNN:
                 )
                 for row in range(state.shape[0])
             ]
-        actions = ttnn.concat([self._integrate(row, time_bias, times, stage) for row in rows], dim=0)
-        with stage("readback"):
-            chunk: Tensor = ttnn.to_torch(actions)
+            if traces is None:
+                rows = [row.on(self.device) for row in rows]
+        if traces is not None:
+            key = (self._identity, tuple(times), guidance and guidance.max_gain)
+            # A trace reads and writes in one place: a row's result comes down before the next row runs.
+            chunk = torch.cat([ttnn.to_torch(traces.run(key, row, compute)) for row in rows])
+        else:
+            actions = ttnn.concat([compute(row) for row in rows], dim=0)
+            with stage("readback"):
+                chunk = ttnn.to_torch(actions)
         return chunk[:, 0, : self.config.horizon, : self.config.action_dim]
+
+    def upload(
+        self,
+        images: Sequence[Tensor],
+        lang_tokens: Tensor,
+        state: Tensor,
+        noise: Tensor,
+    ) -> RowInputs:
+        """Returns one row on the device; its arguments are those of `InputMaker`."""
+        return self.make_inputs(images, lang_tokens, state, noise).on(self.device)
 
     def _integrate(
         self, row: RowInputs, time_bias: Sequence[ttnn.Tensor], times: Sequence[float], stage: Stage

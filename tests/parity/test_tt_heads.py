@@ -41,7 +41,7 @@ def test_queries_keys_and_values(board, head_dim, length, start, cached):
     torch.manual_seed(0)
     config, device = configuration(head_dim), board.device
     positions = torch.arange(length)[None] + 700
-    rotary = rotary_tables(positions, config, ttnn.float32, device)
+    rotary = rotary_tables(positions, config, ttnn.float32).moved(lambda table: ttnn.to_device(table, device))
     qkv = torch.randn(1, 1, length, 10 * head_dim).bfloat16().float()
     heads = torch.stack(qkv[0, 0].split(head_dim, dim=-1))[None]
     cache = KeyValueCache(cached, config, ttnn.bfloat16, device)
@@ -67,7 +67,9 @@ def test_no_queries(board):
     cache = KeyValueCache(128, config, ttnn.bfloat16, device)
     blocks = torch.randn(2, 1, 1, 32, 128).bfloat16().float()
     for block, start in zip(blocks, (96, 32), strict=True):
-        rotary = rotary_tables(torch.arange(32)[None] + start, config, ttnn.float32, device)
+        rotary = rotary_tables(torch.arange(32)[None] + start, config, ttnn.float32).moved(
+            lambda table: ttnn.to_device(table, device)
+        )
         kv = to_device(block, ttnn.bfloat16, device)
         assert split_heads(kv, rotary.cos, rotary.sin, cache.keys, cache.values, start, num_heads=0) is None
     keys, values = (ttnn.to_torch(x).float() for x in (cache.keys, cache.values))
@@ -89,7 +91,9 @@ def test_no_queries(board):
 )
 def test_what_it_cannot_do_is_refused(board, width, length, start):
     config = configuration(64)
-    rotary = rotary_tables(torch.arange(32)[None], config, ttnn.float32, board.device)
+    rotary = rotary_tables(torch.arange(32)[None], config, ttnn.float32).moved(
+        lambda table: ttnn.to_device(table, board.device)
+    )
     cache = KeyValueCache(128, config, ttnn.bfloat16, board.device)
     qkv = to_device(torch.zeros(1, 1, length, width), ttnn.bfloat16, board.device)
     with pytest.raises(ValueError, match="split_heads: expected"):
