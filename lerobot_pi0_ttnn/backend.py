@@ -48,6 +48,7 @@ def build_model(config: PI0TTNNConfig, weights: Mapping[str, Tensor], board: "Bo
 
     Raises:
         ValueError: with every missing, unexpected and mis-shaped tensor.
+        BoardError: the board fails.
     """
     model = config.model_config()
     check_weights(model, weights)
@@ -57,7 +58,7 @@ def build_model(config: PI0TTNNConfig, weights: Mapping[str, Tensor], board: "Bo
             return PI0ModelTorch(model, counted, dtype=getattr(torch, config.dtype))
         from .tt.model import PI0ModelTTNN
 
-        with board.lock:
+        with board.in_use("loading the weights"):
             return PI0ModelTTNN(
                 model, counted, board.device, precision=config.precision, cache=weight_cache(config, weights, board)
             )
