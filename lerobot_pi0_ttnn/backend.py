@@ -103,7 +103,7 @@ def weight_cache(config: PI0TTNNConfig, weights: Mapping[str, Tensor], board: "B
     folder = config.weight_cache_dir or Path(constants.HF_HOME) / "lerobot_pi0_ttnn" / "weights"
     board_name = board.describe()["arch"]
     key = {"checkpoint": weights.fingerprint(), "precision": config.precision, "board": board_name}
-    return WeightCache(folder, key)
+    return WeightCache(folder, key, check=weights.check_unchanged)
 
 
 class _Counted(Mapping[str, Tensor]):
