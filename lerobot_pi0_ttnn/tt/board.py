@@ -17,6 +17,7 @@ from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING, Any, Literal
 
 from ..emulation.boards import BOARDS, PREFIX, emulated_board
+from ..latency import Stage
 from . import cards
 from .failure import BoardError, is_failure, said
 from .record import Recording, recording
@@ -53,7 +54,7 @@ class Board:
         kind: What stands behind it.
         device: ttnn's device.
         lock: Held by whoever calls ttnn, see `in_use`: LeRobot loads and infers in different threads.
-        doing: What the board is in use for, in words: whoever uses it may say it more closely as it goes on.
+        doing: What the board is in use for, in words.
         failure: How the board failed; None while it works.
     """
 
@@ -121,6 +122,19 @@ class Board:
                     "(`tt-smi -r`), and load again, in a new process if this one cannot open it."
                 )
                 raise BoardError(self.failure) from error
+
+    def followed(self, stage: Stage) -> Stage:
+        """Returns a stage that is also told to the board, so that the error says in which one it failed. Use it in `in_use`.
+
+        What is asked of a card may fail as late as the next stage that waits for it: the readback at the latest.
+        """
+        whole = self.doing
+
+        def followed(name: str) -> AbstractContextManager[None]:
+            self.doing = f"{whole}, {name}"
+            return stage(name)
+
+        return followed
 
     def describe(self) -> dict[str, Any]:
         """Returns what the board is, for a report: JSON values. Sizes are bytes, grid is [x, y]."""
