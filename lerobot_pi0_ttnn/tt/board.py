@@ -76,6 +76,7 @@ class Board:
         self._emulator = emulator
         self._cards = cards
         self._users = 0
+        self._is_ending = False
 
     def __enter__(self) -> Board:
         return self
@@ -131,6 +132,8 @@ class Board:
         whole = self.doing
 
         def followed(name: str) -> AbstractContextManager[None]:
+            if self._is_ending:
+                raise BoardError(f"board {self.name!r}: the process ends, and {whole} with it.")
             self.doing = f"{whole}, {name}"
             return stage(name)
 
@@ -208,7 +211,8 @@ class Board:
                 self._cards.release()
 
     def _shut_at_exit(self) -> None:
-        # Daemon threads, such as LeRobot's for real-time chunking, go on until the process is gone.
+        # Daemon threads, such as LeRobot's for real-time chunking, go on until they are told, or until the process is gone.
+        self._is_ending = True
         if not self.lock.acquire(timeout=EXIT_SECONDS):
             logger.warning(
                 "board %r is not closed: a thread has been busy with it for over %d s. The end of the process gives it back.",

@@ -35,10 +35,13 @@ class Child:
         """Waits for a condition, while the program runs and not longer than a minute."""
         deadline = time.monotonic() + 60
         while not holds():
-            state = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()[0]
-            assert state != "Z", f"it has ended:\n{self.output.read_text()}\n{self.errors.read_text()}"
+            assert self.is_running(), f"it has ended:\n{self.output.read_text()}\n{self.errors.read_text()}"
             assert time.monotonic() < deadline, f"{self.output.read_text()}\n{self.errors.read_text()}"
             time.sleep(0.01)
+
+    def is_running(self) -> bool:
+        state: str = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()[0]
+        return state != "Z"
 
     def wait_for(self, word: str) -> None:
         """Waits until the program has said `word`."""
@@ -47,8 +50,25 @@ class Child:
     def send(self, number: signal.Signals) -> None:
         os.kill(self.pid, number)
 
+    def interrupt(self) -> None:
+        """Presses Ctrl-C, and again if need be: one that arrives while nanobind, inside `ttnn.from_torch`, tries to read
+        a tensor through DLPack is lost, for nanobind takes any exception to mean that it cannot.
+        """
+        for _ in range(3):
+            os.kill(self.pid, signal.SIGINT)
+            patience = time.monotonic() + 6
+            while time.monotonic() < patience and self.is_running():
+                time.sleep(0.01)
+            if not self.is_running():
+                return
+
     def end(self) -> int:
-        """Waits for the end and returns the exit status, the negative number of the signal if one ended it."""
+        """Waits for the end, a minute at most, and returns the exit status, the negative number of the signal if one ended it."""
+        deadline = time.monotonic() + 60
+        while self.is_running():
+            if time.monotonic() > deadline:
+                os.kill(self.pid, signal.SIGKILL)
+            time.sleep(0.01)
         return self._forker.ask(wait=self.pid)
 
 
@@ -84,13 +104,15 @@ class Forker:
         self._process.communicate(timeout=60)
 
 
+def answer(number: int) -> None:
+    sys.stdout.write(f"{number}\n")
+    sys.stdout.flush()
+
+
 if __name__ == "__main__":
     import torch
-    import ttnn  # noqa: F401
 
-    import tests.faults.conftest
-    import tests.faults.test_vanishing_card
-    import tests.oracle
+    import tests.oracle  # noqa: F401
     from lerobot_pi0_ttnn import PI0ModelTTNN, PI0TTNNPolicy  # noqa: F401
 
     torch.set_num_threads(1)
@@ -99,12 +121,12 @@ if __name__ == "__main__":
         request = json.loads(line)
         if "wait" in request:
             _, status = os.waitpid(request["wait"], 0)
-            print(os.waitstatus_to_exitcode(status), flush=True)
+            answer(os.waitstatus_to_exitcode(status))
             continue
         pid = os.fork()
         if pid == 0:
             break
-        print(pid, flush=True)
+        answer(pid)
     else:
         sys.exit()
     # A shell's background jobs, and their children, ignore SIGINT.

@@ -10,7 +10,9 @@ from contextlib import contextmanager, suppress
 import pytest
 import torch
 
-ttnn = pytest.importorskip("ttnn", reason="the TTNN backend's package is not installed")
+pytest.importorskip("ttnn", reason="the TTNN backend's package is not installed")
+
+import ttnn
 
 from lerobot_pi0_ttnn.recording import read_recording
 from lerobot_pi0_ttnn.tt.failure import BoardError
@@ -94,7 +96,9 @@ def test_it_fails_once_and_is_not_asked_again(policy, words, from_the_end, momen
         HANGS: "TIMEOUT: device timeout, potential hang detected, the device is unrecoverable",
         GONE: "Read 0xffffffff over PCIe ID 0: the board should be reset",
     }[words]
-    beginning = f"board 'emulated:n150' failed while predicting a chunk, {moment}: {said}. Nothing came of it: let the arm"
+    beginning = (
+        f"board 'emulated:n150' failed while predicting a chunk, {moment}: {said}. Nothing came of it: let the arm"
+    )
     assert str(error.value).startswith(beginning)
     assert re.search(r"Close .* `lerobot-pi0-ttnn doctor` .*`tt-smi -r`.* load again", str(error.value))
     assert str(error.value.__cause__) == words
