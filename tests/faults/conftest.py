@@ -40,7 +40,8 @@ def load(checkpoint):
     policies = []
 
     def load(path=checkpoint, **overrides):
-        overrides = {"cache_weights": False} | ({} if "board" in overrides else {"backend": "torch"}) | overrides
+        backend = "ttnn" if "board" in overrides else "torch"
+        overrides = {"cache_weights": False, "backend": backend, **overrides}
         policies.append(PI0TTNNPolicy.from_pretrained(path, **overrides))
         return policies[-1]
 

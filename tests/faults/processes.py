@@ -63,7 +63,7 @@ class Child:
                 return
 
     def end(self) -> int:
-        """Waits for the end, a minute at most, and returns the exit status, the negative number of the signal if one ended it."""
+        """Waits for the end, a minute at most, and returns the exit status; minus the signal if one ended it."""
         deadline = time.monotonic() + 60
         while self.is_running():
             if time.monotonic() > deadline:
