@@ -32,8 +32,8 @@ class Child:
         self.output, self.errors = output, output.with_suffix(".err")
 
     def wait_until(self, holds) -> None:
-        """Waits for a condition, while the program runs and not longer than a minute."""
-        deadline = time.monotonic() + 60
+        """Waits for a condition, while the program runs and not longer than two minutes."""
+        deadline = time.monotonic() + 120
         while not holds():
             assert self.is_running(), f"it has ended:\n{self.output.read_text()}\n{self.errors.read_text()}"
             assert time.monotonic() < deadline, f"{self.output.read_text()}\n{self.errors.read_text()}"
@@ -63,8 +63,8 @@ class Child:
                 return
 
     def end(self) -> int:
-        """Waits for the end, a minute at most, and returns the exit status; minus the signal if one ended it."""
-        deadline = time.monotonic() + 60
+        """Waits for the end, two minutes at most, and returns the exit status; minus the signal if one ended it."""
+        deadline = time.monotonic() + 120
         while self.is_running():
             if time.monotonic() > deadline:
                 os.kill(self.pid, signal.SIGKILL)
