@@ -51,6 +51,7 @@ def build_model(config: PI0TTNNConfig, weights: Mapping[str, Tensor], board: "Bo
 
     Raises:
         ValueError: with every missing, unexpected and mis-shaped tensor.
+        BoardError: the board fails.
     """
     model = config.model_config()
     check_weights(model, weights)
@@ -62,7 +63,7 @@ def build_model(config: PI0TTNNConfig, weights: Mapping[str, Tensor], board: "Bo
 
         if board.traces is None:
             logger.info("%s: no traces, ops run one by one: %s.", board.name, board.why_no_trace)
-        with board.lock:
+        with board.in_use("loading the weights"):
             return PI0ModelTTNN(
                 model,
                 counted,
@@ -112,7 +113,7 @@ def weight_cache(config: PI0TTNNConfig, weights: Mapping[str, Tensor], board: "B
     folder = config.weight_cache_dir or Path(constants.HF_HOME) / "lerobot_pi0_ttnn" / "weights"
     board_name = board.describe()["arch"]
     key = {"checkpoint": weights.fingerprint(), "precision": config.precision, "board": board_name}
-    return WeightCache(folder, key)
+    return WeightCache(folder, key, check=weights.check_unchanged)
 
 
 class _Counted(Mapping[str, Tensor]):

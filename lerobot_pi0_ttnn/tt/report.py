@@ -5,7 +5,6 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-import ttnn
 from torch import Tensor
 
 from ..flow import schedule
