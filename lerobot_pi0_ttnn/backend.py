@@ -1,5 +1,6 @@
 """The backends behind the policy: the board that a config asks for, and the model on it."""
 
+import itertools
 import logging
 from collections.abc import Mapping
 from pathlib import Path
@@ -74,8 +75,8 @@ def build_model(config: PI0TTNNConfig, weights: Mapping[str, Tensor], board: "Bo
             )
 
 
-def warm_up(model: "Model", *, cameras: int, tokens: int) -> None:
-    """Runs the model on blank rows, so that later calls find kernels compiled, caches made and weights in memory.
+def warm_up(model: "Model", *, cameras: int, tokens: int, max_gain: float | None) -> None:
+    """Runs the model on blank rows, so that later calls find kernels compiled, traces captured and weights in memory.
 
     A batch of several rows runs row by row and needs no more than one row does.
 
@@ -83,6 +84,7 @@ def warm_up(model: "Model", *, cameras: int, tokens: int) -> None:
         model: what `build_model` returned.
         cameras: the most that will be present.
         tokens: of the longest prompt.
+        max_gain: of the guidance that will be asked for beside free chunks; None for none.
 
     Raises:
         FloatingPointError: the model computes NaN or infinity.
@@ -90,8 +92,9 @@ def warm_up(model: "Model", *, cameras: int, tokens: int) -> None:
     config = model.config
     image = torch.zeros(1, 3, config.vision.image_size, config.vision.image_size)
     chunk = torch.zeros(1, config.horizon, config.action_dim)
-    guidance = Guidance(chunk, torch.zeros(config.horizon, 1), max_gain=1.0)
-    for present, prompt in tqdm(model.warm_up_shapes(cameras, tokens), desc="Warming up pi0", delay=2):
+    guided = [Guidance(chunk, torch.zeros(config.horizon, 1), max_gain)] if max_gain else []
+    rows = list(itertools.product((None, *guided), model.warm_up_shapes(cameras, tokens)))
+    for guidance, (present, prompt) in tqdm(rows * model.warm_up_rounds, desc="Warming up pi0", delay=2):
         actions = model.sample_actions(
             [image] * present,
             [torch.ones(1, dtype=torch.bool)] * present,

@@ -75,7 +75,7 @@ class PI0TTNNPolicy(PreTrainedPolicy):
         config.validate_features()
         self.weights = weights
         self._action_limits = action_limits
-        self._is_closed = False
+        self._is_closed = self._is_warm = False
         self._queue_lock = threading.RLock()
         self.board = open_backend(config)
         try:
@@ -177,7 +177,13 @@ class PI0TTNNPolicy(PreTrainedPolicy):
             BoardError: the board fails.
         """
         with self._backend("warming up"):
-            warm_up(self.model, cameras=len(self.config.image_features), tokens=self.config.tokenizer_max_length)
+            warm_up(
+                self.model,
+                cameras=len(self.config.image_features),
+                tokens=self.config.tokenizer_max_length,
+                max_gain=self.config.rtc_config.max_guidance_weight if self._rtc_enabled() else None,
+            )
+        self._is_warm = True
 
     def _warm_up_or_close(self) -> None:
         if self.board and self.board.kind == "emulated":
@@ -203,12 +209,17 @@ class PI0TTNNPolicy(PreTrainedPolicy):
         return True
 
     def init_rtc_processor(self) -> None:
-        """Follows `config.rtc_config`, which LeRobot's engine sets after loading; call it again once that has changed."""
+        """Follows `config.rtc_config`, which LeRobot's engine sets after loading; call it again once that has changed.
+
+        On a board that is warm, what guided chunks need is warmed up too.
+        """
         rtc = self.config.rtc_config
         self.rtc_processor = RTCProcessor(rtc) if rtc else None
         self.model.rtc_processor = self.rtc_processor  # type: ignore[union-attr] # where LeRobot has it too
         if rtc and rtc.debug:
             logger.warning("rtc_config.debug has no effect on this policy: the steps stay on its backend.")
+        if self._is_warm and self._rtc_enabled() and self.board:
+            self.warm_up()
 
     def _rtc_enabled(self) -> bool:
         return self.config.rtc_config is not None and self.config.rtc_config.enabled
@@ -285,6 +296,8 @@ class PI0TTNNPolicy(PreTrainedPolicy):
                     prev_chunk_left_over, observation.state.shape[0], inference_delay, execution_horizon
                 )
             with self._backend("predicting a chunk"):
+                if self.board:
+                    self.model.one_by_one = self.config.time_stages  # type: ignore[union-attr] # the board's model has it
                 actions = self.model.sample_actions(
                     observation.images,
                     observation.img_masks,

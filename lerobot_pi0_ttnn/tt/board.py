@@ -181,7 +181,9 @@ class Board:
     @property
     def traces(self) -> Traces | None:
         """Returns the traces on this board, which all its models share; None where it cannot trace."""
-        if self._traces is None and self.why_no_trace is None:
+        if self.why_no_trace is not None:
+            return None
+        if self._traces is None:
             from .trace import Traces
 
             self._traces = Traces(self.device)

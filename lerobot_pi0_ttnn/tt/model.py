@@ -1,8 +1,7 @@
 """pi0 from images, prompt and state to a chunk of actions, in TTNN. Twin: `reference/model.py`."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
 import torch
@@ -36,6 +35,9 @@ class PI0ModelTTNN:
         cache: where to keep the converted weights of a checkpoint, so that it loads in seconds the next time.
         traces: the device's; without, ops run one by one. Whoever shares the device shares them.
 
+    Attributes:
+        one_by_one: Whether ops run one by one even where a trace could be replayed: no stage can be timed inside a trace.
+
     Raises:
         ValueError: with every missing, unexpected and mis-shaped tensor.
     """
@@ -67,6 +69,7 @@ class PI0ModelTTNN:
             cache.commit()
         self._precision_name = precision
         self.make_inputs = InputMaker(config, self.precision)
+        self.one_by_one = False
         self._traces = traces
         # Not the model itself: a trace is not to keep it alive.
         self._identity = object()
@@ -106,12 +109,10 @@ class PI0ModelTTNN:
             noise = self.sample_noise(
                 (state.shape[0], self.config.horizon, self.config.action_dim), generator=generator
             )
-        # A stage cannot be timed inside a trace.
-        traces = self._traces if stage is untimed else None
+        traces = None if self.one_by_one else self._traces
         if traces is None and self._traces is not None:
             self._traces.release()
         time_bias = self.suffix_embedding.time_bias(times)
-        compute = partial(self._integrate, time_bias=time_bias, times=times, stage=stage)
 
         with stage("upload"):
             rows = [
@@ -126,15 +127,30 @@ class PI0ModelTTNN:
             ]
             if traces is None:
                 rows = [row.on(self.device) for row in rows]
-        if traces is not None:
-            key = (self._identity, tuple(times), guidance and guidance.max_gain)
-            # A trace reads and writes in one place: a row's result comes down before the next row runs.
-            chunk = torch.cat([ttnn.to_torch(traces.run(key, row, compute)) for row in rows])
-        else:
-            actions = ttnn.concat([compute(row) for row in rows], dim=0)
+        if traces is None:
+            actions = ttnn.concat([self._integrate(row, time_bias, times, stage) for row in rows], dim=0)
             with stage("readback"):
-                chunk = ttnn.to_torch(actions)
+                chunk: Tensor = ttnn.to_torch(actions)
+        else:
+            key = (self._identity, steps, guidance and guidance.max_gain)
+            chunk = torch.cat([self._replay(traces, key, row, time_bias, times, stage) for row in rows])
         return chunk[:, 0, : self.config.horizon, : self.config.action_dim]
+
+    def _replay(
+        self,
+        traces: Traces,
+        key: Hashable,
+        row: RowInputs,
+        time_bias: Sequence[ttnn.Tensor],
+        times: Sequence[float],
+        stage: Stage,
+    ) -> Tensor:
+        with stage("trace"):
+            actions = traces.run(key, row, lambda inputs: self._integrate(inputs, time_bias, times, untimed))
+        # A trace writes in one place: a row's result comes down before the next row runs.
+        with stage("readback"):
+            chunk: Tensor = ttnn.to_torch(actions)
+        return chunk
 
     def upload(
         self,
@@ -185,6 +201,11 @@ class PI0ModelTTNN:
         """
         prompts = [min(length, tokens) for length in range(TILE, round_up(tokens, TILE) + 1, TILE)]
         return [(present, prompt) for present in range(cameras, 0, -1) for prompt in prompts]
+
+    @property
+    def warm_up_rounds(self) -> int:
+        """Returns how often each of them is run: with traces once to compile, and once to capture."""
+        return 1 if self._traces is None else 2
 
     def describe(self) -> dict[str, Any]:
         """Returns what runs where: parts, device, precision by role, bytes of weights by part (all of them in DRAM)."""

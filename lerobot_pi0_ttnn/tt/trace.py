@@ -14,8 +14,8 @@ import ttnn
 
 from .inputs import RowInputs
 
-CAPACITY = 8
-"""Sets of shapes for which there are traces: three cameras or fewer, two lengths of prompt, and two to spare."""
+CAPACITY = 16
+"""Sets of shapes for which there are traces: three cameras or fewer, two lengths of prompt, free and guided, four to spare."""
 
 Compute = Callable[[RowInputs], ttnn.Tensor]
 
@@ -48,7 +48,7 @@ class Traces:
         Args:
             key: what else than the row's shapes `compute` depends on.
             row: on the host.
-            compute: runs ops on a row on the device; reads nothing back, and depends on no value on the host.
+            compute: runs ops on a row on the device; reads nothing back, and depends on no value on the host but the key's.
         """
         full_key = (key, row.specs())
         entry = self._entries.get(full_key)

@@ -82,10 +82,11 @@ def test_guidance_is_an_input_too(model, twin, policy):
         assert_quality(got, want, **LIMITS)
 
 
-def test_timing_runs_the_ops_one_by_one(model, policy, traces):
+def test_one_by_one(model, policy, traces, monkeypatch):
     inputs, noise = row(policy, 10), make_noise(1)
     want = [model.sample_actions(**inputs, noise=noise, num_steps=2) for _ in range(3)][-1]
     stopwatch = Stopwatch()
+    monkeypatch.setattr(model, "one_by_one", True)
     got = model.sample_actions(**inputs, noise=noise, num_steps=2, stage=stopwatch.stage)
     assert torch.equal(got, want)
     assert traces.captured == 0
