@@ -1,5 +1,7 @@
 """The backends behind the policy: the board that a config asks for, and the model on it."""
 
+import itertools
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +17,8 @@ from .configuration_pi0_ttnn import PI0TTNNConfig
 from .reference import PI0ModelTorch
 from .rtc import Guidance
 from .weights import Shapes, check_weights, shapes_of
+
+logger = logging.getLogger(__name__)
 
 if TYPE_CHECKING:
     from .tt.board import Board
@@ -48,6 +52,7 @@ def build_model(config: PI0TTNNConfig, weights: Mapping[str, Tensor], board: "Bo
 
     Raises:
         ValueError: with every missing, unexpected and mis-shaped tensor.
+        BoardError: the board fails.
     """
     model = config.model_config()
     check_weights(model, weights)
@@ -57,14 +62,21 @@ def build_model(config: PI0TTNNConfig, weights: Mapping[str, Tensor], board: "Bo
             return PI0ModelTorch(model, counted, dtype=getattr(torch, config.dtype))
         from .tt.model import PI0ModelTTNN
 
-        with board.lock:
+        if board.traces is None:
+            logger.info("%s: no traces, ops run one by one: %s.", board.name, board.why_no_trace)
+        with board.in_use("loading the weights"):
             return PI0ModelTTNN(
-                model, counted, board.device, precision=config.precision, cache=weight_cache(config, weights, board)
+                model,
+                counted,
+                board.device,
+                precision=config.precision,
+                cache=weight_cache(config, weights, board),
+                traces=board.traces,
             )
 
 
-def warm_up(model: "Model", *, cameras: int, tokens: int) -> None:
-    """Runs the model on blank rows, so that later calls find kernels compiled, caches made and weights in memory.
+def warm_up(model: "Model", *, cameras: int, tokens: int, max_gain: float | None) -> None:
+    """Runs the model on blank rows, so that later calls find kernels compiled, traces captured and weights in memory.
 
     A batch of several rows runs row by row and needs no more than one row does.
 
@@ -72,6 +84,7 @@ def warm_up(model: "Model", *, cameras: int, tokens: int) -> None:
         model: what `build_model` returned.
         cameras: the most that will be present.
         tokens: of the longest prompt.
+        max_gain: of the guidance that will be asked for beside free chunks; None for none.
 
     Raises:
         FloatingPointError: the model computes NaN or infinity.
@@ -79,8 +92,9 @@ def warm_up(model: "Model", *, cameras: int, tokens: int) -> None:
     config = model.config
     image = torch.zeros(1, 3, config.vision.image_size, config.vision.image_size)
     chunk = torch.zeros(1, config.horizon, config.action_dim)
-    guidance = Guidance(chunk, torch.zeros(config.horizon, 1), max_gain=1.0)
-    for present, prompt in tqdm(model.warm_up_shapes(cameras, tokens), desc="Warming up pi0", delay=2):
+    guided = [Guidance(chunk, torch.zeros(config.horizon, 1), max_gain)] if max_gain else []
+    rows = list(itertools.product((None, *guided), model.warm_up_shapes(cameras, tokens)))
+    for guidance, (present, prompt) in tqdm(rows * model.warm_up_rounds, desc="Warming up pi0", delay=2):
         actions = model.sample_actions(
             [image] * present,
             [torch.ones(1, dtype=torch.bool)] * present,
@@ -102,7 +116,7 @@ def weight_cache(config: PI0TTNNConfig, weights: Mapping[str, Tensor], board: "B
     folder = config.weight_cache_dir or Path(constants.HF_HOME) / "lerobot_pi0_ttnn" / "weights"
     board_name = board.describe()["arch"]
     key = {"checkpoint": weights.fingerprint(), "precision": config.precision, "board": board_name}
-    return WeightCache(folder, key)
+    return WeightCache(folder, key, check=weights.check_unchanged)
 
 
 class _Counted(Mapping[str, Tensor]):

@@ -55,7 +55,7 @@ class PI0TTNNConfig(PI0Config):
     clamp_actions: bool = False
     """Whether actions are kept within the range of the data set that the checkpoint was trained on."""
     time_stages: bool = False
-    """Whether `policy.latency()` tells the stages of a chunk apart on a card, which then waits for the card after each."""
+    """Whether `policy.latency()` tells the stages of a chunk apart on a card, which then runs op by op and waits for each."""
     recording_path: Path | None = None
     """If set: every predicted chunk and every executed action is written to this file, see `recording.py`."""
 

@@ -16,12 +16,14 @@ HOST = "host preparation"
 
 
 def device_stage(config: PI0TTNNConfig, board: "Board | None", stopwatch: Stopwatch) -> Stage:
-    """Returns the `Stage` for the model: on a card it waits for the card, and only where `config.time_stages` asks for it."""
+    """Returns the `Stage` for the model: on a card it waits for the card, and only where `config.time_stages` asks for it.
+
+    The board, which is in use, is told each stage: an error says in which one it failed.
+    """
     if board is None:
         return stopwatch.stage
-    if board.kind == "card" and config.time_stages:
-        return partial(stopwatch.stage, wait=board.wait)
-    return untimed
+    is_timed = board.kind == "card" and config.time_stages
+    return board.followed(partial(stopwatch.stage, wait=board.wait) if is_timed else untimed)
 
 
 def latency_report(

@@ -2,9 +2,10 @@
 
 import dataclasses
 import logging
+import threading
 from collections import deque
-from collections.abc import Mapping
-from contextlib import nullcontext
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, NoReturn, Self
 
@@ -74,7 +75,8 @@ class PI0TTNNPolicy(PreTrainedPolicy):
         config.validate_features()
         self.weights = weights
         self._action_limits = action_limits
-        self._is_closed = False
+        self._is_closed = self._is_warm = False
+        self._queue_lock = threading.RLock()
         self.board = open_backend(config)
         try:
             self.model = build_model(config, weights, self.board)
@@ -162,18 +164,26 @@ class PI0TTNNPolicy(PreTrainedPolicy):
 
     def reset(self) -> None:
         """Forgets the queued actions: call it when an episode begins."""
-        self._action_queue: deque[Tensor] = deque(maxlen=self.config.n_action_steps)
-        if self._recorder:
-            self._recorder.reset()
+        with self._queue_lock:
+            self._action_queue: deque[Tensor] = deque(maxlen=self.config.n_action_steps)
+            if self._recorder:
+                self._recorder.reset()
 
     def warm_up(self) -> None:
         """Runs the model before it counts, as often as there are sets of kernels: each number of cameras, each prompt bucket.
 
         Raises:
             FloatingPointError: the model computes NaN or infinity.
+            BoardError: the board fails.
         """
-        with self.board.lock if self.board else nullcontext():
-            warm_up(self.model, cameras=len(self.config.image_features), tokens=self.config.tokenizer_max_length)
+        with self._backend("warming up"):
+            warm_up(
+                self.model,
+                cameras=len(self.config.image_features),
+                tokens=self.config.tokenizer_max_length,
+                max_gain=self.config.rtc_config.max_guidance_weight if self._rtc_enabled() else None,
+            )
+        self._is_warm = True
 
     def _warm_up_or_close(self) -> None:
         if self.board and self.board.kind == "emulated":
@@ -199,12 +209,17 @@ class PI0TTNNPolicy(PreTrainedPolicy):
         return True
 
     def init_rtc_processor(self) -> None:
-        """Follows `config.rtc_config`, which LeRobot's engine sets after loading; call it again once that has changed."""
+        """Follows `config.rtc_config`, which LeRobot's engine sets after loading; call it again once that has changed.
+
+        On a board that is warm, what guided chunks need is warmed up too.
+        """
         rtc = self.config.rtc_config
         self.rtc_processor = RTCProcessor(rtc) if rtc else None
         self.model.rtc_processor = self.rtc_processor  # type: ignore[union-attr] # where LeRobot has it too
         if rtc and rtc.debug:
             logger.warning("rtc_config.debug has no effect on this policy: the steps stay on its backend.")
+        if self._is_warm and self._rtc_enabled() and self.board:
+            self.warm_up()
 
     def _rtc_enabled(self) -> bool:
         return self.config.rtc_config is not None and self.config.rtc_config.enabled
@@ -212,6 +227,9 @@ class PI0TTNNPolicy(PreTrainedPolicy):
     @torch.no_grad()
     def select_action(self, batch: dict[str, Tensor], *, noise: Tensor | None = None) -> Tensor:
         """Returns the next action, (B, A) float32 on the CPU, normalised; predicts a chunk when the queue is empty.
+
+        Threads take turns, each action goes to one of them. There is one queue: they must be about one episode.
+        Where no chunk can be predicted (see there), what is queued of the former one is handed out first.
 
         Args:
             batch: see `predict_action_chunk`.
@@ -225,13 +243,14 @@ class PI0TTNNPolicy(PreTrainedPolicy):
                 "select_action: real-time chunking is enabled, and needs predict_action_chunk and a queue that knows the "
                 "delay: run lerobot-rollout --inference.type=rtc, or set config.rtc_config.enabled = False."
             )
-        if not self._action_queue:
-            chunk = self.predict_action_chunk(batch, noise=noise)
-            self._action_queue.extend(chunk[:, : self.config.n_action_steps].transpose(0, 1))
-        action = self._action_queue.popleft()
-        if self._recorder:
-            self._recorder.action(action)
-        return action
+        with self._queue_lock:
+            if not self._action_queue:
+                chunk = self.predict_action_chunk(batch, noise=noise)
+                self._action_queue.extend(chunk[:, : self.config.n_action_steps].transpose(0, 1))
+            action = self._action_queue.popleft()
+            if self._recorder:
+                self._recorder.action(action)
+            return action
 
     @torch.compiler.disable  # type: ignore[untyped-decorator] # --use_torch_compile would trace through the backend
     @torch.no_grad()
@@ -262,9 +281,10 @@ class PI0TTNNPolicy(PreTrainedPolicy):
         Raises:
             KeyError, TypeError, ValueError: the batch is not what it should be, see `ObservationReader`; nor the rest of
                 the former chunk, see `make_guidance`.
+            BoardError: the board fails, or has failed before; it is a RuntimeError.
+            RuntimeError: the policy is closed.
         """
-        if self._is_closed:
-            raise RuntimeError("this policy is closed; load it again with from_pretrained.")
+        self._refuse_if_closed()
         with self._stopwatch.stage(TOTAL):
             with self._stopwatch.stage(HOST):
                 observation = self._read(batch)
@@ -275,7 +295,9 @@ class PI0TTNNPolicy(PreTrainedPolicy):
                 guidance = self._guidance(
                     prev_chunk_left_over, observation.state.shape[0], inference_delay, execution_horizon
                 )
-            with self.board.lock if self.board else nullcontext():
+            with self._backend("predicting a chunk"):
+                if self.board:
+                    self.model.one_by_one = self.config.time_stages  # type: ignore[union-attr] # the board's model has it
                 actions = self.model.sample_actions(
                     observation.images,
                     observation.img_masks,
@@ -305,6 +327,18 @@ class PI0TTNNPolicy(PreTrainedPolicy):
         """Returns the state of an `Observation`, for LeRobot's tests; of `self` only `config` is used."""
         return _observation_reader(self.config).state(batch)
 
+    @contextmanager
+    def _backend(self, doing: str) -> Iterator[None]:
+        """Keeps the board, if there is one, for the calling thread; another may have closed the policy meanwhile."""
+        with self.board.lock if self.board else nullcontext():
+            self._refuse_if_closed()
+            with self.board.in_use(doing) if self.board else nullcontext():
+                yield
+
+    def _refuse_if_closed(self) -> None:
+        if self._is_closed:
+            raise RuntimeError("this policy is closed; load it again with from_pretrained.")
+
     def _guidance(
         self, left_over: Tensor, rows: int, delay: int | None, execution_horizon: int | None
     ) -> Guidance[Tensor]:
@@ -325,10 +359,14 @@ class PI0TTNNPolicy(PreTrainedPolicy):
             raise ValueError(f"noise: expected {expected} float32, got {tuple(noise.shape)} {noise.dtype}.")
 
     def close(self) -> None:
-        """Gives the board back, once. The policy cannot predict any more; what it has predicted stays queued."""
-        if self.board and not self._is_closed:
-            self.board.close()
-        self._is_closed = True
+        """Gives the board back, once, after the chunk that another thread may be predicting.
+
+        The policy cannot predict any more; what it has predicted stays queued. A board that has failed is given back, too.
+        """
+        with self.board.lock if self.board else nullcontext():
+            if self.board and not self._is_closed:
+                self.board.close()
+            self._is_closed = True
 
     def to(self, *args: Any, **kwargs: Any) -> Self:
         """Returns the policy as it is: batches and actions stay on the CPU, and the backend has its own device."""

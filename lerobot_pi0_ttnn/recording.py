@@ -1,11 +1,17 @@
 """What a policy predicted and what was done of it, kept on disk for a look afterwards."""
 
 import json
+import logging
+import os
+import threading
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -22,7 +28,9 @@ class Recording:
 
 
 class Recorder:
-    """Appends to a file of JSON lines, one for each chunk and each action; every line is on disk when it returns.
+    """Appends to a file of JSON lines, one for each chunk and each action; every line is in the file when it returns.
+
+    Threads take turns. A full disk ends the recording, with a warning, not the episode.
 
     Args:
         path: the file; one from an earlier run is replaced.
@@ -32,13 +40,17 @@ class Recorder:
         path.parent.mkdir(parents=True, exist_ok=True)
         self._path = path
         self._path.write_text("")
+        self._bytes = 0
+        self._is_writable = True
+        self._lock = threading.RLock()
         self._episode = 0
         self._tick = 0
 
     def reset(self) -> None:
         """Begins a new episode, if there is anything in this one."""
-        self._episode += self._tick > 0
-        self._tick = 0
+        with self._lock:
+            self._episode += self._tick > 0
+            self._tick = 0
 
     def chunk(self, actions: Tensor) -> None:
         """Records a predicted chunk, (B, horizon, A)."""
@@ -46,13 +58,27 @@ class Recorder:
 
     def action(self, action: Tensor) -> None:
         """Records the action handed out, (B, A), and moves to the next tick."""
-        self._append("action", action)
-        self._tick += 1
+        with self._lock:
+            self._append("action", action)
+            self._tick += 1
 
     def _append(self, kind: str, value: Tensor) -> None:
-        line = {"kind": kind, "episode": self._episode, "tick": self._tick, "value": value.tolist()}
-        with self._path.open("a") as file:
-            file.write(json.dumps(line) + "\n")
+        with self._lock:
+            if not self._is_writable:
+                return
+            line = {"kind": kind, "episode": self._episode, "tick": self._tick, "value": value.tolist()}
+            text = json.dumps(line) + "\n"
+            try:
+                with self._path.open("a") as file:
+                    file.write(text)
+                self._bytes += len(text)
+            except OSError as error:
+                logger.warning(
+                    "%s: cannot be written (%s); the recording ends here, the policy goes on.", self._path, error
+                )
+                self._is_writable = False
+                with suppress(OSError):  # the part of a line that there was room for
+                    os.truncate(self._path, self._bytes)
 
 
 def read_recording(path: Path) -> Recording:

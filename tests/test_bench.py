@@ -55,6 +55,7 @@ def test_a_card_is_timed_with_and_without_waiting(run, board, monkeypatch):
     """No card here: the emulated board says that it is one."""
     waited = []
     monkeypatch.setattr(board, "kind", "card")
+    monkeypatch.setattr(type(board), "why_no_trace", "a test")
     monkeypatch.setattr(type(board), "wait", lambda board: waited.append(board) or time.sleep(0.15))
     text, result = run("--cameras", "1")
     milliseconds = result["backends"]["ttnn"]["milliseconds"]

@@ -146,7 +146,8 @@ class TestDeviceStage:
 
     def stage(self, kind, **config):
         waited = []
-        board = SimpleNamespace(kind=kind, wait=lambda: waited.append(kind), name=kind, describe=dict)
+        board = SimpleNamespace(kind=kind, name=kind, wait=lambda: waited.append(kind), describe=dict)
+        board.followed = lambda stage: stage
         stopwatch = Stopwatch()
         options = SimpleNamespace(time_stages=False, backend="ttnn", precision="balanced", image_features={})
         options = SimpleNamespace(**vars(options) | {"num_inference_steps": 10} | config)

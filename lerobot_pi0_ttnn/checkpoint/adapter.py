@@ -139,6 +139,11 @@ class MergedWeights(Mapping[str, Tensor]):
             digest.update(f"{name} {self._adapter.shape(name)} {self._adapter.dtype(name)}".encode())
         return digest.hexdigest()
 
+    def check_unchanged(self) -> None:
+        """Raises ValueError if a file of the base or of the adapter has changed since it was opened."""
+        self.base.check_unchanged()
+        self._adapter.check_unchanged()
+
     def shapes(self) -> Shapes:
         """Returns the shape of each tensor by our name, from the headers; merging changes none."""
         return self.base.shapes()

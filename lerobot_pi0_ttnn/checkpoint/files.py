@@ -4,6 +4,7 @@ import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,8 @@ ADAPTER = "adapter_config.json"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
 LFS_POINTER = b"version https://git-lfs"
 MAPPED_BYTES = 256 << 20
+HEADER_BYTES = 100 << 20
+"""The longest header that safetensors takes."""
 
 
 @dataclass(frozen=True)
@@ -182,15 +185,37 @@ def open_safetensors(path: Path) -> Any:
             start = file.read(len(LFS_POINTER))
         if start == LFS_POINTER:
             problem, remedy = "a git-lfs pointer, not the file itself", "run `git lfs pull` in its folder"
-        elif "incomplete" in str(error).lower():
-            problem, remedy = f"cut short at {path.stat().st_size} bytes ({error})", "delete it and fetch it again"
+        elif path.stat().st_size < (whole := _whole_size(path)):
+            problem = f"cut short at {path.stat().st_size} bytes, expected {whole} by its header"
+            remedy = "delete it and fetch it again"
         else:
             problem, remedy = f"not a safetensors file ({error})", "save the model as safetensors, or fetch it again"
         raise ValueError(f"{path}: {problem}; {remedy}.") from error
 
 
+def _whole_size(path: Path) -> int:
+    """Returns the bytes that a safetensors file must have by what there is of its header; 0 where there is none."""
+    with path.open("rb") as file:
+        prefix = file.read(8)
+        length = int.from_bytes(prefix, "little")
+        if len(prefix) < 8 or length > HEADER_BYTES:
+            return 0
+        header = file.read(length)
+    if len(header) < length:
+        return 8 + length
+    try:
+        ends = [entry["data_offsets"][1] for name, entry in json.loads(header).items() if name != "__metadata__"]
+        return 8 + length + int(max(ends, default=0))
+    except (ValueError, AttributeError, LookupError, TypeError):
+        return 0
+
+
 class MappedTensors:
     """The tensors of safetensors files by their saved names; each is a view of the mapped file, not a copy.
+
+    The files must stay as they are while tensors of them are read: the kernel ends a process with SIGBUS that reads a
+    mapped page beyond the end of its file, and no code can prevent that. So each tensor is handed out only if no file has
+    changed since it was opened.
 
     Args:
         paths: the files.
@@ -201,6 +226,7 @@ class MappedTensors:
 
     def __init__(self, paths: Sequence[Path]) -> None:
         self.paths = list(paths)
+        self._states = [_state(path) for path in self.paths]
         self._map()
 
     def __iter__(self) -> Iterator[str]:
@@ -214,8 +240,22 @@ class MappedTensors:
         self._handles = {name: handle for handle in handles for name in handle.keys()}  # noqa: SIM118 - not a dict
         self._bytes_handed_out = 0
 
+    def check_unchanged(self) -> None:
+        """Raises ValueError if a file is not the one that was opened: the tensors would be of two checkpoints, or of none."""
+        for path, opened in zip(self.paths, self._states, strict=True):
+            if (now := _state(path)) != opened:
+                raise ValueError(
+                    f"{path}: changed while it was being loaded: {opened} when it was opened, {now or 'gone'} now; load it "
+                    "again when nothing writes to it any more."
+                )
+
     def tensor(self, name: str) -> Tensor:
-        """Returns a tensor; whoever changes it changes a copy of the page, not the file."""
+        """Returns a tensor; whoever changes it changes a copy of the page, not the file.
+
+        Raises:
+            ValueError: a file has changed since it was opened.
+        """
+        self.check_unchanged()
         # A mapping keeps the pages that were read of it until its last tensor is gone. Who lets go of tensors as it
         # converts them shall get that memory back, so files are mapped anew from time to time.
         if self._bytes_handed_out > MAPPED_BYTES:
@@ -231,6 +271,26 @@ class MappedTensors:
     def dtype(self, name: str) -> str:
         """Returns a tensor's dtype, from the header, as safetensors spells it (F32, BF16, ...)."""
         return str(self._handles[name].get_slice(name).get_dtype())
+
+
+@dataclass(frozen=True)
+class _State:
+    """What a file was like at a moment."""
+
+    inode: tuple[int, int]
+    size: int
+    modified_ns: int
+
+    def __str__(self) -> str:
+        return f"{self.size} bytes of {datetime.fromtimestamp(self.modified_ns / 1e9):%F %T} (inode {self.inode[1]})"
+
+
+def _state(path: Path) -> _State | None:
+    try:
+        status = path.stat()
+    except FileNotFoundError:
+        return None
+    return _State((status.st_dev, status.st_ino), status.st_size, status.st_mtime_ns)
 
 
 def identity(path: Path) -> bytes:

@@ -91,6 +91,10 @@ class PI0WeightLoader(Mapping[str, Tensor]):
             digest.update(f"{ours} {saved} {self._tensors.shape(saved)} {self._tensors.dtype(saved)}".encode())
         return digest.hexdigest()
 
+    def check_unchanged(self) -> None:
+        """Raises ValueError if a file has changed since it was opened."""
+        self._tensors.check_unchanged()
+
     def shapes(self) -> Shapes:
         """Returns the shape of each tensor by our name, from the headers."""
         return {ours: self._tensors.shape(saved) for ours, saved in self.layout.names.items()}

@@ -217,8 +217,9 @@ def board_lines(report: dict[str, Any]) -> list[str]:
         f"{'precision':<14} {model['precision']['preset']}",
     ]
     lines += [f"  {part:<22} {size / 2**20:8.1f} MiB" for part, size in model["weight_bytes"].items()]
-    lines += [
-        f"  {stage:<22} {counts['operations']:4} operations, {counts['uploads']} uploads, {counts['readbacks']} readbacks"
-        for stage, counts in report["stages"].items()
-    ]
+    for stage, counts in report["stages"].items():
+        operations = sum(row["count"] for row in counts["operations"].values())
+        lines.append(
+            f"  {stage:<24} {operations:4} device operations, {counts['uploads']} uploads, {counts['readbacks']} readbacks"
+        )
     return lines

@@ -59,10 +59,11 @@ class ShadowMemory:
         if value.untyped_storage().nbytes() > value.nbytes:
             # The first rows of a larger tensor would keep all of it.
             value = value.clone()
-        place = self.place(tensor)
-        self.forget(place)
-        self._cells[place] = _Cell(tensor.buffer_unique_id(), value)
-        self._bytes += value.nbytes
+        place, cell = self.place(tensor), _Cell(tensor.buffer_unique_id(), value)
+        before = self._cells.get(place)
+        # In one step: an interrupt (Ctrl-C) leaves the former value of a tensor that is written in place, not none.
+        self._cells[place] = cell
+        self._bytes += value.nbytes - (before.value.nbytes if before else 0)
         if self._bytes > self._sweep_at_bytes:
             self.sweep()
 

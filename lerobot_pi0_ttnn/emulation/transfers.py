@@ -1,4 +1,4 @@
-"""Calls that move tensors between host and board. One on the host has its own bytes, one on the board a shadow."""
+"""Calls that ttnn's operations do not cover: between host and board (bytes on one, a shadow on the other), and programs."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ import torch
 import ttnn
 
 from ..tt.hook import Call, Proceed
-from .storage import BLOCK_FORMATS, host_tensor, on_board, rounded, value_of_host_tensor
+from .goldens.programs import PROGRAMS, program_name
+from .storage import BLOCK_FORMATS, for_computing, host_tensor, on_board, rounded, value_of_host_tensor
 
 if TYPE_CHECKING:
     from .emulator import Emulator
@@ -140,6 +141,26 @@ def _represented(emulator: Emulator, call: Call, proceed: Proceed) -> Any:
     return _on_host(0)(emulator, call, proceed)
 
 
+def _program(emulator: Emulator, call: Call, proceed: Proceed) -> Any:
+    tensors, descriptor = call.argument(0, "io_tensors"), call.argument(1, "program_descriptor")
+    program = PROGRAMS.get(program_name(descriptor))
+    if program is None:
+        raise NotImplementedError(
+            f"{call.name}: the emulated board does not know what {descriptor.kernels[0].kernel_source} computes: add it to "
+            "lerobot_pi0_ttnn/emulation/goldens/programs.py"
+        )
+    result = proceed(*call.args, **call.kwargs)
+    written = tensors[-program.writes :]
+    if emulator.follows_values:
+        values = program.golden([for_computing(emulator.value(tensor)) for tensor in tensors], descriptor)
+        for tensor, value in zip(written, values, strict=True):
+            emulator.memory.write(tensor, rounded(value, tensor.dtype))
+    else:
+        for tensor in written:
+            emulator.memory.drop(tensor)
+    return result
+
+
 def _refused(emulator: Emulator, call: Call, proceed: Proceed) -> Any:
     raise NotImplementedError(f"{call.name}: not on an emulated board: use ttnn.to_torch or ttnn.from_device")
 
@@ -157,6 +178,7 @@ TRANSFERS: dict[str, Transfer] = {
     "ttnn.empty_like": _empty,
     "ttnn.allocate_tensor_on_device": _empty,
     "ttnn.deallocate": _deallocate,
+    "ttnn.generic_op": _program,
     "ttnn.from_device": _from_device,
     "ttnn.Tensor.cpu": _from_device,
     "ttnn.to_torch": _on_host(0, "tensor"),

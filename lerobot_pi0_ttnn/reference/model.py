@@ -86,6 +86,9 @@ class PI0ModelTorch:
         field = guided(velocity, guidance, times) if guidance else velocity
         return euler_integrate(timed_steps(field, stage), noise, steps)
 
+    warm_up_rounds = 1
+    """How often each of `warm_up_shapes` is run."""
+
     def warm_up_shapes(self, cameras: int, tokens: int) -> list[tuple[int, int]]:
         """Returns the (cameras, prompt tokens) to run once before it counts: any, to have the weights read from disk.
 

@@ -1,14 +1,15 @@
 """The board that a process computes on: a card, the ttsim simulator, or an emulated board.
 
-    with open_board("auto") as board, board.lock:
+    with open_board("auto") as board, board.in_use("trying it out"):
         tensor = ttnn.from_torch(values, device=board.device, ...)
 
-A process has one board, which all who open it share.
+A process has one board, which all who open it share. One that fails is not used again: who has it must close it.
 """
 
 from __future__ import annotations
 
 import atexit
+import logging
 import os
 import threading
 from collections.abc import Iterator
@@ -16,14 +17,22 @@ from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING, Any, Literal
 
 from ..emulation.boards import BOARDS, PREFIX, emulated_board
+from ..latency import Stage
 from . import cards
+from .failure import BoardError, is_failure, said
 from .record import Recording, recording
 
 if TYPE_CHECKING:
     from ..emulation.emulator import Emulator
+    from .trace import Traces
+
+logger = logging.getLogger(__name__)
 
 TRACE_REGION_BYTES = 128 << 20
 """DRAM set aside for captured traces; on an emulated board as well, so that what fits there fits on a card."""
+
+EXIT_SECONDS = 10
+"""How long the end of the process waits for a thread that is still computing on the board."""
 
 TTNN_MISSING = """\
 the TTNN backend needs the package `ttnn` (Linux, x86-64), which is not installed.
@@ -45,7 +54,9 @@ class Board:
         name: What it was opened as: `0`, `emulated:n150`.
         kind: What stands behind it.
         device: ttnn's device.
-        lock: Held by whoever calls ttnn (`with board.lock:`): LeRobot loads and infers in different threads.
+        lock: Held by whoever calls ttnn, see `in_use`: LeRobot loads and infers in different threads.
+        doing: What the board is in use for, in words.
+        failure: How the board failed; None while it works.
     """
 
     def __init__(
@@ -61,9 +72,13 @@ class Board:
         self.kind: Kind = kind
         self.device = device
         self.lock = threading.RLock()
+        self.doing = ""
+        self.failure: str | None = None
         self._emulator = emulator
         self._cards = cards
         self._users = 0
+        self._traces: Traces | None = None
+        self._is_ending = False
 
     def __enter__(self) -> Board:
         return self
@@ -81,6 +96,50 @@ class Board:
     def is_open(self) -> bool:
         """Returns whether ttnn may still be called with `device`."""
         return self._users > 0
+
+    @contextmanager
+    def in_use(self, doing: str) -> Iterator[None]:
+        """Keeps the board, as a context, for one thread that calls ttnn. An error that the board itself makes is its last.
+
+        Args:
+            doing: What for, in words for the error.
+
+        Raises:
+            BoardError: The board fails, or has failed before.
+            RuntimeError: It is closed.
+        """
+        with self.lock:
+            if self.failure:
+                raise BoardError(f"{self.failure} It is not used again.")
+            if not self.is_open:
+                raise RuntimeError(f"board {self.name!r} is closed; open it again, or load the policy again.")
+            self.doing = doing
+            try:
+                yield
+            except RuntimeError as error:
+                if not is_failure(error):
+                    raise
+                self.failure = (
+                    f"board {self.name!r} failed while {self.doing}: {said(error)}. Nothing came of it: let the arm hold. "
+                    "Close the policies on this board, see what `lerobot-pi0-ttnn doctor` finds, reset the card "
+                    "(`tt-smi -r`), and load again, in a new process if this one cannot open it."
+                )
+                raise BoardError(self.failure) from error
+
+    def followed(self, stage: Stage) -> Stage:
+        """Returns a stage that is also told to the board, so that the error says in which one it failed. Use it in `in_use`.
+
+        What is asked of a card may fail as late as the next stage that waits for it: the readback at the latest.
+        """
+        whole = self.doing
+
+        def followed(name: str) -> AbstractContextManager[None]:
+            if self._is_ending:
+                raise BoardError(f"board {self.name!r}: the process ends, and {whole} with it.")
+            self.doing = f"{whole}, {name}"
+            return stage(name)
+
+        return followed
 
     def describe(self) -> dict[str, Any]:
         """Returns what the board is, for a report: JSON values. Sizes are bytes, grid is [x, y]."""
@@ -109,6 +168,26 @@ class Board:
         Works alike on every kind of board; it counts the calls of the whole process, whatever thread makes them.
         """
         return recording()
+
+    @property
+    def why_no_trace(self) -> str | None:
+        """Returns why this board cannot capture and replay traces; None where it can."""
+        if self.kind == "emulated":
+            return "an emulated board executes nothing that a trace could repeat"
+        if os.environ.get("TT_METAL_SLOW_DISPATCH_MODE"):
+            return "TT_METAL_SLOW_DISPATCH_MODE is set, and a trace is a thing of fast dispatch"
+        return None
+
+    @property
+    def traces(self) -> Traces | None:
+        """Returns the traces on this board, which all its models share; None where it cannot trace."""
+        if self.why_no_trace is not None:
+            return None
+        if self._traces is None:
+            from .trace import Traces
+
+            self._traces = Traces(self.device)
+        return self._traces
 
     def wait(self) -> None:
         """Returns when the board has done all that it was asked."""
@@ -140,13 +219,35 @@ class Board:
             return
         _open = None
         self._users = 0
+        atexit.unregister(self._shut_at_exit)
         import ttnn
 
-        if self._emulator is not None:
-            self._emulator.stop()
-        ttnn.close_device(self.device)
-        if self._cards is not None:
-            self._cards.release()
+        try:
+            if self._traces is not None:
+                self._traces.release()
+            if self._emulator is not None:
+                self._emulator.stop()
+            ttnn.close_device(self.device)
+        except RuntimeError as error:
+            logger.warning("board %r was given back, but did not close cleanly: %s", self.name, said(error))
+        finally:
+            if self._cards is not None:
+                self._cards.release()
+
+    def _shut_at_exit(self) -> None:
+        # Daemon threads, such as LeRobot's for real-time chunking, go on until they are told, or until the process is gone.
+        self._is_ending = True
+        if not self.lock.acquire(timeout=EXIT_SECONDS):
+            logger.warning(
+                "board %r is not closed: a thread has been busy with it for over %d s. The end of the process gives it back.",
+                self.name,
+                EXIT_SECONDS,
+            )
+            return
+        try:
+            self._shut()
+        finally:
+            self.lock.release()
 
 
 def open_board(board: str = "auto") -> Board:
@@ -162,7 +263,7 @@ def open_board(board: str = "auto") -> Board:
     with _opening:
         if _open is None:
             _open = _open_new(wanted)
-            atexit.register(_open._shut)
+            atexit.register(_open._shut_at_exit)
         elif wanted not in ("auto", _open.name) or (wanted == "auto" and _open.kind == "emulated"):
             raise RuntimeError(f"board {board!r}: this process has board {_open.name!r} open, and can have one only")
         _open._users += 1

@@ -1,5 +1,6 @@
 """Gemma's block with pi0's key/value cache. Source: transformers `modeling_gemma.py`. Twin: `reference/gemma.py`."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -7,43 +8,41 @@ import ttnn
 from torch import Tensor
 
 from ..model_config import GemmaConfig
+from .heads import split_heads
 from .layers import Linear, RMSNorm, attention
 from .precision import OpPrecision
-from .weights import DeviceWeights, to_device
+from .weights import DeviceWeights, on_host
 
 
 @dataclass(frozen=True)
 class RotaryTables:
-    """Cosines and sines for RoPE, (1, 1, T, H) each, on the device."""
+    """Cosines and sines for RoPE, (1, 1, T, H) each; the sines of the first half of H are negated."""
 
     cos: ttnn.Tensor
     sin: ttnn.Tensor
 
+    def moved(self, move: Callable[[ttnn.Tensor], ttnn.Tensor]) -> "RotaryTables":
+        """Returns the tables, each of them moved."""
+        return RotaryTables(move(self.cos), move(self.sin))
 
-def rotary_tables(positions: Tensor, config: GemmaConfig, dtype: ttnn.DataType, device: ttnn.Device) -> RotaryTables:
-    """Returns the tables for split-half RoPE. Source: transformers `GemmaRotaryEmbedding`, which computes in float32.
+
+def rotary_tables(positions: Tensor, config: GemmaConfig, dtype: ttnn.DataType) -> RotaryTables:
+    """Returns the host's tables for split-half RoPE. Source: transformers `GemmaRotaryEmbedding`, which computes in float32.
 
     Args:
         positions: (1, T) int64.
         config: sizes of the transformer.
         dtype: of the tables.
-        device: where they go.
     """
     exponent = torch.arange(0, config.head_dim, 2).float() / config.head_dim
     angles = positions[:, None, :, None].float() * (1.0 / config.rope_theta**exponent)
-    angles = torch.cat([angles, angles], dim=-1)
-    return RotaryTables(to_device(angles.cos(), dtype, device), to_device(angles.sin(), dtype, device))
-
-
-def rotate(x: ttnn.Tensor, tables: RotaryTables, precision: OpPrecision) -> ttnn.Tensor:
-    """Returns x, (1, N, T, H), rotated by its tokens' positions: the first half of H is paired with the second."""
-    return ttnn.experimental.rotary_embedding_hf(
-        x, tables.cos, tables.sin, is_decode_mode=False, compute_kernel_config=precision.exact_kernel
-    )
+    cos, sin = angles.cos(), angles.sin()
+    cos, sin = torch.cat([cos, cos], dim=-1), torch.cat([-sin, sin], dim=-1)
+    return RotaryTables(on_host(cos, dtype), on_host(sin, dtype))
 
 
 class KeyValueCache:
-    """The keys and values of one layer for all tokens of a call, written block by block, in place.
+    """The keys and values of one layer for all tokens of a call, written block by block, in place, by `split_heads`.
 
     It starts as zeros, so that a block which is masked because nobody has written it yet holds finite numbers.
 
@@ -57,11 +56,6 @@ class KeyValueCache:
     def __init__(self, length: int, config: GemmaConfig, dtype: ttnn.DataType, device: ttnn.Device) -> None:
         shape = (1, config.num_kv_heads, length, config.head_dim)
         self.keys, self.values = (ttnn.zeros(shape, dtype, ttnn.TILE_LAYOUT, device) for _ in range(2))
-
-    def write(self, keys: ttnn.Tensor, values: ttnn.Tensor, start: int) -> None:
-        """Stores (1, K, T, H) keys and values as tokens `start` to `start + T`, whole tiles of them."""
-        ttnn.fill_cache(self.keys, keys, 0, update_idx=start)
-        ttnn.fill_cache(self.values, values, 0, update_idx=start)
 
 
 class GemmaKeyValuesTTNN:
@@ -77,13 +71,15 @@ class GemmaKeyValuesTTNN:
     def __init__(self, config: GemmaConfig, weights: DeviceWeights, norm: RMSNorm, precision: OpPrecision) -> None:
         if config.num_kv_heads != 1:
             raise ValueError(f"num_kv_heads: pi0 on ttnn has one key/value head, got {config.num_kv_heads}")
-        self.precision = precision
-        self.k_proj = Linear(weights, "k_proj", lambda: norm.folded(weights.take("k_proj.weight")), None, precision)
-        self.v_proj = Linear(weights, "v_proj", lambda: norm.folded(weights.take("v_proj.weight")), None, precision)
+
+        def fused() -> Tensor:
+            return norm.folded(torch.cat([weights.take(f"{name}.weight") for name in ("k_proj", "v_proj")]))
+
+        self.kv_proj = Linear(weights, "kv_proj", fused, None, precision)
 
     def write(self, x: ttnn.Tensor, rotary: RotaryTables, cache: KeyValueCache, start: int) -> None:
         """Puts the keys and values of `x`, (1, 1, T, D), in the cache as tokens `start` to `start + T`."""
-        cache.write(rotate(self.k_proj(x), rotary, self.precision), self.v_proj(x), start)
+        split_heads(self.kv_proj(x), rotary.cos, rotary.sin, cache.keys, cache.values, start, num_heads=0)
 
 
 class GemmaAttentionTTNN:
@@ -101,7 +97,9 @@ class GemmaAttentionTTNN:
         self.precision = precision
 
         def fused() -> Tensor:
-            return norm.folded(torch.cat([weights.take(f"{name}.weight") for name in ("q_proj", "k_proj", "v_proj")]))
+            # The scores' scale goes with the queries: attention that scales also scales its mask, in an op of its own.
+            q, k, v = (weights.take(f"{name}.weight") for name in ("q_proj", "k_proj", "v_proj"))
+            return norm.folded(torch.cat([q * config.head_dim**-0.5, k, v]))
 
         self.qkv_proj = Linear(weights, "qkv_proj", fused, None, precision)
         self.o_proj = Linear(
@@ -109,15 +107,9 @@ class GemmaAttentionTTNN:
         )
 
     def write_keys_values(self, x: ttnn.Tensor, rotary: RotaryTables, cache: KeyValueCache, start: int) -> ttnn.Tensor:
-        """Returns the unrotated queries, (1, N, T, H), having put the keys and values of `x` in the cache."""
-        q, k, v = ttnn.experimental.nlp_create_qkv_heads(
-            self.qkv_proj(x),
-            num_heads=self.config.num_heads,
-            num_kv_heads=self.config.num_kv_heads,
-            transpose_k_heads=False,
-        )
-        cache.write(rotate(k, rotary, self.precision), v, start)
-        return q
+        """Returns the queries, scaled and rotated, (1, N, T, H), having put the keys and values of `x` in the cache."""
+        qkv, heads = self.qkv_proj(x), self.config.num_heads
+        return split_heads(qkv, rotary.cos, rotary.sin, cache.keys, cache.values, start, num_heads=heads)
 
     def __call__(
         self, x: ttnn.Tensor, rotary: RotaryTables, cache: KeyValueCache, start: int, mask: ttnn.Tensor
@@ -131,14 +123,13 @@ class GemmaAttentionTTNN:
             start: number of the first token of `x`.
             mask: (1, 1, T, S) for all S tokens of the cache, added to the scores.
         """
-        q = rotate(self.write_keys_values(x, rotary, cache, start), rotary, self.precision)
-        scale: float = self.config.head_dim**-0.5
-        out = attention(q, cache.keys, cache.values, mask=mask, scale=scale, precision=self.precision)
+        q = self.write_keys_values(x, rotary, cache, start)
+        out = attention(q, cache.keys, cache.values, mask=mask, scale=1.0, precision=self.precision)
         return self.o_proj(out)
 
 
 class GemmaMLPTTNN:
-    """down(gelu_tanh(gate(x)) * up(x)), gate and up in one matmul.
+    """down(gelu_tanh(gate(x)) * up(x)). Gate and up in one matmul would have to be cut apart again.
 
     Args:
         weights: cursor at `mlp`.
@@ -147,10 +138,10 @@ class GemmaMLPTTNN:
     """
 
     def __init__(self, weights: DeviceWeights, norm: RMSNorm, precision: OpPrecision) -> None:
-        def fused() -> Tensor:
-            return norm.folded(torch.cat([weights.take(f"{name}.weight") for name in ("gate_proj", "up_proj")]))
-
-        self.gate_up_proj = Linear(weights, "gate_up_proj", fused, None, precision)
+        self.gate_proj = Linear(
+            weights, "gate_proj", lambda: norm.folded(weights.take("gate_proj.weight")), None, precision
+        )
+        self.up_proj = Linear(weights, "up_proj", lambda: norm.folded(weights.take("up_proj.weight")), None, precision)
         self.down_proj = Linear(
             weights, "down_proj", lambda: weights.take("down_proj.weight"), None, precision, output=precision.stream
         )
@@ -161,12 +152,9 @@ class GemmaMLPTTNN:
         Args:
             x: (1, 1, T, D), normed.
         """
-        gate_up = self.gate_up_proj(x)
-        rows, width = gate_up.shape[-2], gate_up.shape[-1] // 2
-        gate = ttnn.slice(gate_up, [0, 0, 0, 0], [1, 1, rows, width])
-        up = ttnn.slice(gate_up, [0, 0, 0, width], [1, 1, rows, 2 * width])
         gelu = ttnn.UnaryWithParam(ttnn.UnaryOpType.GELU_TANH)
-        return self.down_proj(ttnn.multiply(gate, up, input_tensor_a_activations=[gelu]))
+        gated = ttnn.multiply(self.gate_proj(x), self.up_proj(x), input_tensor_a_activations=[gelu])
+        return self.down_proj(gated)
 
 
 class GemmaBlockTTNN:

@@ -9,8 +9,9 @@ tiles. The keys lie in the cache in pi0's three blocks, and the mask of each blo
     actions       1      0      1      0       1       0
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import ttnn
@@ -24,10 +25,12 @@ from .layers import pad_columns, pad_rows
 from .precision import Precision
 from .program import KEY_CHUNK, TILE, round_up
 from .siglip import patch_rows
-from .weights import to_device
+from .weights import on_host
 
 MASKED = -1e4
 """Added to the scores of hidden keys: far enough for exp to give zero, and finite, since -inf - -inf is NaN."""
+
+Move = Callable[[ttnn.Tensor], ttnn.Tensor]
 
 UPLOADS_PER_ROW = 13
 """Pixels, prompt, state and noise; for each of the three blocks a mask, cosines and sines. With guidance two more."""
@@ -81,10 +84,14 @@ class Block:
     rotary: RotaryTables
     mask: ttnn.Tensor
 
+    def moved(self, move: Move) -> "Block":
+        """Returns the block with each of its tensors moved."""
+        return Block(self.start, self.rotary.moved(move), move(self.mask))
+
 
 @dataclass(frozen=True)
 class RowInputs:
-    """One row of a batch on the device.
+    """One row of a batch, on the host or on the device.
 
     Attributes:
         layout: where its tokens go.
@@ -108,20 +115,52 @@ class RowInputs:
     noise: ttnn.Tensor
     guidance: Guidance[ttnn.Tensor] | None
 
+    def moved(self, move: Move) -> "RowInputs":
+        """Returns the row with each of its tensors moved, always in the same order."""
+        guidance = self.guidance
+        return RowInputs(
+            layout=self.layout,
+            pixels=None if self.pixels is None else move(self.pixels),
+            tokens=None if self.tokens is None else move(self.tokens),
+            prefix=self.prefix.moved(move),
+            state=self.state.moved(move),
+            actions=self.actions.moved(move),
+            proprioception=move(self.proprioception),
+            noise=move(self.noise),
+            guidance=guidance and Guidance(move(guidance.prefix), move(guidance.weights), guidance.max_gain),
+        )
 
-class InputUploader:
-    """Puts rows of a batch on the device.
+    def on(self, device: ttnn.Device) -> "RowInputs":
+        """Returns the row, which is on the host, in the device's DRAM."""
+        return self.moved(lambda tensor: ttnn.to_device(tensor, device, memory_config=ttnn.DRAM_MEMORY_CONFIG))
+
+    def tensors(self) -> list[ttnn.Tensor]:
+        """Returns its tensors, always in the same order."""
+        found: list[ttnn.Tensor] = []
+
+        def find(tensor: ttnn.Tensor) -> ttnn.Tensor:
+            found.append(tensor)
+            return tensor
+
+        self.moved(find)
+        return found
+
+    def specs(self) -> tuple[tuple[Any, ...], ...]:
+        """Returns shape, dtype and layout of each of its tensors: rows that agree in them run the same programs."""
+        return tuple((tuple(tensor.shape), tensor.dtype, tensor.layout) for tensor in self.tensors())
+
+
+class InputMaker:
+    """Lays out rows of a batch on the host as the device wants them.
 
     Args:
         config: sizes of the model.
         precision: dtypes.
-        device: where they go.
     """
 
-    def __init__(self, config: PI0ModelConfig, precision: Precision, device: ttnn.Device) -> None:
+    def __init__(self, config: PI0ModelConfig, precision: Precision) -> None:
         self.config = config
         self.precision = precision
-        self.device = device
 
     def __call__(
         self,
@@ -131,7 +170,7 @@ class InputUploader:
         noise: Tensor,
         guidance: Guidance[Tensor] | None = None,
     ) -> RowInputs:
-        """Returns one row on the device.
+        """Returns one row on the host.
 
         Args:
             images: for each camera that the row has (3, image_size, image_size) float32 in [-1, 1].
@@ -156,10 +195,8 @@ class InputUploader:
             prefix=self._block(0, positions(is_real), mask, TILE),
             state=self._block(layout.state, suffix[:, :1].expand(-1, TILE), mask, TILE),
             actions=self._block(layout.actions, suffix[:, 1:], mask, rows),
-            proprioception=to_device(
-                pad_rows(pad_columns(state[None, None, None, :], round_up(state.shape[-1], TILE)), TILE),
-                exact,
-                self.device,
+            proprioception=on_host(
+                pad_rows(pad_columns(state[None, None, None, :], round_up(state.shape[-1], TILE)), TILE), exact
             ),
             noise=self._actions(noise),
             guidance=self._guidance(guidance) if guidance else None,
@@ -168,20 +205,20 @@ class InputUploader:
     def _actions(self, actions: Tensor) -> ttnn.Tensor:
         columns, rows = round_up(self.config.action_dim, TILE), round_up(self.config.horizon, TILE)
         padded = pad_rows(pad_columns(actions[None, None], columns), rows)
-        return to_device(padded, self.precision.suffix.activations, self.device)
+        return on_host(padded, self.precision.suffix.activations)
 
     def _guidance(self, guidance: Guidance[Tensor]) -> Guidance[ttnn.Tensor]:
         weights = guidance.weights.expand(-1, self.config.action_dim)
         return Guidance(self._actions(guidance.prefix), self._actions(weights), guidance.max_gain)
 
     def _pixels(self, images: Sequence[Tensor]) -> ttnn.Tensor:
-        return to_device(patch_rows(torch.stack(list(images)), self.config.vision), ttnn.bfloat16, self.device)
+        return on_host(patch_rows(torch.stack(list(images)), self.config.vision), ttnn.bfloat16)
 
     def _tokens(self, tokens: Tensor) -> ttnn.Tensor:
-        return to_device(tokens.to(torch.int32), ttnn.uint32, self.device, layout=ttnn.ROW_MAJOR_LAYOUT)
+        return on_host(tokens.to(torch.int32), ttnn.uint32, layout=ttnn.ROW_MAJOR_LAYOUT)
 
     def _block(self, start: int, token_positions: Tensor, key_mask: Tensor, rows: int) -> Block:
         # All queries of a block see the same keys, those in the padding of its tile included: nobody reads them.
         mask = torch.where(key_mask[start], 0.0, MASKED).expand(1, 1, rows, -1)
-        rotary = rotary_tables(token_positions, self.config.vlm, self.precision.rotary, self.device)
-        return Block(start, rotary, to_device(mask, ttnn.bfloat16, self.device))
+        rotary = rotary_tables(token_positions, self.config.vlm, self.precision.rotary)
+        return Block(start, rotary, on_host(mask, ttnn.bfloat16))

@@ -10,7 +10,7 @@ import ttnn
 from torch import Tensor
 
 from .precision import OpPrecision
-from .program import sdpa_program
+from .program import sdpa_program, whole_grid
 from .weights import DeviceWeights, Make
 
 
@@ -62,6 +62,8 @@ class Linear:
             x: (..., T, in).
             bias: (1, out), in place of the layer's own.
         """
+        # An activation is part of the matmul only on a grid that is spelled out: without one it is an op of its own.
+        grid = whole_grid(x.device()) if self.activation else None
         return ttnn.linear(
             x,
             self.weight,
@@ -69,6 +71,7 @@ class Linear:
             activation=self.activation,
             dtype=self.output,
             compute_kernel_config=self.kernel,
+            core_grid=grid,
         )
 
 

@@ -1,6 +1,6 @@
 """pi0 from images, prompt and state to a chunk of actions, in TTNN. Twin: `reference/model.py`."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -13,12 +13,13 @@ from ..latency import Stage, timed_steps, untimed
 from ..model_config import PI0ModelConfig
 from ..rtc import Guidance, guided
 from ..weights import Weights, check_weights
-from .inputs import UPLOADS_PER_ROW, InputUploader, RowInputs
+from .inputs import UPLOADS_PER_ROW, InputMaker, RowInputs
 from .layers import device_bytes
-from .paligemma import PaliGemmaBackboneTTNN
+from .paligemma import PaliGemmaBackboneTTNN, Prefix
 from .precision import preset, table
 from .program import TILE, round_up
 from .suffix import SuffixEmbeddingTTNN
+from .trace import Traces
 from .weight_cache import WeightCache
 from .weights import DeviceWeights
 
@@ -32,6 +33,10 @@ class PI0ModelTTNN:
         device: an open ttnn device: a card, a simulator or an emulated board.
         precision: `accurate`, `balanced` or `fast`, see `tt/precision.py`.
         cache: where to keep the converted weights of a checkpoint, so that it loads in seconds the next time.
+        traces: the device's; without, ops run one by one. Whoever shares the device shares them.
+
+    Attributes:
+        one_by_one: Whether ops run one by one even where a trace could be replayed: no stage can be timed inside a trace.
 
     Raises:
         ValueError: with every missing, unexpected and mis-shaped tensor.
@@ -47,9 +52,12 @@ class PI0ModelTTNN:
         *,
         precision: str = "balanced",
         cache: WeightCache | None = None,
+        traces: Traces | None = None,
     ) -> None:
         self.precision = preset(precision)
         check_weights(config, weights)
+        if traces is not None:
+            traces.release()
         self.config = config
         self.device = device
         on_device = DeviceWeights(Weights(weights), device, cache)
@@ -60,7 +68,11 @@ class PI0ModelTTNN:
         if cache is not None:
             cache.commit()
         self._precision_name = precision
-        self.upload = InputUploader(config, self.precision, device)
+        self.make_inputs = InputMaker(config, self.precision)
+        self.one_by_one = False
+        self._traces = traces
+        # Not the model itself: a trace is not to keep it alive.
+        self._identity = object()
 
     @torch.no_grad()
     def sample_actions(
@@ -93,16 +105,18 @@ class PI0ModelTTNN:
         """
         steps = self.config.num_steps if num_steps is None else num_steps
         times = schedule(steps)
-        time_bias = self.suffix_embedding.time_bias(times)
         if noise is None:
             noise = self.sample_noise(
                 (state.shape[0], self.config.horizon, self.config.action_dim), generator=generator
             )
+        traces = None if self.one_by_one else self._traces
+        if traces is None and self._traces is not None:
+            self._traces.release()
+        time_bias = self.suffix_embedding.time_bias(times)
 
-        # All rows go up before the first one runs, and come down together after the last one.
         with stage("upload"):
             rows = [
-                self.upload(
+                self.make_inputs(
                     [image[row] for image, mask in zip(images, img_masks, strict=True) if mask[row]],
                     lang_tokens[row][lang_masks[row]],
                     state[row],
@@ -111,10 +125,42 @@ class PI0ModelTTNN:
                 )
                 for row in range(state.shape[0])
             ]
-        actions = ttnn.concat([self._integrate(row, time_bias, times, stage) for row in rows], dim=0)
+            if traces is None:
+                rows = [row.on(self.device) for row in rows]
+        if traces is None:
+            actions = ttnn.concat([self._integrate(row, time_bias, times, stage) for row in rows], dim=0)
+            with stage("readback"):
+                chunk: Tensor = ttnn.to_torch(actions)
+        else:
+            key = (self._identity, steps, guidance and guidance.max_gain)
+            chunk = torch.cat([self._replay(traces, key, row, time_bias, times, stage) for row in rows])
+        return chunk[:, 0, : self.config.horizon, : self.config.action_dim]
+
+    def _replay(
+        self,
+        traces: Traces,
+        key: Hashable,
+        row: RowInputs,
+        time_bias: Sequence[ttnn.Tensor],
+        times: Sequence[float],
+        stage: Stage,
+    ) -> Tensor:
+        with stage("trace"):
+            actions = traces.run(key, row, lambda inputs: self._integrate(inputs, time_bias, times, untimed))
+        # A trace writes in one place: a row's result comes down before the next row runs.
         with stage("readback"):
             chunk: Tensor = ttnn.to_torch(actions)
-        return chunk[:, 0, : self.config.horizon, : self.config.action_dim]
+        return chunk
+
+    def upload(
+        self,
+        images: Sequence[Tensor],
+        lang_tokens: Tensor,
+        state: Tensor,
+        noise: Tensor,
+    ) -> RowInputs:
+        """Returns one row on the device; its arguments are those of `InputMaker`."""
+        return self.make_inputs(images, lang_tokens, state, noise).on(self.device)
 
     def _integrate(
         self, row: RowInputs, time_bias: Sequence[ttnn.Tensor], times: Sequence[float], stage: Stage
@@ -124,13 +170,27 @@ class PI0ModelTTNN:
         with stage("prefill"):
             prefix = self.backbone.prefill(embeddings, row)
             self.backbone.write_state(self.suffix_embedding.embed_state(row.proprioception), prefix)
+        return self.denoise(prefix, time_bias, times, stage)
+
+    def denoise(
+        self, prefix: Prefix, time_bias: Sequence[ttnn.Tensor], times: Sequence[float], stage: Stage = untimed
+    ) -> ttnn.Tensor:
+        """Returns the row's noise after one Euler step for each of `times`.
+
+        Args:
+            prefix: with the state token written.
+            time_bias: of `SuffixEmbeddingTTNN.time_bias`, for these times.
+            times: see `flow.schedule`.
+            stage: in whose contexts the work is done, to time it.
+        """
+        row = prefix.row
 
         def velocity(x_t: ttnn.Tensor, step: int) -> ttnn.Tensor:
             action_embeddings = self.suffix_embedding.embed_actions(x_t, time_bias[step])
             return self.suffix_embedding.velocity(self.backbone.forward_actions(action_embeddings, prefix))
 
         field = guided(velocity, row.guidance, times) if row.guidance else velocity
-        return euler_integrate(timed_steps(field, stage), row.noise, len(times))
+        return euler_integrate(timed_steps(field, stage), row.noise, len(times), advance=ttnn.addalpha)
 
     def warm_up_shapes(self, cameras: int, tokens: int) -> list[tuple[int, int]]:
         """Returns the (cameras, prompt tokens) to run once before it counts: one for each set of kernels that rows need.
@@ -141,6 +201,11 @@ class PI0ModelTTNN:
         """
         prompts = [min(length, tokens) for length in range(TILE, round_up(tokens, TILE) + 1, TILE)]
         return [(present, prompt) for present in range(cameras, 0, -1) for prompt in prompts]
+
+    @property
+    def warm_up_rounds(self) -> int:
+        """Returns how often each of them is run: with traces once to compile, and once to capture."""
+        return 1 if self._traces is None else 2
 
     def describe(self) -> dict[str, Any]:
         """Returns what runs where: parts, device, precision by role, bytes of weights by part (all of them in DRAM)."""

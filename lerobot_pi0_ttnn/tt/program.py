@@ -16,6 +16,12 @@ def round_up(size: int, multiple: int) -> int:
     return -(-size // multiple) * multiple
 
 
+def whole_grid(device: ttnn.Device) -> ttnn.CoreGrid:
+    """Returns all the workers of the device."""
+    size = device.compute_with_storage_grid_size()
+    return ttnn.CoreGrid(x=size.x, y=size.y)
+
+
 def query_chunk(queries: int) -> int:
     """Returns how many queries one core takes at a time: the largest chunk that leaves no part of one.
 

@@ -1,6 +1,7 @@
 """What a model asks of a board: parts, memory, operations by stage, transfers. On an emulated board, from shapes alone."""
 
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -10,10 +11,15 @@ from ..flow import schedule
 from ..model_config import PI0ModelConfig
 from ..weights import EXPERT, Shapes, shapes_of
 from .board import Board
+from .graph import captured, summary
 from .model import PI0ModelTTNN
 
 NEEDED_ON_THE_HOST = ("state_", "action_", f"{EXPERT}.norm.")
 """Weights that the host computes with before anything goes up: their values are read even where only shapes count."""
+
+
+STEP = "denoising step"
+EXPERT_LAYER = "of which an expert layer"
 
 
 class ShapesOnly(Mapping[str, Tensor]):
@@ -65,8 +71,10 @@ def walk(
         return {"board": board.describe(), "model": model.describe(), "stages": stages}
 
 
-def operations_by_stage(model: PI0ModelTTNN, board: Board, *, cameras: int, tokens: int) -> dict[str, dict[str, int]]:
-    """Returns for each stage of a call, as run on a made-up row, its operations, uploads and readbacks.
+def operations_by_stage(model: PI0ModelTTNN, board: Board, *, cameras: int, tokens: int) -> dict[str, dict[str, Any]]:
+    """Returns for each stage of a call, as run on a made-up row, its device operations, uploads and readbacks.
+
+    `operations` of a stage are as `graph.summary` has them. A layer of the expert, part of each denoising step, is added.
 
     Args:
         model: on the board.
@@ -78,32 +86,52 @@ def operations_by_stage(model: PI0ModelTTNN, board: Board, *, cameras: int, toke
     size = config.vision.image_size
     images = [torch.zeros(3, size, size) for _ in range(cameras)]
     noise = torch.zeros(config.horizon, config.action_dim)
-    bias = suffix.time_bias(schedule(1))[0]
-    with board.record() as upload:
-        row = model.upload(images, torch.ones(tokens, dtype=torch.long), torch.zeros(config.state_dim), noise)
-    backbone.static_caches(row.layout.length)
-    with board.record() as vision:
-        embeddings = backbone.embed_prefix(row)
-    with board.record() as prefill:
-        prefix = backbone.prefill(embeddings, row)
-    with board.record() as state:
-        backbone.write_state(suffix.embed_state(row.proprioception), prefix)
-    with board.record() as step:
-        velocity = suffix.velocity(backbone.forward_actions(suffix.embed_actions(row.noise, bias), prefix))
-        row.noise + -1.0 * velocity
-    stages = {
-        "upload": upload,
-        "vision and language": vision,
-        "prefill": prefill,
-        "state": state,
-        "denoising step": step,
-    }
-    return {
-        name: {
-            "operations": counts.operations.total(),
+    times = schedule(1)
+    biases = suffix.time_bias(times)
+    stages: dict[str, dict[str, Any]] = {}
+
+    @contextmanager
+    def stage(name: str) -> Iterator[None]:
+        with board.record() as counts, captured() as graph:
+            yield
+        stages[name] = {
+            "operations": summary(graph.operations),
             "uploads": counts.uploads.count,
             "upload_bytes": counts.uploads.bytes,
             "readbacks": counts.readbacks.count,
         }
-        for name, counts in stages.items()
-    }
+
+    with stage("upload"):
+        row = model.upload(images, torch.ones(tokens, dtype=torch.long), torch.zeros(config.state_dim), noise)
+    caches = backbone.static_caches(row.layout.length)
+    with stage("vision and language"):
+        embeddings = backbone.embed_prefix(row)
+    with stage("prefill"):
+        prefix = backbone.prefill(embeddings, row)
+    with stage("state"):
+        backbone.write_state(suffix.embed_state(row.proprioception), prefix)
+    with stage(STEP):
+        model.denoise(prefix, biases, times)
+    actions, block = suffix.embed_actions(row.noise, biases[0]), row.actions
+    with stage(EXPERT_LAYER):
+        backbone.expert_layers[0](actions, block.rotary, caches[0], block.start, block.mask)
+    return stages
+
+
+def total(stage: Mapping[str, Any], what: str) -> int:
+    """Returns the `count`, `bytes_in` or `bytes_out` of all operations of a stage."""
+    return sum(row[what] for row in stage["operations"].values())
+
+
+def graph_table(stages: Mapping[str, Mapping[str, Any]]) -> str:
+    """Returns what `operations_by_stage` found as a Markdown table: operations by name and stage, then their bytes."""
+    names = sorted({name for stage in stages.values() for name in stage["operations"]})
+    columns = {stage: report for stage, report in stages.items() if report["operations"]}
+    rows = [["device operations", *columns], ["---", *("---:" for _ in columns)]]
+    for name in names:
+        counts = (report["operations"].get(name, {"count": 0})["count"] for report in columns.values())
+        rows.append([name, *(str(count or "") for count in counts)])
+    rows.append(["**all**", *(f"**{total(report, 'count')}**" for report in columns.values())])
+    for title, what in (("tensors in, MB", "bytes_in"), ("tensors out, MB", "bytes_out")):
+        rows.append([title, *(f"{total(report, what) / 1e6:.2f}" for report in columns.values())])
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)

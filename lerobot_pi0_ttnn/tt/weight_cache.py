@@ -8,15 +8,18 @@ import hashlib
 import json
 import logging
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
 
 import ttnn
 
+from .failure import said
+
 logger = logging.getLogger(__name__)
 
-FORMAT = 1
+FORMAT = 2
 """Raised whenever the graph folds, fuses or pads its weights in another way."""
 
 MANIFEST = "manifest.json"
@@ -29,9 +32,11 @@ class WeightCache:
     Args:
         folder: where all caches are.
         key: what the weights depend on.
+        check: called before what was stored counts; raises if it may be of something else than the key says.
     """
 
-    def __init__(self, folder: Path, key: Mapping[str, str]) -> None:
+    def __init__(self, folder: Path, key: Mapping[str, str], check: Callable[[], None] = lambda: None) -> None:
+        self._check = check
         self._key = {"format": str(FORMAT), "ttnn": version("ttnn"), **key}
         self.folder = folder / hashlib.sha256(json.dumps(self._key, sort_keys=True).encode()).hexdigest()[:20]
         self._files: dict[str, list[int]] = self._read_manifest()
@@ -74,20 +79,24 @@ class WeightCache:
             self._files[name] = _size_and_checksum(path)
             self._has_news = True
         except (OSError, RuntimeError) as error:
-            logger.warning("%s: cannot be written (%s); this start goes on without the cache.", path, error)
-            path.unlink(missing_ok=True)
+            logger.warning("%s: cannot be written (%s); this start goes on without the cache.", path, said(error))
+            with suppress(OSError):  # a folder that may not be written to at all
+                path.unlink(missing_ok=True)
             self._is_writable = False
 
     def commit(self) -> None:
         """Writes the manifest: only now does what was stored count."""
         if not self._has_news:
             return
+        self._check()
         partial = self.folder / f".{MANIFEST}.partial"
         try:
             partial.write_text(json.dumps({"key": self._key, "files": self._files}))
             partial.replace(self.folder / MANIFEST)
         except OSError as error:
             logger.warning("%s: cannot be written (%s); the next start converts the weights again.", partial, error)
+            with suppress(OSError):
+                partial.unlink(missing_ok=True)
 
     def _path(self, name: str) -> Path:
         return self.folder / f"{name}.tensorbin"

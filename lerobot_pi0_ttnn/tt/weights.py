@@ -52,9 +52,14 @@ class DeviceWeights:
         cached = self._cache.load(full_name, self.device)
         if cached is not None:
             return cached
-        on_host = ttnn.from_torch(make(), dtype=dtype, layout=layout)
-        self._cache.store(full_name, on_host)
-        return ttnn.to_device(on_host, self.device, memory_config=ttnn.DRAM_MEMORY_CONFIG)
+        converted = on_host(make(), dtype, layout=layout)
+        self._cache.store(full_name, converted)
+        return ttnn.to_device(converted, self.device, memory_config=ttnn.DRAM_MEMORY_CONFIG)
+
+
+def on_host(tensor: Tensor, dtype: ttnn.DataType, *, layout: ttnn.Layout = ttnn.TILE_LAYOUT) -> ttnn.Tensor:
+    """Returns `tensor` on the host as the device will have it."""
+    return ttnn.from_torch(tensor, dtype=dtype, layout=layout)
 
 
 def to_device(

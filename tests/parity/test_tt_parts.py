@@ -37,7 +37,7 @@ from lerobot_pi0_ttnn.weights import Weights  # noqa: E402
 
 from ..oracle import make_noise, only_row  # noqa: E402
 from ..quality import assert_quality  # noqa: E402
-from .tt import down, tokens_of, up, upload_row  # noqa: E402
+from .tt import down, store, tokens_of, up, upload_row  # noqa: E402
 
 ROW = 1
 """The row with one camera and 23 tokens: 9 rows of padding in its last tile."""
@@ -75,7 +75,7 @@ class Case:
         caches = self.tt.backbone.static_caches(self.row.layout.length)
         for cache, source in zip(caches, prefix.caches, strict=True):
             keys, values = (x[:, :, : self.prefix_tokens] for x in (source.keys, source.values))
-            cache.write(*(self.up_heads(x) for x in (keys, values)), 0)
+            store(cache, *(self.up_heads(x) for x in (keys, values)), 0)
         return Prefix(caches=caches, row=self.row)
 
     def up_heads(self, x: torch.Tensor):
@@ -270,7 +270,7 @@ class TestSuffix:
         case.torch.backbone.write_state(token[None], want_prefix)
         for cache, source in zip(got_prefix.caches, want_prefix.caches, strict=True):
             at = slice(case.prefix_tokens, case.prefix_tokens + 1)
-            cache.write(*(case.up_heads(x[:, :, at]) for x in (source.keys, source.values)), case.row.layout.state)
+            store(cache, *(case.up_heads(x[:, :, at]) for x in (source.keys, source.values)), case.row.layout.state)
         want = case.torch.backbone.forward_actions(actions[None], want_prefix)[0]
         got = down(case.tt.backbone.forward_actions(up(case.tt, actions), got_prefix), HORIZON)
         assert_quality(got * case.torch.backbone.expert_norm.scale, want, **case.limit(0.01, 0.025))
@@ -281,6 +281,8 @@ def test_rotary_tables_count_real_tokens(case):
     want = rotary_tables(suffix_positions(case.is_real, 1 + HORIZON), TINY.expert)
     for block, part in ((case.row.state, slice(0, 1)), (case.row.actions, slice(1, 1 + HORIZON))):
         expected = RotaryTables(want.cos[0, 0, part], want.sin[0, 0, part])
-        rows = expected.cos.shape[0]
+        rows, half = expected.cos.shape[0], TINY.expert.head_dim // 2
         torch.testing.assert_close(down(block.rotary.cos, rows), expected.cos, rtol=0, atol=1e-6)
-        torch.testing.assert_close(down(block.rotary.sin, rows), expected.sin, rtol=0, atol=1e-6)
+        sin = down(block.rotary.sin, rows)
+        torch.testing.assert_close(sin[:, half:], expected.sin[:, half:], rtol=0, atol=1e-6)
+        torch.testing.assert_close(sin[:, :half], -expected.sin[:, :half], rtol=0, atol=1e-6)

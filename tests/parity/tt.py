@@ -5,6 +5,7 @@ import ttnn
 from torch import Tensor
 
 from lerobot_pi0_ttnn.model_config import PI0ModelConfig
+from lerobot_pi0_ttnn.tt.gemma import KeyValueCache
 from lerobot_pi0_ttnn.tt.inputs import RowInputs
 from lerobot_pi0_ttnn.tt.model import PI0ModelTTNN
 from lerobot_pi0_ttnn.tt.program import TILE, round_up
@@ -60,6 +61,12 @@ def up(model: PI0ModelTTNN, x: Tensor, dtype: ttnn.DataType = ttnn.float32) -> t
 def down(x: ttnn.Tensor, rows: int) -> Tensor:
     """The first rows of (1, 1, T, D), float32."""
     return ttnn.to_torch(x).float()[0, 0, :rows]
+
+
+def store(cache: KeyValueCache, keys: ttnn.Tensor, values: ttnn.Tensor, start: int) -> None:
+    """Puts (1, 1, T, H) keys and values on the device in the cache, whole tiles, by ttnn's own op."""
+    ttnn.fill_cache(cache.keys, keys, 0, update_idx=start)
+    ttnn.fill_cache(cache.values, values, 0, update_idx=start)
 
 
 def tokens_of(cached: ttnn.Tensor, start: int, length: int) -> Tensor:

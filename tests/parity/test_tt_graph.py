@@ -1,0 +1,113 @@
+"""What all of pi0_base dispatches, against the table that is committed: a change that adds an op is seen.
+
+Shapes only: ttnn checks, allocates and captures its own graph, nobody computes.
+"""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+ttnn = pytest.importorskip("ttnn", reason="the TTNN backend's package is not installed")
+
+from benchmarks.graph import pi0_base_graph  # noqa: E402
+from lerobot_pi0_ttnn.emulation.goldens.programs import PROGRAMS  # noqa: E402
+from lerobot_pi0_ttnn.flow import schedule  # noqa: E402
+from lerobot_pi0_ttnn.model_config import TINY  # noqa: E402
+from lerobot_pi0_ttnn.tt.graph import captured, summary  # noqa: E402
+from lerobot_pi0_ttnn.tt.model import PI0ModelTTNN  # noqa: E402
+
+from ..oracle import make_noise  # noqa: E402
+from .tt import random_inputs, random_weights, upload_row  # noqa: E402
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def emulated(board):
+    if board.kind != "emulated":
+        pytest.skip(f"only an emulated board follows shapes without values, this is a {board.kind}")
+    return board
+
+
+@pytest.fixture
+def committed() -> str:
+    """The first table of docs/graph.md."""
+    lines = (ROOT / "docs" / "graph.md").read_text().splitlines()
+    first = next(number for number, line in enumerate(lines) if line.startswith("| device operations"))
+    last = next(number for number, line in enumerate(lines) if number > first and not line.startswith("|"))
+    return "\n".join(lines[first:last])
+
+
+def test_the_committed_table(emulated, committed):
+    assert pi0_base_graph(emulated) == committed, f"uv run python benchmarks/graph.py {emulated.name}"
+
+
+def test_a_p150_dispatches_the_same(committed):
+    """A board of another architecture and grid, in a process of its own."""
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks.graph", "emulated:p150"],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert committed in done.stdout, done.stderr[-2000:]
+
+
+def test_the_aim(committed):
+    """At most 12 operations in a layer of the expert, 230 in a denoising step."""
+    totals = next(line for line in committed.splitlines() if line.startswith("| **all**"))
+    *_, step, layer = (int(cell.strip(" *")) for cell in totals.split("|")[2:-1])
+    assert step <= 230
+    assert layer <= 12
+
+
+@pytest.fixture(scope="module")
+def tiny(board) -> PI0ModelTTNN:
+    return PI0ModelTTNN(TINY, random_weights(TINY), board.device)
+
+
+def test_all_of_a_step_depends_on_x_t(emulated, tiny):
+    """What does not could be computed once for all steps. Followed through the board's memory, from x_t on."""
+    with emulated.shapes_only():
+        row = upload_row(tiny, random_inputs(TINY, 2, 23), 0, make_noise(batch=1))
+        prefix = tiny.backbone.prefill(tiny.backbone.embed_prefix(row), row)
+        times = schedule(2)
+        bias = tiny.suffix_embedding.time_bias(times)
+        with captured() as graph:
+            tiny.denoise(prefix, bias, times)
+    dependent = {("DRAM", row.noise.buffer_address())}
+    assert len(graph.operations) == 2 * (12 * TINY.expert.depth + 5)
+    for number, operation in enumerate(graph.operations):
+        assert dependent & set(operation.inputs), (
+            f"operation {number}, {operation.name}, depends on nothing but constants"
+        )
+        written = set(operation.outputs)
+        if operation.name == "GenericOp":
+            written |= set(list(operation.inputs)[-PROGRAMS["split_heads"].writes :])
+        dependent |= written
+    assert set(graph.operations[-1].outputs) <= dependent
+
+
+def test_a_call_may_be_several_operations_or_none(board):
+    """An activation that is not fused, the scaling of a mask, a view; counted with their bytes."""
+    x, weight = (
+        ttnn.from_torch(torch.zeros(shape), dtype=ttnn.bfloat16, layout=ttnn.TILE_LAYOUT, device=board.device)
+        for shape in ((1, 1, 64, 96), (96, 128))
+    )
+    with captured() as graph:
+        y = ttnn.linear(x, weight, activation="silu")
+        ttnn.reshape(y, [1, 64, 128])
+    assert summary(graph.operations) == {
+        "Matmul": {"count": 1, "bytes_in": 2 * (64 * 96 + 96 * 128), "bytes_out": 2 * 64 * 128},
+        "Unary": {"count": 1, "bytes_in": 2 * 64 * 128, "bytes_out": 2 * 64 * 128},
+    }
+    with captured() as graph:
+        ttnn.linear(x, weight, activation="silu", core_grid=ttnn.CoreGrid(x=2, y=2))
+    assert [operation.name for operation in graph.operations] == ["Matmul"]
