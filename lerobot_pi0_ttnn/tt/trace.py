@@ -5,6 +5,7 @@ and ttnn keeps only those addresses free that were taken when the trace was capt
 something that stays gives up all traces first (`release`); each is captured anew when it is next wanted.
 """
 
+import logging
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
@@ -14,8 +15,13 @@ import ttnn
 
 from .inputs import RowInputs
 
+logger = logging.getLogger(__name__)
+
 CAPACITY = 16
 """Sets of shapes for which there are traces: three cameras or fewer, two lengths of prompt, free and guided, four to spare."""
+
+NO_ROOM = "allocated for trace region"
+"""What ttnn says where a trace does not fit."""
 
 Compute = Callable[[RowInputs], ttnn.Tensor]
 
@@ -38,6 +44,7 @@ class Traces:
 
     def __init__(self, device: ttnn.Device) -> None:
         self._device = device
+        self._is_full = False
         self._entries: OrderedDict[Hashable, _Entry] = OrderedDict()
 
     def run(self, key: Hashable, row: RowInputs, compute: Compute) -> ttnn.Tensor:
@@ -57,14 +64,32 @@ class Traces:
         self._entries.move_to_end(full_key)
         for on_host, on_device in zip(row.tensors(), entry.inputs.tensors(), strict=True):
             ttnn.copy_host_to_device_tensor(on_host, on_device)
+        if entry.trace is None and not self._is_full:
+            self._capture(entry, compute)
         if entry.trace is None:
-            trace = ttnn.begin_trace_capture(self._device, cq_id=0)
-            entry.output = compute(entry.inputs)
-            ttnn.end_trace_capture(self._device, trace, cq_id=0)
-            entry.trace = trace
+            return compute(entry.inputs)
         ttnn.execute_trace(self._device, entry.trace, cq_id=0, blocking=False)
-        assert entry.output is not None
         return entry.output
+
+    def _capture(self, entry: _Entry, compute: Compute) -> None:
+        trace = ttnn.begin_trace_capture(self._device, cq_id=0)
+        try:
+            try:
+                output = compute(entry.inputs)
+            finally:
+                # Also after an interrupt: until a capture ends, the device does nothing else.
+                ttnn.end_trace_capture(self._device, trace, cq_id=0)
+        except RuntimeError as error:
+            if NO_ROOM not in str(error):
+                raise
+            # ttnn goes on counting the trace that did not fit: none will fit from now on.
+            self._is_full = True
+            logger.warning(
+                "the traces need more room than the board sets aside for them: from here on ops run one by one where there "
+                "is no trace yet, which is slower. Load fewer policies on this board, or one with fewer cameras."
+            )
+            return
+        entry.trace, entry.output = trace, output
 
     def _run_first(self, full_key: Hashable, row: RowInputs, compute: Compute) -> ttnn.Tensor:
         self.release()

@@ -3,14 +3,14 @@
 import pytest
 import torch
 
-pytest.importorskip("ttnn", reason="the TTNN backend's package is not installed")
+ttnn = pytest.importorskip("ttnn", reason="the TTNN backend's package is not installed")
 
-from lerobot_pi0_ttnn.latency import Stopwatch
-from lerobot_pi0_ttnn.model_config import TINY
-from lerobot_pi0_ttnn.rtc import make_guidance
-from lerobot_pi0_ttnn.tt.model import PI0ModelTTNN
-from tests.oracle import CAMERAS, make_batch, make_noise, model_inputs, only_row, state_dict
-from tests.quality import assert_quality
+from lerobot_pi0_ttnn.latency import Stopwatch  # noqa: E402
+from lerobot_pi0_ttnn.model_config import TINY  # noqa: E402
+from lerobot_pi0_ttnn.rtc import make_guidance  # noqa: E402
+from lerobot_pi0_ttnn.tt.model import PI0ModelTTNN  # noqa: E402
+from tests.oracle import CAMERAS, make_batch, make_noise, model_inputs, only_row, state_dict  # noqa: E402
+from tests.quality import assert_quality  # noqa: E402
 
 LIMITS = {"pcc": 0.9995, "rel_rmse": 0.02}
 
@@ -106,3 +106,23 @@ def test_another_model_on_the_board(model, twin, policy, board, traces):
         for which, limits in ((model, LIMITS), (other, {"pcc": 0.999, "rel_rmse": 0.05})):
             assert_quality(which.sample_actions(**inputs, noise=noise, num_steps=2), want, **limits)
     assert traces.captured == 2
+
+
+def test_without_room_ops_run_one_by_one(model, policy, traces, monkeypatch, caplog):
+    inputs, noise = row(policy, 12), make_noise(1)
+    want = [model.sample_actions(**inputs, noise=noise, num_steps=2) for _ in range(3)][-1]
+    traces.release()
+    end = ttnn.end_trace_capture
+
+    def no_room(*arguments, **options):
+        end(*arguments, **options)
+        raise RuntimeError(
+            "TT_FATAL: Creating trace buffers of size 2B on MeshDevice 1, but only 1B is allocated for trace region"
+        )
+
+    monkeypatch.setattr(ttnn, "end_trace_capture", no_room)
+    monkeypatch.setattr(traces, "_is_full", False)
+    for _ in range(2):
+        assert torch.equal(model.sample_actions(**inputs, noise=noise, num_steps=2), want)
+    assert traces.captured == 0
+    assert caplog.text.count("ops run one by one") == 1
