@@ -1,4 +1,4 @@
-"""When traces are captured, replayed and given up. Board and traces are emulated; tests/parity/test_tt_trace.py has real ones."""
+"""When traces are captured, replayed and given up. Board and traces are emulated; test_tt_trace.py has real ones."""
 
 import logging
 
