@@ -53,6 +53,6 @@ def test_thousands_of_actions_on_the_board(load, board, batch):
     act(policy, batch, 500)
     before, in_use = resident(), board.describe()["dram_bytes_in_use"]
     for _ in range(10):
-        act(policy, batch, 400)
+        act(policy, batch, 250)
         assert board.describe()["dram_bytes_in_use"] == in_use
     assert resident() - before < 16 << 20

@@ -117,14 +117,14 @@ logger.propagate = False
 checkpoint, cache = sys.argv[1], Path(sys.argv[2])
 first = PI0TTNNPolicy.from_pretrained(checkpoint, cache_weights=False, board="emulated:n150")
 expected = first.predict_action_chunk(make_batch(1), noise=make_noise(1))
-for size in (0, 3000, 100_000, resource.RLIM_INFINITY):
+for size in (8_000, 100_000, resource.RLIM_INFINITY):  # the config, which LeRobot parses from a file, has 3 kB
     room(size)
     try:
         policy = PI0TTNNPolicy.from_pretrained(checkpoint, board="emulated:n150", weight_cache_dir=cache)
     finally:
         room(resource.RLIM_INFINITY)
     assert torch.equal(policy.predict_action_chunk(make_batch(1), noise=make_noise(1)), expected)
-    print(len(list(cache.rglob("*.tensorbin"))), len(list(cache.rglob("manifest.json"))), flush=True)
+    print("files", len(list(cache.rglob("*.tensorbin"))), len(list(cache.rglob("manifest.json"))), flush=True)
 print(*warnings, sep="\\n", file=sys.stderr)
 """
 
@@ -137,13 +137,13 @@ def test_no_room_for_converted_weights(forker, checkpoint, tmp_path):
     child = forker.run(FULL, checkpoint, tmp_path / "cache")
     said = child.errors
     assert child.end() == 0, said.read_text()
-    counts = [tuple(map(int, line.split())) for line in child.output.read_text().splitlines()]
-    assert counts[0] == (0, 0)
-    assert counts[-1][1] == 1
-    assert counts[0][0] <= counts[1][0] <= counts[2][0] < counts[3][0]
+    lines = child.output.read_text().splitlines()  # ttnn's own log among them
+    counts = [tuple(map(int, line.split()[1:])) for line in lines if line.startswith("files")]
+    assert counts[0][0] <= counts[1][0] < counts[2][0]
+    assert counts[2][1] == 1
     assert "damaged" not in said.read_text()
     assert "(Failed to write" in said.read_text()
-    assert said.read_text().count("this start goes on without the cache") == 3
+    assert said.read_text().count("this start goes on without the cache") == 2
 
 
 RECORDS = """
