@@ -21,7 +21,7 @@ from lerobot_pi0_ttnn.checkpoint.files import CheckpointSource
 from lerobot_pi0_ttnn.checkpoint.writer import write_safetensors
 from lerobot_pi0_ttnn.cli import main
 from lerobot_pi0_ttnn.configuration_pi0_ttnn import load_config
-from tests.checkpoints import LAYOUTS, edit_json, hub_cache, save_lerobot_checkpoint, write, write_sharded
+from tests.checkpoints import LAYOUTS, edit_json, hub_cache, save_adapter, save_lerobot_checkpoint, write, write_sharded
 from tests.oracle import make_batch, make_lerobot_policy, make_noise, state_dict
 
 TINY_TORCH = {"architecture": "tiny", "backend": "torch"}
@@ -63,19 +63,8 @@ def base(tmp_path_factory):
     return folder
 
 
-def train(base: Path, folder: Path, *, config=None, **overrides) -> Path:
-    """What LeRobot leaves of a PEFT fine-tune that moved every parameter it may: adapter, config, processors."""
-    policy = make_lerobot_policy(n_action_steps=5)
-    policy.config.pretrained_path = base
-    model = policy.wrap_with_peft(config, peft_cli_overrides=overrides)
-    generator = torch.Generator().manual_seed(5)
-    with torch.no_grad():
-        for parameter in (p for p in model.parameters() if p.requires_grad):
-            parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.1)
-    shutil.copytree(base, folder, ignore=shutil.ignore_patterns("model.safetensors"))
-    model.save_pretrained(folder)
-    edit_json(folder / "config.json", use_peft=True)
-    return folder
+def train(base: Path, folder: Path, **settings) -> Path:
+    return save_adapter(make_lerobot_policy(n_action_steps=5), base, folder, **settings)
 
 
 def judge(folder: Path) -> PeftModel:
