@@ -412,7 +412,7 @@ def _warn_of_processors(config: PI0TTNNConfig, source: CheckpointSource) -> None
     try:
         processors = read_processors(source)
     except ConnectionError as error:
-        logger.warning("its processors were not looked at: %s", error)
+        logger.warning("The processors could not be looked for. %s", error)
         return
     if processors is None:
         return

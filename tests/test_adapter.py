@@ -163,7 +163,7 @@ def test_fan_in_fan_out_does_not_transpose_a_linear_layer(copy, want):
 def test_the_files_are_not_written_to(base, adapter):
     before = (base / "model.safetensors").read_bytes()
     weights = open_weights(CheckpointSource(adapter))
-    first, second = (weights[f"{EXPERT_Q0}.weight"] for _ in range(2))
+    first, second = (weights[f"{EXPERT_Q0}.weight"].clone() for _ in range(2))
     assert torch.equal(first, second)
     assert (base / "model.safetensors").read_bytes() == before
 
@@ -218,7 +218,7 @@ class TestHub:
 
     def test_the_base_is_not_in_the_cache(self, cache, copy):
         edit_json(copy / "adapter_config.json", revision="v3")
-        with pytest.raises(ConnectionError, match=r"base model cannot be had\. me/base@v3: .*base_model_name_or_path"):
+        with pytest.raises(ConnectionError, match=r"base model cannot be had\. me/base@v3: .*--policy\.base_model"):
             open_weights(CheckpointSource(copy, cache_dir=cache, local_files_only=True))
 
 
@@ -238,8 +238,8 @@ class TestHub:
         ({"megatron_config": {"a": 1}}, r"megatron_config=\{'a': 1\}"),
         ({"invented_next_year": 3}, "invented_next_year=3"),
         ({"use_dora": True, "use_qalora": True}, r"DoRA \(use_dora\), QA-LoRA"),
-        ({"base_model_name_or_path": None}, "does not say which model it adapts; write"),
-        ({"base_model_name_or_path": ""}, "does not say which model it adapts; write"),
+        ({"base_model_name_or_path": None}, r"does not say which model it adapts; give .*--policy\.base_model"),
+        ({"base_model_name_or_path": ""}, r"does not say which model it adapts; give .*--policy\.base_model"),
         ({"peft_type": None}, "peft_type=NONE"),
         ({"r": 0}, "expected ranks"),
         ({"rank_pattern": {"q_proj": -1}}, "expected ranks"),
@@ -360,7 +360,7 @@ class TestFiles:
 
     def test_the_base_is_gone(self, copy):
         edit_json(copy / "adapter_config.json", base_model_name_or_path="/gone/base")
-        with pytest.raises(FileNotFoundError, match=r"base model cannot be had.*/gone/base: .*base_model_name_or_path"):
+        with pytest.raises(FileNotFoundError, match=r"base model cannot be had\. /gone/base: .*--policy\.base_model"):
             PI0TTNNPolicy.from_pretrained(copy)
 
     def test_the_base_is_an_adapter(self, adapter, copy):
@@ -372,6 +372,66 @@ class TestFiles:
         shutil.copy(base / "model.safetensors", copy)
         with pytest.raises(ValueError, match=r"both a whole model \(model\.safetensors\) and an adapter"):
             PI0TTNNPolicy.from_pretrained(copy)
+
+
+class TestBaseModel:
+    """The adapter's config names a folder of the machine that it was trained on; `base_model` says where that is now."""
+
+    @pytest.fixture
+    def moved(self, copy):
+        edit_json(copy / "adapter_config.json", base_model_name_or_path="/gone/base", revision="v3")
+        return copy
+
+    @pytest.mark.parametrize("named", ["/gone/base", None], ids=["elsewhere", "nowhere"])
+    def test_a_folder(self, moved, base, want, named):
+        edit_json(moved / "adapter_config.json", base_model_name_or_path=named)
+        assert is_equal(predict(PI0TTNNPolicy.from_pretrained(moved, base_model=str(base))), want)
+
+    def test_on_the_hub_the_revision_of_the_other_is_not_meant(self, moved, base, want, tmp_path):
+        cache = hub_cache(tmp_path / "hub", "me/base", base)
+        hub = {"cache_dir": cache, "local_files_only": True}
+        policy = PI0TTNNPolicy.from_pretrained(moved, base_model="me/base", **hub)
+        assert is_equal(predict(policy), want)
+        assert str(policy.weights) == f"{moved} on me/base"
+
+    def test_it_counts_though_the_named_one_is_there(self, base, copy, want, tmp_path):
+        other = write(tmp_path / "other", state_dict(make_lerobot_policy(seed=9)))
+        got = predict(PI0TTNNPolicy.from_pretrained(copy, base_model=str(other)))
+        edit_json(copy / "adapter_config.json", base_model_name_or_path=str(other))
+        assert torch.equal(got, predict(PI0TTNNPolicy.from_pretrained(copy)))
+        assert not is_equal(got, want)
+
+    def test_it_is_not_there_either(self, moved):
+        with pytest.raises(FileNotFoundError, match=r"base model cannot be had\. /gone/too: "):
+            PI0TTNNPolicy.from_pretrained(moved, base_model="/gone/too")
+
+    def test_a_whole_model_has_none(self, base):
+        for checkpoint in (base, base / "model.safetensors"):
+            with pytest.raises(
+                ValueError, match="is no LoRA adapter, so me/base would not be used; leave base_model out"
+            ):
+                open_weights(CheckpointSource(checkpoint), "me/base")
+
+    def test_what_is_saved_needs_it_no_more(self, moved, base, want, tmp_path):
+        policy = PI0TTNNPolicy.from_pretrained(moved, base_model=str(base))
+        policy.save_pretrained(tmp_path / "saved")
+        assert policy.config.base_model == str(base)
+        assert is_equal(predict(PI0TTNNPolicy.from_pretrained(tmp_path / "saved")), want)
+
+    def test_convert(self, moved, base, want, tmp_path):
+        assert main(["convert", str(moved), str(tmp_path / "merged"), "--base-model", str(base)]) == 0
+        assert is_equal(predict(PI0TTNNPolicy.from_pretrained(tmp_path / "merged")), want)
+
+    def test_info(self, moved, base, capsys):
+        assert main(["info", str(moved)]) == 1
+        assert "give that folder or Hub id as base_model" in capsys.readouterr().err
+        assert main(["info", str(moved), "--base-model", str(base), "--json"]) == 0
+        assert json.loads(capsys.readouterr().out)["adapter"]["base"] == str(base)
+
+    def test_bench(self, moved, base, capsys):
+        timed = ["--backends", "torch", "--chunks", "1", "--steps", "1", "--base-model", str(base)]
+        assert main(["bench", str(moved), *timed]) == 0
+        assert "| torch" in capsys.readouterr().out
 
 
 class TestFingerprint:
