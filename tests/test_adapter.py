@@ -428,6 +428,15 @@ class TestBaseModel:
         assert main(["info", str(moved), "--base-model", str(base), "--json"]) == 0
         assert json.loads(capsys.readouterr().out)["adapter"]["base"] == str(base)
 
+    def test_doctor(self, moved, base, capsys):
+        found = []
+        for named in ([], ["--base-model", str(base)]):
+            main(["doctor", "--backend", "torch", "--json", "--checkpoint", str(moved), *named])
+            findings = json.loads(capsys.readouterr().out)
+            found += [finding for finding in findings if finding["check"] == "checkpoint"]
+        assert [finding["status"] for finding in found] == ["fail", "ok"]
+        assert "give that folder or Hub id as base_model" in found[0]["found"]
+
     def test_bench(self, moved, base, capsys):
         timed = ["--backends", "torch", "--chunks", "1", "--steps", "1", "--base-model", str(base)]
         assert main(["bench", str(moved), *timed]) == 0
