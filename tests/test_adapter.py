@@ -130,8 +130,10 @@ def test_every_layout_of_the_base(base, copy, tmp_path, layout, writer):
     assert all((got[name] - tensor).abs().max() <= 1e-6 for name, tensor in want.items() if "embed_tokens" not in name)
 
 
-def test_a_base_in_bfloat16_is_not_rounded_again(base, copy, tmp_path):
-    """LeRobot computes in float32 on a base that was saved in bfloat16, and so do we."""
+@pytest.mark.parametrize("case", ["LeRobot's targets", "modules_to_save"])
+def test_a_base_in_bfloat16_is_not_rounded_again(base, tmp_path, case):
+    """LeRobot computes in float32 on a base that was saved in bfloat16, and so do we; nor is it rounded when saved."""
+    copy = train(base, tmp_path / "adapter", **CASES[case])
     rounded = {name: tensor.bfloat16() for name, tensor in load_file(base / "model.safetensors").items()}
     write(tmp_path / "bf16", rounded)
     edit_json(copy / "adapter_config.json", base_model_name_or_path=str(tmp_path / "bf16"))
@@ -141,10 +143,14 @@ def test_a_base_in_bfloat16_is_not_rounded_again(base, copy, tmp_path):
     ours = PI0TTNNPolicy.from_pretrained(copy)
     assert is_equal(predict(ours), want)
     assert ours.weights.dtypes()["state_proj.weight"] == "F32"
-    assert ours.weights.dtypes()["state_proj.bias"] == "BF16"
+    assert ours.weights.dtypes()["action_in_proj.bias"] == "BF16"
     assert {n: t.dtype for n, t in ours.weights.items()} == {
         name: torch.float32 if dtype == "F32" else torch.bfloat16 for name, dtype in ours.weights.dtypes().items()
     }
+    ours.save_pretrained(tmp_path / "saved")
+    saved = PI0TTNNPolicy.from_pretrained(tmp_path / "saved")
+    assert saved.weights.dtypes() == ours.weights.dtypes()
+    assert torch.equal(predict(saved), predict(ours))
 
 
 def test_an_adapter_in_bfloat16(copy):
