@@ -158,6 +158,15 @@ def test_an_adapter_in_bfloat16(copy):
     assert is_equal(predict(PI0TTNNPolicy.from_pretrained(copy)), predict(judge(copy)))
 
 
+def test_a_config_without_rank_and_alpha_means_pefts_defaults(base, tmp_path):
+    folder = train(base, tmp_path / "adapter", r=8, lora_alpha=8)
+    path = folder / "adapter_config.json"
+    saved = json.loads(path.read_text())
+    assert (saved.pop("r"), saved.pop("lora_alpha")) == (8, 8)
+    path.write_text(json.dumps(saved))
+    assert is_equal(predict(PI0TTNNPolicy.from_pretrained(folder)), predict(judge(folder)))
+
+
 def test_fan_in_fan_out_does_not_transpose_a_linear_layer(copy, want):
     """It is of GPT-2's Conv1D; PEFT takes it as False where the layer is Linear, as all of pi0's are."""
     edit_json(copy / "adapter_config.json", fan_in_fan_out=True)
