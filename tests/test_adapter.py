@@ -387,6 +387,7 @@ class TestFiles:
         shutil.copy(base / "model.safetensors", copy)
         with pytest.raises(ValueError, match=r"both a whole model \(model\.safetensors\) and an adapter"):
             PI0TTNNPolicy.from_pretrained(copy)
+        assert isinstance(open_weights(CheckpointSource(copy / "model.safetensors")), PI0WeightLoader)
 
 
 class TestBaseModel:
