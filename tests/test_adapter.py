@@ -44,6 +44,7 @@ CASES = {
     },
     "patterns, rslora": {"r": 4, "rank_pattern": {"q_proj": 2}, "alpha_pattern": {"q_proj": 5}, "use_rslora": True},
     "modules_to_save": {"target_modules": EXPERT_QV, "modules_to_save": ["state_proj", "multi_modal_projector"]},
+    "target and to save": {"target_modules": ["q_proj", "state_proj"], "modules_to_save": ["state_proj"]},
     "bias all": {"target_modules": EVERY_LINEAR, "bias": "all"},
     "bias lora_only": {"bias": "lora_only"},
     "lora_bias": {"r": 4, "lora_alpha": 12, "target_modules": ["state_proj", "fc1"], "lora_bias": True},
