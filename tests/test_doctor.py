@@ -10,6 +10,7 @@ import pytest
 from packaging.specifiers import SpecifierSet
 
 from lerobot_pi0_ttnn.cli import main
+from lerobot_pi0_ttnn.cli.doctor import check_board
 from lerobot_pi0_ttnn.doctor import card, compiler, environment, host, hub, packages
 from lerobot_pi0_ttnn.doctor.finding import Finding
 
@@ -365,6 +366,15 @@ class TestCommand:
     def test_no_such_checkpoint(self, capsys):
         assert main(["doctor", "--backend", "torch", "--checkpoint", "./absent"]) == 1
         assert "fail  checkpoint       ./absent: there is no such folder" in capsys.readouterr().out
+
+    def test_there_is_no_board_to_open_for_torch(self, capsys):
+        assert main(["doctor", "--backend", "torch", "--open"]) == 1
+        assert "--open: the torch backend has no board to open" in capsys.readouterr().err
+
+    def test_a_board_is_opened_only_if_asked(self, monkeypatch):
+        monkeypatch.setattr("lerobot_pi0_ttnn.cli.doctor.open_board_apart", lambda name: Finding("grid", "ok", name))
+        assert check_board("emulated:n150")[-1] == Finding("grid", "ok", "emulated:n150")
+        assert all("emulated" not in finding.found for finding in check_board(None))
 
     def test_opens_a_board(self):
         pytest.importorskip("ttnn", reason="the TTNN backend's package is not installed")
