@@ -48,6 +48,8 @@ class PI0TTNNConfig(PI0Config):
     """Where; in Hugging Face's cache folder by default."""
     architecture: str = "pi0"
     """`pi0`, with the sizes that `paligemma_variant` and `action_expert_variant` name, or `tiny`, for demos and tests."""
+    base_model: str | None = None
+    """Of a LoRA adapter: its base model's folder or Hub id, where that is not what its adapter_config.json says."""
     tokenizer_name: str = "google/paligemma-3b-pt-224"
     """Folder or Hub id of the tokenizer, where processors are made anew; saved ones name their own."""
     warm_up: bool = True

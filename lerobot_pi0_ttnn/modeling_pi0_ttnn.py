@@ -106,7 +106,8 @@ class PI0TTNNPolicy(PreTrainedPolicy):
     ) -> Self:
         """Returns the policy of a checkpoint that LeRobot's pi0, openpi or this package saved.
 
-        A LoRA adapter's folder gives its base model with the adapter merged into it.
+        A LoRA adapter's folder gives its base model with the adapter merged into it; `base_model` says where that is, if it
+        is not where the adapter was trained.
 
         Args:
             pretrained_name_or_path: a folder, or `owner/name` on the Hub.
@@ -145,7 +146,7 @@ class PI0TTNNPolicy(PreTrainedPolicy):
             config = dataclasses.replace(config, **overrides)
         _warn_of_processors(config, source)
         limits = read_action_limits(config, source) if config.clamp_actions else None
-        policy = cls(config, open_weights(source), action_limits=limits)
+        policy = cls(config, open_weights(source, config.base_model), action_limits=limits)
         if config.warm_up:
             policy._warm_up_or_close()
         return policy
@@ -156,7 +157,7 @@ class PI0TTNNPolicy(PreTrainedPolicy):
             raise ValueError(
                 "state_dict: this policy has no parameters to gather; it saves the checkpoint it was loaded from."
             )
-        self.config._save_pretrained(save_directory)
+        dataclasses.replace(self.config, base_model=None)._save_pretrained(save_directory)
         if isinstance(self.weights, CheckpointWeights):
             self.weights.save(save_directory)
         else:
@@ -408,7 +409,11 @@ def _config_overrides(arguments: dict[str, Any]) -> dict[str, Any]:
 
 def _warn_of_processors(config: PI0TTNNConfig, source: CheckpointSource) -> None:
     """Says, before the weights are loaded, what LeRobot would do wrong or refuse later on."""
-    processors = read_processors(source)
+    try:
+        processors = read_processors(source)
+    except ConnectionError as error:
+        logger.warning("The processors could not be looked for. %s", error)
+        return
     if processors is None:
         return
     missing = missing_stats(config, processors.stats)

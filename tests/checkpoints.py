@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import shutil
 from pathlib import Path
 
 import torch
@@ -53,6 +54,20 @@ def save_lerobot_checkpoint(policy, folder: Path, stats: dict[str, dict[str, Ten
     )
     for pipeline in pipelines:
         pipeline.save_pretrained(folder)
+    return folder
+
+
+def save_adapter(policy, base: Path, folder: Path, *, config=None, **overrides) -> Path:
+    """What LeRobot leaves of a PEFT fine-tune that moved every parameter it may: adapter, config, processors."""
+    policy.config.pretrained_path = base
+    model = policy.wrap_with_peft(config, peft_cli_overrides=overrides)
+    generator = torch.Generator().manual_seed(5)
+    with torch.no_grad():
+        for parameter in (p for p in model.parameters() if p.requires_grad):
+            parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.1)
+    shutil.copytree(base, folder, ignore=shutil.ignore_patterns("model.safetensors"))
+    model.save_pretrained(folder)
+    edit_json(folder / "config.json", use_peft=True)
     return folder
 
 

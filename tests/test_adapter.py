@@ -21,7 +21,7 @@ from lerobot_pi0_ttnn.checkpoint.files import CheckpointSource
 from lerobot_pi0_ttnn.checkpoint.writer import write_safetensors
 from lerobot_pi0_ttnn.cli import main
 from lerobot_pi0_ttnn.configuration_pi0_ttnn import load_config
-from tests.checkpoints import LAYOUTS, edit_json, hub_cache, save_lerobot_checkpoint, write, write_sharded
+from tests.checkpoints import LAYOUTS, edit_json, hub_cache, save_adapter, save_lerobot_checkpoint, write, write_sharded
 from tests.oracle import make_batch, make_lerobot_policy, make_noise, state_dict
 
 TINY_TORCH = {"architecture": "tiny", "backend": "torch"}
@@ -44,6 +44,7 @@ CASES = {
     },
     "patterns, rslora": {"r": 4, "rank_pattern": {"q_proj": 2}, "alpha_pattern": {"q_proj": 5}, "use_rslora": True},
     "modules_to_save": {"target_modules": EXPERT_QV, "modules_to_save": ["state_proj", "multi_modal_projector"]},
+    "target and to save": {"target_modules": ["q_proj", "state_proj"], "modules_to_save": ["state_proj"]},
     "bias all": {"target_modules": EVERY_LINEAR, "bias": "all"},
     "bias lora_only": {"bias": "lora_only"},
     "lora_bias": {"r": 4, "lora_alpha": 12, "target_modules": ["state_proj", "fc1"], "lora_bias": True},
@@ -63,19 +64,8 @@ def base(tmp_path_factory):
     return folder
 
 
-def train(base: Path, folder: Path, *, config=None, **overrides) -> Path:
-    """What LeRobot leaves of a PEFT fine-tune that moved every parameter it may: adapter, config, processors."""
-    policy = make_lerobot_policy(n_action_steps=5)
-    policy.config.pretrained_path = base
-    model = policy.wrap_with_peft(config, peft_cli_overrides=overrides)
-    generator = torch.Generator().manual_seed(5)
-    with torch.no_grad():
-        for parameter in (p for p in model.parameters() if p.requires_grad):
-            parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.1)
-    shutil.copytree(base, folder, ignore=shutil.ignore_patterns("model.safetensors"))
-    model.save_pretrained(folder)
-    edit_json(folder / "config.json", use_peft=True)
-    return folder
+def train(base: Path, folder: Path, **settings) -> Path:
+    return save_adapter(make_lerobot_policy(n_action_steps=5), base, folder, **settings)
 
 
 def judge(folder: Path) -> PeftModel:
@@ -141,8 +131,10 @@ def test_every_layout_of_the_base(base, copy, tmp_path, layout, writer):
     assert all((got[name] - tensor).abs().max() <= 1e-6 for name, tensor in want.items() if "embed_tokens" not in name)
 
 
-def test_a_base_in_bfloat16_is_not_rounded_again(base, copy, tmp_path):
-    """LeRobot computes in float32 on a base that was saved in bfloat16, and so do we."""
+@pytest.mark.parametrize("case", ["LeRobot's targets", "modules_to_save"])
+def test_a_base_in_bfloat16_is_not_rounded_again(base, tmp_path, case):
+    """LeRobot computes in float32 on a base that was saved in bfloat16, and so do we; nor is it rounded when saved."""
+    copy = train(base, tmp_path / "adapter", **CASES[case])
     rounded = {name: tensor.bfloat16() for name, tensor in load_file(base / "model.safetensors").items()}
     write(tmp_path / "bf16", rounded)
     edit_json(copy / "adapter_config.json", base_model_name_or_path=str(tmp_path / "bf16"))
@@ -152,15 +144,28 @@ def test_a_base_in_bfloat16_is_not_rounded_again(base, copy, tmp_path):
     ours = PI0TTNNPolicy.from_pretrained(copy)
     assert is_equal(predict(ours), want)
     assert ours.weights.dtypes()["state_proj.weight"] == "F32"
-    assert ours.weights.dtypes()["state_proj.bias"] == "BF16"
+    assert ours.weights.dtypes()["action_in_proj.bias"] == "BF16"
     assert {n: t.dtype for n, t in ours.weights.items()} == {
         name: torch.float32 if dtype == "F32" else torch.bfloat16 for name, dtype in ours.weights.dtypes().items()
     }
+    ours.save_pretrained(tmp_path / "saved")
+    saved = PI0TTNNPolicy.from_pretrained(tmp_path / "saved")
+    assert saved.weights.dtypes() == ours.weights.dtypes()
+    assert torch.equal(predict(saved), predict(ours))
 
 
 def test_an_adapter_in_bfloat16(copy):
     edit_tensors(copy, lambda tensors: tensors.update({name: t.bfloat16() for name, t in tensors.items()}))
     assert is_equal(predict(PI0TTNNPolicy.from_pretrained(copy)), predict(judge(copy)))
+
+
+def test_a_config_without_rank_and_alpha_means_pefts_defaults(base, tmp_path):
+    folder = train(base, tmp_path / "adapter", r=8, lora_alpha=8)
+    path = folder / "adapter_config.json"
+    saved = json.loads(path.read_text())
+    assert (saved.pop("r"), saved.pop("lora_alpha")) == (8, 8)
+    path.write_text(json.dumps(saved))
+    assert is_equal(predict(PI0TTNNPolicy.from_pretrained(folder)), predict(judge(folder)))
 
 
 def test_fan_in_fan_out_does_not_transpose_a_linear_layer(copy, want):
@@ -174,7 +179,7 @@ def test_fan_in_fan_out_does_not_transpose_a_linear_layer(copy, want):
 def test_the_files_are_not_written_to(base, adapter):
     before = (base / "model.safetensors").read_bytes()
     weights = open_weights(CheckpointSource(adapter))
-    first, second = (weights[f"{EXPERT_Q0}.weight"] for _ in range(2))
+    first, second = (weights[f"{EXPERT_Q0}.weight"].clone() for _ in range(2))
     assert torch.equal(first, second)
     assert (base / "model.safetensors").read_bytes() == before
 
@@ -229,7 +234,7 @@ class TestHub:
 
     def test_the_base_is_not_in_the_cache(self, cache, copy):
         edit_json(copy / "adapter_config.json", revision="v3")
-        with pytest.raises(ConnectionError, match=r"base model cannot be had\. me/base@v3: .*base_model_name_or_path"):
+        with pytest.raises(ConnectionError, match=r"base model cannot be had\. me/base@v3: .*--policy\.base_model"):
             open_weights(CheckpointSource(copy, cache_dir=cache, local_files_only=True))
 
 
@@ -249,8 +254,8 @@ class TestHub:
         ({"megatron_config": {"a": 1}}, r"megatron_config=\{'a': 1\}"),
         ({"invented_next_year": 3}, "invented_next_year=3"),
         ({"use_dora": True, "use_qalora": True}, r"DoRA \(use_dora\), QA-LoRA"),
-        ({"base_model_name_or_path": None}, "does not say which model it adapts; write"),
-        ({"base_model_name_or_path": ""}, "does not say which model it adapts; write"),
+        ({"base_model_name_or_path": None}, r"does not say which model it adapts; give .*--policy\.base_model"),
+        ({"base_model_name_or_path": ""}, r"does not say which model it adapts; give .*--policy\.base_model"),
         ({"peft_type": None}, "peft_type=NONE"),
         ({"r": 0}, "expected ranks"),
         ({"rank_pattern": {"q_proj": -1}}, "expected ranks"),
@@ -371,7 +376,7 @@ class TestFiles:
 
     def test_the_base_is_gone(self, copy):
         edit_json(copy / "adapter_config.json", base_model_name_or_path="/gone/base")
-        with pytest.raises(FileNotFoundError, match=r"base model cannot be had.*/gone/base: .*base_model_name_or_path"):
+        with pytest.raises(FileNotFoundError, match=r"base model cannot be had\. /gone/base: .*--policy\.base_model"):
             PI0TTNNPolicy.from_pretrained(copy)
 
     def test_the_base_is_an_adapter(self, adapter, copy):
@@ -383,6 +388,76 @@ class TestFiles:
         shutil.copy(base / "model.safetensors", copy)
         with pytest.raises(ValueError, match=r"both a whole model \(model\.safetensors\) and an adapter"):
             PI0TTNNPolicy.from_pretrained(copy)
+        assert isinstance(open_weights(CheckpointSource(copy / "model.safetensors")), PI0WeightLoader)
+
+
+class TestBaseModel:
+    """The adapter's config names a folder of the machine that it was trained on; `base_model` says where that is now."""
+
+    @pytest.fixture
+    def moved(self, copy):
+        edit_json(copy / "adapter_config.json", base_model_name_or_path="/gone/base", revision="v3")
+        return copy
+
+    @pytest.mark.parametrize("named", ["/gone/base", None], ids=["elsewhere", "nowhere"])
+    def test_a_folder(self, moved, base, want, named):
+        edit_json(moved / "adapter_config.json", base_model_name_or_path=named)
+        assert is_equal(predict(PI0TTNNPolicy.from_pretrained(moved, base_model=str(base))), want)
+
+    def test_on_the_hub_the_revision_of_the_other_is_not_meant(self, moved, base, want, tmp_path):
+        cache = hub_cache(tmp_path / "hub", "me/base", base)
+        hub = {"cache_dir": cache, "local_files_only": True}
+        policy = PI0TTNNPolicy.from_pretrained(moved, base_model="me/base", **hub)
+        assert is_equal(predict(policy), want)
+        assert str(policy.weights) == f"{moved} on me/base"
+
+    def test_it_counts_though_the_named_one_is_there(self, base, copy, want, tmp_path):
+        other = write(tmp_path / "other", state_dict(make_lerobot_policy(seed=9)))
+        got = predict(PI0TTNNPolicy.from_pretrained(copy, base_model=str(other)))
+        edit_json(copy / "adapter_config.json", base_model_name_or_path=str(other))
+        assert torch.equal(got, predict(PI0TTNNPolicy.from_pretrained(copy)))
+        assert not is_equal(got, want)
+
+    def test_it_is_not_there_either(self, moved):
+        with pytest.raises(FileNotFoundError, match=r"base model cannot be had\. /gone/too: "):
+            PI0TTNNPolicy.from_pretrained(moved, base_model="/gone/too")
+
+    def test_a_whole_model_has_none(self, base):
+        for checkpoint in (base, base / "model.safetensors"):
+            with pytest.raises(
+                ValueError, match="is no LoRA adapter, so me/base would not be used; leave base_model out"
+            ):
+                open_weights(CheckpointSource(checkpoint), "me/base")
+
+    def test_what_is_saved_needs_it_no_more(self, moved, base, want, tmp_path):
+        policy = PI0TTNNPolicy.from_pretrained(moved, base_model=str(base))
+        policy.save_pretrained(tmp_path / "saved")
+        assert policy.config.base_model == str(base)
+        assert is_equal(predict(PI0TTNNPolicy.from_pretrained(tmp_path / "saved")), want)
+
+    def test_convert(self, moved, base, want, tmp_path):
+        assert main(["convert", str(moved), str(tmp_path / "merged"), "--base-model", str(base)]) == 0
+        assert is_equal(predict(PI0TTNNPolicy.from_pretrained(tmp_path / "merged")), want)
+
+    def test_info(self, moved, base, capsys):
+        assert main(["info", str(moved)]) == 1
+        assert "give that folder or Hub id as base_model" in capsys.readouterr().err
+        assert main(["info", str(moved), "--base-model", str(base), "--json"]) == 0
+        assert json.loads(capsys.readouterr().out)["adapter"]["base"] == str(base)
+
+    def test_doctor(self, moved, base, capsys):
+        found = []
+        for named in ([], ["--base-model", str(base)]):
+            main(["doctor", "--backend", "torch", "--json", "--checkpoint", str(moved), *named])
+            findings = json.loads(capsys.readouterr().out)
+            found += [finding for finding in findings if finding["check"] == "checkpoint"]
+        assert [finding["status"] for finding in found] == ["fail", "ok"]
+        assert "give that folder or Hub id as base_model" in found[0]["found"]
+
+    def test_bench(self, moved, base, capsys):
+        timed = ["--backends", "torch", "--chunks", "1", "--steps", "1", "--base-model", str(base)]
+        assert main(["bench", str(moved), *timed]) == 0
+        assert "| torch" in capsys.readouterr().out
 
 
 class TestFingerprint:

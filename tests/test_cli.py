@@ -3,7 +3,6 @@
 import json
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -12,13 +11,13 @@ from safetensors.torch import load_file
 
 from lerobot_pi0_ttnn import PI0TTNNPolicy
 from lerobot_pi0_ttnn.cli import main
-from lerobot_pi0_ttnn.cli.demo import eval_command, make_demo_checkpoint
+from lerobot_pi0_ttnn.cli.demo import make_demo_checkpoint
 from lerobot_pi0_ttnn.recording import read_recording
 from tests.checkpoints import STATS, lerobot_0_3, save_lerobot_checkpoint, write
+from tests.lerobot_eval import BIN, make_pusht_policy, run_eval, save_for_pusht
 from tests.oracle import make_batch, make_lerobot_policy, make_noise
 from tests.quality import assert_quality
 
-BIN = Path(sys.executable).parent
 TINY = ["--set", "architecture=tiny", "--set", "backend=torch"]
 
 
@@ -158,29 +157,9 @@ def test_demo_on_aloha_is_prepared(tmp_path, capsys):
     assert stats["action.mean"].tolist()[:3] == pytest.approx([0, -0.96, 1.16])
 
 
-def run_eval(tmp_path, *arguments):
-    command = eval_command(
-        Path("unused"), "pusht", [], steps=12, output=tmp_path / "eval", recording=tmp_path / "run.jsonl"
-    )
-    run = [BIN / "lerobot-eval", *arguments, *(a for a in command[1:] if not a.startswith("--policy.path"))]
-    result = subprocess.run(run, capture_output=True, text=True, cwd=tmp_path, check=False)
-    assert result.returncode == 0, result.stderr[-3000:]
-    return read_recording(tmp_path / "run.jsonl")
-
-
 @pytest.fixture(scope="module")
 def pusht_pi0(tmp_path_factory):
-    """A `type: pi0` folder saved by LeRobot's own `PI0Policy.save_pretrained`, for pusht: one camera, two joints."""
-    from lerobot.configs import FeatureType, PolicyFeature
-
-    policy = make_lerobot_policy(cameras=(), state_dim=2, action_dim=2, n_action_steps=4)
-    policy.config.input_features["observation.image"] = PolicyFeature(FeatureType.VISUAL, (3, 384, 384))
-    folder = save_lerobot_checkpoint(policy, tmp_path_factory.mktemp("pusht"))
-    demo = tmp_path_factory.mktemp("demo")
-    make_demo_checkpoint(demo, "pusht")
-    for file in demo.glob("policy_*"):
-        shutil.copy(file, folder / file.name)
-    return folder
+    return save_for_pusht(make_pusht_policy(), tmp_path_factory.mktemp("pusht"))
 
 
 def test_unmodified_pi0_under_lerobot_eval(tmp_path, pusht_pi0):

@@ -10,6 +10,7 @@ import pytest
 from packaging.specifiers import SpecifierSet
 
 from lerobot_pi0_ttnn.cli import main
+from lerobot_pi0_ttnn.cli.doctor import as_text, check_board, check_host
 from lerobot_pi0_ttnn.doctor import card, compiler, environment, host, hub, packages
 from lerobot_pi0_ttnn.doctor.finding import Finding
 
@@ -91,6 +92,7 @@ class TestPackages:
         assert packages.import_failure("json") is None
         assert "no_such_module" in packages.import_failure("no_such_module")
         assert "-6" in packages.import_failure("os; os.abort()")
+        assert "-6" in packages.import_failure("os, sys; sys.stderr.write('last words'); os.abort()")
         assert "did not end" in packages.import_failure("time; time.sleep(60)", timeout_s=0.2)
 
 
@@ -365,6 +367,35 @@ class TestCommand:
     def test_no_such_checkpoint(self, capsys):
         assert main(["doctor", "--backend", "torch", "--checkpoint", "./absent"]) == 1
         assert "fail  checkpoint       ./absent: there is no such folder" in capsys.readouterr().out
+
+    def test_the_size_is_that_of_the_files(self, tmp_path, monkeypatch):
+        from lerobot_pi0_ttnn.cli.demo import make_demo_checkpoint
+
+        make_demo_checkpoint(tmp_path, "pusht")
+        sizes = []
+        monkeypatch.setattr(
+            host, "check_disk", lambda _, size, *__, **___: sizes.append(size) or Finding("disk", "ok", "")
+        )
+        check_host(str(tmp_path), "torch")
+        assert sizes == [(tmp_path / "model.safetensors").stat().st_size]
+
+    def test_lines_for_a_person(self):
+        findings = [Finding("gl", "ok", "there"), Finding("disk", "warn", "full", "make room")]
+        assert as_text(findings).splitlines() == [
+            "ok    gl               there",
+            "warn  disk             full",
+            "        fix:           make room",
+            "1 ok, 1 warn, 0 fail",
+        ]
+
+    def test_there_is_no_board_to_open_for_torch(self, capsys):
+        assert main(["doctor", "--backend", "torch", "--open"]) == 1
+        assert "--open: the torch backend has no board to open" in capsys.readouterr().err
+
+    def test_a_board_is_opened_only_if_asked(self, monkeypatch):
+        monkeypatch.setattr("lerobot_pi0_ttnn.cli.doctor.open_board_apart", lambda name: Finding("grid", "ok", name))
+        assert check_board("emulated:n150")[-1] == Finding("grid", "ok", "emulated:n150")
+        assert all("emulated" not in finding.found for finding in check_board(None))
 
     def test_opens_a_board(self):
         pytest.importorskip("ttnn", reason="the TTNN backend's package is not installed")

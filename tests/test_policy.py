@@ -208,6 +208,20 @@ class TestLoading:
         assert "the tokenizer cannot be had: google/paligemma-3b-pt-224" in caplog.text
         assert "convert --tokenizer" in caplog.text
 
+    def test_a_cache_without_the_processors_is_a_warning(self, checkpoint, lerobot_policy, tmp_path, caplog):
+        """As `hf download REPO config.json model.safetensors` leaves it: to load the policy, no more is needed."""
+        part = tmp_path / "part"
+        part.mkdir()
+        for name in ("config.json", "model.safetensors"):
+            shutil.copy(checkpoint / name, part)
+        cache = hub_cache(tmp_path / "hub", "me/pi0", part)
+        with caplog.at_level(logging.WARNING):
+            policy = PI0TTNNPolicy.from_pretrained("me/pi0", cache_dir=cache, local_files_only=True)
+        assert "The processors could not be looked for. me/pi0: " in caplog.text
+        assert "policy_preprocessor.json is not in the Hub's cache" in caplog.text
+        want = lerobot_policy.predict_action_chunk(make_batch(), noise=make_noise())
+        assert (policy.predict_action_chunk(make_batch(), noise=make_noise()) - want).abs().max() <= 1e-5
+
 
 class TestSaving:
     def test_round_trip_links_the_weights(self, policy, checkpoint, tmp_path):

@@ -69,15 +69,16 @@ class MergedWeights(Mapping[str, Tensor]):
 
     Args:
         source: where the adapter is; its base is looked for with the same token, cache and network settings.
+        base_model: the base's folder or Hub id, if it is not what the adapter's config says.
 
     Raises:
         FileNotFoundError, PermissionError, ConnectionError: the adapter or its base model cannot be had.
         ValueError: either is damaged, the adapter is of a kind that cannot be merged, or it does not fit its base.
     """
 
-    def __init__(self, source: CheckpointSource) -> None:
+    def __init__(self, source: CheckpointSource, base_model: str | None = None) -> None:
         self.source = source
-        self.lora = read_lora_config(source)
+        self.lora = read_lora_config(source, base_model)
         weights = source.find(ADAPTER_WEIGHTS)
         if weights is None:
             raise FileNotFoundError(
@@ -167,21 +168,30 @@ class MergedWeights(Mapping[str, Tensor]):
         )
 
 
-def open_weights(source: CheckpointSource) -> PI0WeightLoader | MergedWeights:
+def open_weights(source: CheckpointSource, base_model: str | None = None) -> PI0WeightLoader | MergedWeights:
     """Returns the tensors of a checkpoint by our names: those of its files, or those of an adapter merged into its base.
+
+    Args:
+        source: where the checkpoint is.
+        base_model: an adapter's base, a folder or Hub id; the one that its config names by default.
 
     Raises:
         FileNotFoundError, PermissionError, ConnectionError: the checkpoint, or an adapter's base, cannot be had.
-        ValueError: it is damaged, of another model, an adapter that cannot be merged, or both an adapter and a model.
+        ValueError: it is damaged, of another model, an adapter that cannot be merged, or both an adapter and a model; or
+            it is a whole model, and a base model was given.
     """
     if Path(source.path_or_repo_id).expanduser().is_file() or source.find(ADAPTER) is None:
+        if base_model:
+            raise ValueError(
+                f"base_model: {source} is no LoRA adapter, so {base_model} would not be used; leave base_model out."
+            )
         return PI0WeightLoader(**vars(source))
     if whole := next((name for name in (SINGLE, INDEX) if source.find(name) is not None), None):
         raise ValueError(
             f"{source}: holds both a whole model ({whole}) and an adapter ({ADAPTER}), and only one can be meant; "
             "move the other elsewhere."
         )
-    return MergedWeights(source)
+    return MergedWeights(source, base_model)
 
 
 def _open_base(source: CheckpointSource, lora: LoRAConfig) -> PI0WeightLoader:
@@ -191,8 +201,8 @@ def _open_base(source: CheckpointSource, lora: LoRAConfig) -> PI0WeightLoader:
         return PI0WeightLoader(**settings)
     except (FileNotFoundError, PermissionError, ConnectionError) as error:
         raise type(error)(
-            f"{source}: this adapter's base model cannot be had. {error} If it lies elsewhere now, write that folder or "
-            f"Hub id into {ADAPTER} as base_model_name_or_path."
+            f"{source}: this adapter's base model cannot be had. {error} If it lies elsewhere now, give that folder or Hub "
+            f"id as base_model (--policy.base_model), or write it into {ADAPTER} as base_model_name_or_path."
         ) from error
 
 

@@ -117,8 +117,12 @@ def _matches(wanted: str | Iterable[str] | None, module: str) -> bool:
     return any(f".{module}".endswith(f".{name}") for name in wanted or ())
 
 
-def read_lora_config(source: CheckpointSource) -> LoRAConfig:
+def read_lora_config(source: CheckpointSource, base_model: str | None = None) -> LoRAConfig:
     """Returns what the adapter's config says.
+
+    Args:
+        source: where the adapter is.
+        base_model: its base model's folder or Hub id, instead of the one in the config and its revision.
 
     Raises:
         FileNotFoundError: there is no adapter_config.json.
@@ -137,10 +141,12 @@ def read_lora_config(source: CheckpointSource) -> LoRAConfig:
             f"{path}: only plain LoRA is merged at load, and this adapter has {', '.join(unsupported)}; merge it with "
             "peft (`merge_and_unload`), save the policy, and give that."
         )
+    if base_model:
+        saved |= {"base_model_name_or_path": base_model, "revision": None}
     if not saved.get("base_model_name_or_path"):
         raise ValueError(
-            f"{path}: does not say which model it adapts; write that model's folder or Hub id there as "
-            "base_model_name_or_path."
+            f"{path}: does not say which model it adapts; give that model's folder or Hub id as base_model "
+            "(--policy.base_model), or write it there as base_model_name_or_path."
         )
     kept = {name: saved[name] for name in LoRAConfig.__dataclass_fields__ if saved.get(name) is not None}
     config = LoRAConfig(**{"revision": None, "r": 8, "lora_alpha": 8, **kept})  # PEFT's own defaults

@@ -138,7 +138,12 @@ def measure(
     from ..modeling_pi0_ttnn import PI0TTNNPolicy
 
     overrides: dict[str, Any] = {"backend": backend, "board": options.board, "rtc_config": None, "recording_path": None}
-    chosen = {"precision": options.precision, "dtype": options.dtype, "num_inference_steps": options.steps}
+    chosen = {
+        "base_model": options.base_model,
+        "precision": options.precision,
+        "dtype": options.dtype,
+        "num_inference_steps": options.steps,
+    }
     overrides |= {name: value for name, value in chosen.items() if value is not None}
     start = time.perf_counter()
     policy = PI0TTNNPolicy.from_pretrained(

@@ -40,6 +40,8 @@ def register(subparsers: Any) -> None:
 def run(options: argparse.Namespace) -> int:
     """Converts, and prints the folder."""
     overrides = [f"--{setting}" for setting in options.set]
+    if options.base_model:
+        overrides.append(f"--base_model={options.base_model}")
     convert(checkpoint_source(options, "source"), options.target, tokenizer=options.tokenizer, overrides=overrides)
     print(options.target)
     return 0
@@ -63,8 +65,9 @@ def convert(source: CheckpointSource, target: Path, *, tokenizer: str | None, ov
         raise FileExistsError(f"{target}: exists already; name a folder that does not, or remove it.")
     if tokenizer is not None and Path(tokenizer).expanduser().is_dir():
         tokenizer = str(Path(tokenizer).expanduser().resolve())
-    loader = open_weights(source)
     config = load_config(source, overrides)
+    loader = open_weights(source, config.base_model)
+    config.base_model = None  # what is saved is whole
     if tokenizer is not None:
         config.tokenizer_name = tokenizer
     check_weights(config.model_config(), loader)

@@ -17,7 +17,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from ..checkpoint import PI0WeightLoader
+from ..checkpoint import open_weights
 from ..checkpoint.files import CheckpointSource
 from ..configuration_pi0_ttnn import BACKENDS, PI0TTNNConfig
 from ..doctor import card, compiler, environment, host, hub, packages
@@ -38,6 +38,7 @@ def register(subparsers: Any) -> None:
     parser.add_argument(
         "--checkpoint", metavar="CKPT", help="also: disk, memory and tokenizer for this one, if it is here"
     )
+    parser.add_argument("--base-model", help="of a LoRA adapter: a folder or Hub id, if not what its config names")
     parser.add_argument("--open", nargs="?", const="auto", metavar="BOARD", help="also open the board (default: auto)")
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.set_defaults(run=run)
@@ -50,7 +51,7 @@ def run(options: argparse.Namespace) -> int:
     findings = check_packages(options.backend)
     if options.backend == "ttnn":
         findings += check_board(options.open)
-    findings += check_host(options.checkpoint, options.backend)
+    findings += check_host(options.checkpoint, options.backend, base_model=options.base_model)
     print(json.dumps([asdict(finding) for finding in findings], indent=2) if options.json else as_text(findings))
     return 1 if any(finding.status == "fail" for finding in findings) else 0
 
@@ -125,7 +126,7 @@ def open_board_apart(name: str) -> Finding:
     return card.check_grid(json.loads(described), {board.grid for board in BOARDS.values()})
 
 
-def check_host(checkpoint: str | None, backend: str) -> list[Finding]:
+def check_host(checkpoint: str | None, backend: str, *, base_model: str | None = None) -> list[Finding]:
     """Returns the findings about caches, tokenizer and rendering, and about a checkpoint if one is named."""
     from huggingface_hub import constants
 
@@ -141,7 +142,7 @@ def check_host(checkpoint: str | None, backend: str) -> list[Finding]:
     if checkpoint is None:
         return findings
     try:
-        loader = PI0WeightLoader(checkpoint, local_files_only=True)
+        loader = open_weights(CheckpointSource(checkpoint, local_files_only=True), base_model)
     except (OSError, ValueError) as error:
         fix = f"name a folder, or fetch it: `hf download {checkpoint}`; `lerobot-pi0-ttnn info` says more"
         return [*findings, Finding("checkpoint", "fail", str(error), fix)]

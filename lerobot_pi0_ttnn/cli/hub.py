@@ -10,6 +10,7 @@ def add_checkpoint_options(parser: argparse.ArgumentParser, name: str) -> None:
     parser.add_argument(name, help="a folder, or owner/name on the Hub")
     parser.add_argument("--revision", help="branch, tag or commit on the Hub")
     parser.add_argument("--subfolder", help="where in the folder or repository the checkpoint lies")
+    parser.add_argument("--base-model", help="of a LoRA adapter: a folder or Hub id, if not what its config names")
     parser.add_argument("--cache-dir", help="the Hub's cache folder")
     parser.add_argument("--local-files-only", action="store_true", help="never ask the network")
 

@@ -16,7 +16,7 @@ from typing import Any
 from ..checkpoint import CheckpointWeights, MergedWeights, open_weights
 from ..checkpoint.files import CheckpointSource
 from ..checkpoint.processors import read_processors, tokenizer_problem
-from ..configuration_pi0_ttnn import PRECISIONS, load_config, saved_type
+from ..configuration_pi0_ttnn import PRECISIONS, PI0TTNNConfig, load_config, saved_type
 from ..weights import check_shapes
 from .hub import add_checkpoint_options, checkpoint_source
 
@@ -67,23 +67,28 @@ def register(subparsers: Any) -> None:
 def run(options: argparse.Namespace) -> int:
     """Prints what the checkpoint holds."""
     source = checkpoint_source(options, "checkpoint")
-    info = inspect_checkpoint(source)
+    config = load_config(source, [f"--base_model={options.base_model}"] if options.base_model else [])
+    loader = open_weights(source, config.base_model)
+    info = inspect_checkpoint(source, config, loader)
     if options.board and not info.problems:
-        walk_board(info, source, options.board, options.precision)
+        walk_board(info, config, loader, options.board, options.precision)
     print(json.dumps(asdict(info), indent=2) if options.json else as_text(info))
     return 1 if info.problems else 0
 
 
-def inspect_checkpoint(source: CheckpointSource) -> CheckpointInfo:
+def inspect_checkpoint(source: CheckpointSource, config: PI0TTNNConfig, loader: CheckpointWeights) -> CheckpointInfo:
     """Returns what a checkpoint holds.
 
+    Args:
+        source: where the checkpoint is.
+        config: its config.
+        loader: its weights.
+
     Raises:
-        FileNotFoundError, PermissionError, ConnectionError, ValueError: it has no readable weights or no pi0 config.
+        FileNotFoundError, PermissionError, ConnectionError, ValueError: its processors cannot be read.
     """
     from ..processor_pi0_ttnn import missing_stats, missing_stats_message
 
-    loader = open_weights(source)
-    config = load_config(source)
     processors = read_processors(source)
     state, action = config.robot_state_feature, config.action_feature
     info = CheckpointInfo(
@@ -142,7 +147,9 @@ def _without_numbers(names: Iterable[str]) -> dict[str, int]:
     return dict(Counter(re.sub(r"\.\d+\.", ".*.", name) for name in names))
 
 
-def walk_board(info: CheckpointInfo, source: CheckpointSource, board_name: str, precision: str) -> None:
+def walk_board(
+    info: CheckpointInfo, config: PI0TTNNConfig, weights: CheckpointWeights, board_name: str, precision: str
+) -> None:
     """Adds what the checkpoint's model asks of an emulated board, all cameras and a full prompt, or why it cannot run there.
 
     Raises:
@@ -153,14 +160,13 @@ def walk_board(info: CheckpointInfo, source: CheckpointSource, board_name: str, 
 
     if not board_name.startswith(PREFIX):
         raise ValueError(f"--board: expected an emulated board, such as {PREFIX}n150, got {board_name!r}")
-    config = load_config(source)
     with open_board(board_name) as board:
         from ..tt.report import walk
 
         try:
             info.board = walk(
                 config.model_config(),
-                open_weights(source),
+                weights,
                 board,
                 precision=precision,
                 cameras=max(1, len(info.cameras)),

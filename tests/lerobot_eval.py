@@ -1,0 +1,39 @@
+"""`lerobot-eval` as a process of its own, and a LeRobot pi0 that fits its simplest environment."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+from lerobot.configs import FeatureType, PolicyFeature
+from lerobot.policies.pi0.modeling_pi0 import PI0Policy
+
+from lerobot_pi0_ttnn.cli.demo import eval_command, make_demo_checkpoint
+from lerobot_pi0_ttnn.recording import Recording, read_recording
+from tests.oracle import make_lerobot_policy
+
+BIN = Path(sys.executable).parent
+
+
+def make_pusht_policy() -> PI0Policy:
+    """LeRobot's policy for pusht: one camera, two joints."""
+    policy = make_lerobot_policy(cameras=(), state_dim=2, action_dim=2, n_action_steps=4)
+    policy.config.input_features["observation.image"] = PolicyFeature(FeatureType.VISUAL, (3, 384, 384))
+    return policy
+
+
+def save_for_pusht(policy: PI0Policy, folder: Path) -> Path:
+    """A `type: pi0` folder saved by LeRobot's own `PI0Policy.save_pretrained`, with the demo's processors."""
+    make_demo_checkpoint(folder, "pusht")
+    policy.save_pretrained(folder)
+    return folder
+
+
+def run_eval(folder: Path, *arguments: str) -> Recording:
+    """One episode of 12 steps on pusht; returns what the policy recorded. All that it makes is in the folder."""
+    command = eval_command(
+        Path("unused"), "pusht", [], steps=12, output=folder / "eval", recording=folder / "run.jsonl"
+    )
+    run = [BIN / "lerobot-eval", *arguments, *(a for a in command[1:] if not a.startswith("--policy.path"))]
+    result = subprocess.run(run, capture_output=True, text=True, cwd=folder, check=False)
+    assert result.returncode == 0, result.stderr[-3000:]
+    return read_recording(folder / "run.jsonl")
