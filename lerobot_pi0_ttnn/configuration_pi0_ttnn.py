@@ -24,6 +24,8 @@ ARCHITECTURES = ("pi0", "tiny")
 PRECISIONS = ("accurate", "balanced", "fast")
 POLICY_TYPES = ("pi0", "pi0_ttnn")
 DEVICE_ALIASES = ("tt", "ttnn")
+LEROBOT_ARGUMENTS = {"strict", "dataset_stats", "dataset_meta", "resume_download", "proxies"}
+"""What LeRobot's factory and mixin pass to every policy and has no meaning here: loading is always strict."""
 
 
 @PreTrainedConfig.register_subclass("pi0_ttnn")
@@ -183,3 +185,33 @@ def adopt_checkpoint_config(config: PI0TTNNConfig, source: CheckpointSource) -> 
     for field in dataclasses.fields(config):
         setattr(config, field.name, getattr(saved, field.name))
     config.output_features = outputs or saved.output_features
+
+
+def choose_config(
+    config: PreTrainedConfig | None, source: CheckpointSource, arguments: dict[str, Any]
+) -> PI0TTNNConfig:
+    """Returns the config that `PI0TTNNPolicy.from_pretrained` loads with.
+
+    Args:
+        config: what the caller gave it; the checkpoint's own where nothing.
+        source: the checkpoint.
+        arguments: further ones of the caller, fields to set; what LeRobot passes to every policy counts for nothing.
+
+    Raises:
+        TypeError: an argument that is neither, or a config of another policy.
+        FileNotFoundError, ValueError: see `load_config`.
+    """
+    fields = {field.name for field in dataclasses.fields(PI0TTNNConfig)}
+    unknown = sorted(arguments.keys() - fields - LEROBOT_ARGUMENTS)
+    if unknown:
+        raise TypeError(f"from_pretrained: neither an argument nor a field of PI0TTNNConfig: {', '.join(unknown)}")
+    if config is None:
+        config = load_config(source)
+    elif isinstance(config, PI0TTNNConfig):
+        adopt_checkpoint_config(config, source)
+    else:
+        raise TypeError(
+            f"config: expected PI0TTNNConfig, got {type(config).__name__}; leave it out, and the checkpoint's is used."
+        )
+    overrides = {name: value for name, value in arguments.items() if name in fields}
+    return dataclasses.replace(config, **overrides) if overrides else config

@@ -21,19 +21,15 @@ from .action_limits import ActionLimits, check_finite, read_action_limits
 from .backend import build_model, open_backend, warm_up
 from .checkpoint import CheckpointWeights, open_weights
 from .checkpoint.files import SINGLE, CheckpointSource
-from .checkpoint.processors import read_processors, tokenizer_problem
-from .configuration_pi0_ttnn import PI0TTNNConfig, adopt_checkpoint_config, load_config
+from .configuration_pi0_ttnn import PI0TTNNConfig, choose_config
 from .latency import Stopwatch
 from .latency_report import HOST, TOTAL, device_stage, latency_report
 from .observation import ObservationReader
-from .processor_pi0_ttnn import missing_stats, missing_stats_message
+from .processor_pi0_ttnn import warn_of_processors
 from .recording import Recorder
 from .rtc import Guidance, make_guidance
 
 logger = logging.getLogger(__name__)
-
-LEROBOT_ARGUMENTS = {"strict", "dataset_stats", "dataset_meta", "resume_download", "proxies"}
-"""What LeRobot's factory and mixin pass to every policy and has no meaning here: loading is always strict."""
 
 
 class PI0TTNNPolicy(PreTrainedPolicy):
@@ -133,18 +129,8 @@ class PI0TTNNPolicy(PreTrainedPolicy):
         source = CheckpointSource(
             pretrained_name_or_path, revision, token, cache_dir, local_files_only, subfolder, force_download
         )
-        overrides = _config_overrides(kwargs)
-        if config is None:
-            config = load_config(source)
-        elif isinstance(config, PI0TTNNConfig):
-            adopt_checkpoint_config(config, source)
-        else:
-            raise TypeError(
-                f"config: expected PI0TTNNConfig, got {type(config).__name__}; leave it out, and the checkpoint's is used."
-            )
-        if overrides:
-            config = dataclasses.replace(config, **overrides)
-        _warn_of_processors(config, source)
+        config = choose_config(config, source, kwargs)
+        warn_of_processors(config, source)
         limits = read_action_limits(config, source) if config.clamp_actions else None
         policy = cls(config, open_weights(source, config.base_model), action_limits=limits)
         if config.warm_up:
@@ -392,33 +378,3 @@ def _observation_reader(config: PI0TTNNConfig) -> ObservationReader:
         state_dim=model.state_dim,
         vocab_size=model.vocab_size,
     )
-
-
-def _config_overrides(arguments: dict[str, Any]) -> dict[str, Any]:
-    """Returns those of the arguments that set fields of the config.
-
-    Raises:
-        TypeError: an argument is neither such a field nor one that LeRobot passes to every policy.
-    """
-    fields = {field.name for field in dataclasses.fields(PI0TTNNConfig)}
-    unknown = sorted(arguments.keys() - fields - LEROBOT_ARGUMENTS)
-    if unknown:
-        raise TypeError(f"from_pretrained: neither an argument nor a field of PI0TTNNConfig: {', '.join(unknown)}")
-    return {name: value for name, value in arguments.items() if name in fields}
-
-
-def _warn_of_processors(config: PI0TTNNConfig, source: CheckpointSource) -> None:
-    """Says, before the weights are loaded, what LeRobot would do wrong or refuse later on."""
-    try:
-        processors = read_processors(source)
-    except ConnectionError as error:
-        logger.warning("The processors could not be looked for. %s", error)
-        return
-    if processors is None:
-        return
-    missing = missing_stats(config, processors.stats)
-    if missing:
-        logger.warning("%s: %s", source, missing_stats_message(missing))
-    problem = tokenizer_problem(processors.tokenizer_name) if processors.tokenizer_name else None
-    if problem:
-        logger.warning("%s: the tokenizer cannot be had: %s", source, problem)

@@ -17,6 +17,8 @@ from lerobot.processor import (
 )
 from lerobot.utils.constants import ACTION, OBS_STATE
 
+from .checkpoint.files import CheckpointSource
+from .checkpoint.processors import read_processors, tokenizer_problem
 from .configuration_pi0_ttnn import PI0TTNNConfig
 
 logger = logging.getLogger(__name__)
@@ -94,3 +96,20 @@ def missing_stats_message(missing: list[str]) -> str:
         "unchanged and actions will be wrong on a real robot; use a fine-tuned checkpoint, or make its processors from your "
         "data set: make_pre_post_processors(config, dataset_stats=dataset.meta.stats)."
     )
+
+
+def warn_of_processors(config: PI0TTNNConfig, source: CheckpointSource) -> None:
+    """Says, before the weights are loaded, what LeRobot would do wrong or refuse later on."""
+    try:
+        processors = read_processors(source)
+    except ConnectionError as error:
+        logger.warning("The processors could not be looked for. %s", error)
+        return
+    if processors is None:
+        return
+    missing = missing_stats(config, processors.stats)
+    if missing:
+        logger.warning("%s: %s", source, missing_stats_message(missing))
+    problem = tokenizer_problem(processors.tokenizer_name) if processors.tokenizer_name else None
+    if problem:
+        logger.warning("%s: the tokenizer cannot be had: %s", source, problem)
