@@ -36,7 +36,9 @@ def register(subparsers: Any) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add_checkpoint_options(parser, "checkpoint", optional=True)
-    parser.add_argument("--predict", action="store_true", help="predict the latency on an emulated board; nothing is timed")
+    parser.add_argument(
+        "--predict", action="store_true", help="predict the latency on an emulated board; nothing is timed"
+    )
     parser.add_argument("--graph", action="store_true", help="list what an emulated board would be asked to do")
     parser.add_argument("--backends", nargs="+", choices=BACKENDS, default=["torch", "ttnn"], help="default: both")
     parser.add_argument("--board", default="auto", help="of the ttnn backend (default: auto)")

@@ -27,7 +27,6 @@ CYCLES_PER_TILE = {"LoFi": 16, "HiFi2": 32, "HiFi3": 48, "HiFi4": 64}
 """Of a core, for the product of two tiles. Source: tt-metal, tech_reports/GEMM_FLOPS/GEMM_FLOPS.md, "Utilization"."""
 
 
-
 @dataclass(frozen=True)
 class Chip:
     """What an architecture does, as measured by others.
