@@ -8,7 +8,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from math import prod
 
-from lerobot_pi0_ttnn.tt.cost import CHIPS, TILE, Machine, cost, tiles
+from lerobot_pi0_ttnn.tt.chips import CHIPS
+from lerobot_pi0_ttnn.tt.cost import TILE, Machine, cost, tiles
 from lerobot_pi0_ttnn.tt.graph import DeviceOperation, Operand, Place
 
 TILE_BYTES = {"FLOAT32": 4096, "BFLOAT16": 2048, "BFLOAT8_B": 1088, "BFLOAT4_B": 576}

@@ -21,7 +21,8 @@ from benchmarks.published import (
     pointwise,
     table,
 )
-from lerobot_pi0_ttnn.tt.cost import CHIPS, Chip, Machine, cost, machine
+from lerobot_pi0_ttnn.tt.chips import CHIPS, Chip
+from lerobot_pi0_ttnn.tt.cost import Machine, cost, machine
 
 DOCS = Path(__file__).parents[1] / "docs" / "prediction.md"
 

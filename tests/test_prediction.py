@@ -10,13 +10,13 @@ import pytest
 
 pytest.importorskip("ttnn", reason="the TTNN backend's package is not installed")
 
-from benchmarks.published import BF16, BFP8, P150, matmul, norm, pointwise  # noqa: E402
-from lerobot_pi0_ttnn.cli import main  # noqa: E402
-from lerobot_pi0_ttnn.tt.cost import cost  # noqa: E402
-from lerobot_pi0_ttnn.tt.prediction import NOTE, floor, predict, prediction_table  # noqa: E402
-from lerobot_pi0_ttnn.tt.report import EXPERT_LAYER, STEP, Stage  # noqa: E402
-from tests.checkpoints import edit_json, save_lerobot_checkpoint  # noqa: E402
-from tests.oracle import make_lerobot_policy  # noqa: E402
+from benchmarks.published import BF16, BFP8, P150, matmul, norm, pointwise
+from lerobot_pi0_ttnn.cli import main
+from lerobot_pi0_ttnn.tt.cost import cost
+from lerobot_pi0_ttnn.tt.prediction import NOTE, floor, predict, prediction_table
+from lerobot_pi0_ttnn.tt.report import EXPERT_LAYER, STEP, Stage
+from tests.checkpoints import edit_json, save_lerobot_checkpoint
+from tests.oracle import make_lerobot_policy
 
 ROOT = Path(__file__).parents[1]
 DOCS = (ROOT / "docs" / "prediction.md").read_text()

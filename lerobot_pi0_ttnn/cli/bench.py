@@ -2,9 +2,10 @@
 
 Times a policy as LeRobot calls it, from the batch that the preprocessor hands over to the chunk of actions, on made-up
 observations: no tokenizer is needed. Prints a Markdown table to paste into an issue, and as its last line JSON. Emulated and
-simulated boards are run, but not timed: their actions are compared, and nothing is said of milliseconds. With --predict or
---graph nothing is run: an emulated board (--board p150) says what it would be asked to do, and a model how long that should take;
-they need no checkpoint.
+simulated boards are run, but not timed: their actions are compared, and nothing is said of milliseconds.
+
+With --predict or --graph nothing is run: an emulated board (--board p150) says what it would be asked to do, and a model how
+long that should take. Neither needs a checkpoint.
 """
 
 import argparse
