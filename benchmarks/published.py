@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from math import prod
 
 from lerobot_pi0_ttnn.tt.chips import CHIPS
-from lerobot_pi0_ttnn.tt.cost import TILE, Machine, cost, tiles
+from lerobot_pi0_ttnn.tt.cost import Machine, cost, tiles
 from lerobot_pi0_ttnn.tt.graph import DeviceOperation, Operand, Place
 
 TILE_BYTES = {"FLOAT32": 4096, "BFLOAT16": 2048, "BFLOAT8_B": 1088, "BFLOAT4_B": 576}
@@ -82,7 +82,7 @@ def stored(shape: tuple[int, ...], dtype: str) -> int:
 
 def matmul(rows: int, inner: int, columns: int, a: str, b: str, fidelity: str, out: str = BF16) -> DeviceOperation:
     """Returns a matmul by the program that ttnn 0.81.1 chooses for that shape, as it does on emulated boards."""
-    is_narrow = columns > 8 * rows or rows > 8 * columns or rows <= 2 * TILE
+    is_narrow = columns > 8 * rows or rows > 8 * columns
     program = f"MatmulMultiCoreReuseMcast{1 if is_narrow else 2}DProgramFactory"
     handed = [((rows, inner), a), ((inner, columns), b)]
     return operation("Matmul", handed, stored((rows, columns), out), fidelity=fidelity, program=program)

@@ -117,7 +117,7 @@ def test_a_call_may_be_several_operations_or_none(board):
 def test_what_the_cost_of_an_operation_depends_on(board):
     """Shapes, dtypes, the program and its attributes, as ttnn itself prints them."""
     x = ttnn.from_torch(torch.zeros(1, 1, 64, 96), dtype=ttnn.bfloat16, layout=ttnn.TILE_LAYOUT, device=board.device)
-    weight = ttnn.from_torch(torch.zeros(96, 128), dtype=ttnn.bfloat8_b, layout=ttnn.TILE_LAYOUT, device=board.device)
+    weight = ttnn.from_torch(torch.zeros(96, 1024), dtype=ttnn.bfloat8_b, layout=ttnn.TILE_LAYOUT, device=board.device)
     q, k = (
         ttnn.from_torch(torch.zeros(shape), dtype=ttnn.bfloat16, layout=ttnn.TILE_LAYOUT, device=board.device)
         for shape in ((1, 8, 64, 32), (1, 1, 256, 32))
@@ -128,7 +128,7 @@ def test_what_the_cost_of_an_operation_depends_on(board):
         ttnn.linear(x, weight, compute_kernel_config=kernel)
         ttnn.transformer.scaled_dot_product_attention(q, k, ttnn.clone(k), is_causal=False, program_config=chunks)
     matmul, attention = graph.operations[0], graph.operations[-1]
-    assert list(matmul.operands.values()) == [Operand((1, 1, 64, 96), "BFLOAT16"), Operand((96, 128), "BFLOAT8_B")]
+    assert list(matmul.operands.values()) == [Operand((1, 1, 64, 96), "BFLOAT16"), Operand((96, 1024), "BFLOAT8_B")]
     assert list(matmul.inputs) == list(matmul.operands)
     assert matmul.program == "MatmulMultiCoreReuseMcast1DProgramFactory"
     assert (matmul.fidelity, matmul.accumulates_float32, matmul.chunks) == ("HiFi2", True, None)
