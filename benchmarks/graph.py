@@ -7,21 +7,15 @@ Two cameras and a full prompt of 48 tokens, precision `balanced`. ttnn checks, a
 
 import sys
 
-import torch
-
 from lerobot_pi0_ttnn.model_config import PI0_BASE
 from lerobot_pi0_ttnn.tt.board import Board, open_board
-from lerobot_pi0_ttnn.tt.report import NEEDED_ON_THE_HOST, graph_table, walk
-from lerobot_pi0_ttnn.weights import expected_shapes
+from lerobot_pi0_ttnn.tt.report import graph_table, made_up_weights, walk
 
 
 def pi0_base_graph(board: Board) -> str:
     """Returns the table for that board."""
-    weights = {
-        name: torch.zeros(shape, device="cpu" if name.startswith(NEEDED_ON_THE_HOST) else "meta")
-        for name, shape in expected_shapes(PI0_BASE).items()
-    }
-    return graph_table(walk(PI0_BASE, weights, board, precision="balanced", cameras=2, tokens=48)["stages"])
+    report = walk(PI0_BASE, made_up_weights(PI0_BASE), board, precision="balanced", cameras=2, tokens=48)
+    return graph_table(report["stages"])
 
 
 if __name__ == "__main__":

@@ -3,6 +3,9 @@
 Times a policy as LeRobot calls it, from the batch that the preprocessor hands over to the chunk of actions, on made-up
 observations: no tokenizer is needed. Prints a Markdown table to paste into an issue, and as its last line JSON. Emulated and
 simulated boards are run, but not timed: their actions are compared, and nothing is said of milliseconds.
+
+With --predict or --graph nothing is run: an emulated board (--board p150) says what it would be asked to do, and a model how
+long that should take. Neither needs a checkpoint.
 """
 
 import argparse
@@ -19,6 +22,7 @@ from torch import Tensor
 from ..checkpoint.files import CheckpointSource
 from ..configuration_pi0_ttnn import BACKENDS, PRECISIONS, PI0TTNNConfig, load_config
 from ..latency_report import HOST, TOTAL
+from . import predict
 from .hub import add_checkpoint_options, checkpoint_source
 
 COLUMNS = ("p50", "p95", "p99", "max", "jitter")
@@ -32,7 +36,11 @@ def register(subparsers: Any) -> None:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    add_checkpoint_options(parser, "checkpoint")
+    add_checkpoint_options(parser, "checkpoint", optional=True)
+    parser.add_argument(
+        "--predict", action="store_true", help="predict the latency on an emulated board; nothing is timed"
+    )
+    parser.add_argument("--graph", action="store_true", help="list what an emulated board would be asked to do")
     parser.add_argument("--backends", nargs="+", choices=BACKENDS, default=["torch", "ttnn"], help="default: both")
     parser.add_argument("--board", default="auto", help="of the ttnn backend (default: auto)")
     parser.add_argument("--precision", choices=PRECISIONS, help="of the ttnn backend (default: the checkpoint's)")
@@ -64,6 +72,10 @@ def _rate(text: str) -> float:
 
 def run(options: argparse.Namespace) -> int:
     """Prints the table and the JSON line."""
+    if options.predict or options.graph:
+        return predict.run(options)
+    if options.checkpoint is None:
+        raise ValueError("a checkpoint is missing: only --predict and --graph do without one.")
     result = bench(options)
     print(as_text(result))
     if options.plot:

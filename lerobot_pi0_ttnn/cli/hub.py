@@ -5,9 +5,9 @@ import argparse
 from ..checkpoint.files import CheckpointSource
 
 
-def add_checkpoint_options(parser: argparse.ArgumentParser, name: str) -> None:
-    """Adds the checkpoint's argument, called `name`, and the Hub's options."""
-    parser.add_argument(name, help="a folder, or owner/name on the Hub")
+def add_checkpoint_options(parser: argparse.ArgumentParser, name: str, *, optional: bool = False) -> None:
+    """Adds the checkpoint's argument, called `name` and left out if `optional`, and the Hub's options."""
+    parser.add_argument(name, nargs="?" if optional else None, help="a folder, or owner/name on the Hub")
     parser.add_argument("--revision", help="branch, tag or commit on the Hub")
     parser.add_argument("--subfolder", help="where in the folder or repository the checkpoint lies")
     parser.add_argument("--base-model", help="of a LoRA adapter: a folder or Hub id, if not what its config names")

@@ -7,6 +7,7 @@ where it reads or writes a part of it (an embedding table, a cache).
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -17,6 +18,14 @@ Place = tuple[str, int]
 
 
 @dataclass(frozen=True)
+class Operand:
+    """A tensor that a device operation was handed: its logical shape, and its dtype as ttnn spells it (`BFLOAT8_B`)."""
+
+    shape: tuple[int, ...]
+    dtype: str
+
+
+@dataclass(frozen=True)
 class DeviceOperation:
     """One program that the board ran.
 
@@ -24,11 +33,21 @@ class DeviceOperation:
         name: ttnn's: `Matmul`, `LayerNorm`, `BinaryNg`.
         inputs: bytes of each tensor that it was handed, in order.
         outputs: bytes of each tensor that it made.
+        operands: what each of the inputs is.
+        program: the class of the program that ttnn chose, `MatmulMultiCoreReuseMcast1DProgramFactory`.
+        fidelity: of the multiplier, as ttnn spells it (`HiFi2`); None for an operation without a choice.
+        accumulates_float32: what it adds up is float32.
+        chunks: queries and keys that attention takes at a time; None for any other operation.
     """
 
     name: str
     inputs: dict[Place, int]
     outputs: dict[Place, int]
+    operands: dict[Place, Operand] = field(default_factory=dict)
+    program: str = ""
+    fidelity: str | None = None
+    accumulates_float32: bool = False
+    chunks: tuple[int, int] | None = None
 
 
 @dataclass(eq=False)
@@ -67,8 +86,7 @@ def summary(operations: Iterable[DeviceOperation]) -> dict[str, dict[str, int]]:
 
 @dataclass
 class _Frame:
-    name: str
-    inputs: list[int]
+    node: dict[str, Any]
     made: dict[Place, int] = field(default_factory=dict)
     programs: int = 0
 
@@ -92,7 +110,7 @@ def device_operations(nodes: list[dict[str, Any]]) -> list[DeviceOperation]:
     for node in nodes:
         kind, params = node["node_type"], node["params"]
         if kind == "function_start":
-            frames.append(_Frame(params["name"], node["input_tensors"]))
+            frames.append(_Frame(node))
         elif kind == "program_execution":
             frames[-1].programs += 1
         elif kind == "buffer_allocate" and frames:
@@ -100,9 +118,32 @@ def device_operations(nodes: list[dict[str, Any]]) -> list[DeviceOperation]:
         elif kind == "function_end":
             frame = frames.pop()
             if frame.programs:
-                name = frame.name.removesuffix("Operation").removesuffix("Device")
-                inputs = dict(placed(number) for number in frame.inputs)
-                operations += [DeviceOperation(name, inputs, frame.made)] * frame.programs
+                handed = [(*placed(number), tensors[number]) for number in frame.node["input_tensors"]]
+                operation = DeviceOperation(
+                    name=params["name"].removesuffix("Operation").removesuffix("Device"),
+                    inputs={place: size for place, size, _ in handed},
+                    outputs=frame.made,
+                    operands={place: _operand(tensor) for place, _, tensor in handed},
+                    program=frame.node["params"].get("program_factory_type", "").rpartition("::")[2],
+                    **_attributes(" ".join(frame.node["arguments"])),
+                )
+                operations += [operation] * frame.programs
             elif frames:
                 frames[-1].made |= frame.made
     return operations
+
+
+def _operand(tensor: dict[str, Any]) -> Operand:
+    shape = tuple(int(size) for size in re.findall(r"\d+", tensor["shape"]))
+    return Operand(shape, tensor["dtype"].removeprefix("DataType::"))
+
+
+def _attributes(arguments: str) -> dict[str, Any]:
+    """What ttnn prints of an operation's attributes, as far as it says how long the operation takes."""
+    fidelity = re.search(r"math_fidelity=(\w+)", arguments)
+    chunks = re.search(r"SDPAProgramConfig\([^,]+, [^,]+, (\d+), (\d+),", arguments)
+    return {
+        "fidelity": fidelity.group(1) if fidelity else None,
+        "accumulates_float32": "fp32_dest_acc_en=1" in arguments,
+        "chunks": (int(chunks.group(1)), int(chunks.group(2))) if chunks else None,
+    }

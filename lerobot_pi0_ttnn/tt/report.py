@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -9,9 +10,9 @@ from torch import Tensor
 
 from ..flow import schedule
 from ..model_config import PI0ModelConfig
-from ..weights import EXPERT, Shapes, shapes_of
+from ..weights import EXPERT, Shapes, expected_shapes, shapes_of
 from .board import Board
-from .graph import captured, summary
+from .graph import DeviceOperation, captured, summary
 from .model import PI0ModelTTNN
 
 NEEDED_ON_THE_HOST = ("state_", "action_", f"{EXPERT}.norm.")
@@ -20,6 +21,25 @@ NEEDED_ON_THE_HOST = ("state_", "action_", f"{EXPERT}.norm.")
 
 STEP = "denoising step"
 EXPERT_LAYER = "of which an expert layer"
+
+
+@dataclass(frozen=True)
+class Stage:
+    """What a stage of a call asked of the board: its device operations in order, and what crossed to and from the host."""
+
+    operations: list[DeviceOperation]
+    uploads: int
+    upload_bytes: int
+    readbacks: int
+
+    def summary(self) -> dict[str, Any]:
+        """Returns the stage as JSON values, its operations as `graph.summary` has them."""
+        return {
+            "operations": summary(self.operations),
+            "uploads": self.uploads,
+            "upload_bytes": self.upload_bytes,
+            "readbacks": self.readbacks,
+        }
 
 
 class ShapesOnly(Mapping[str, Tensor]):
@@ -49,6 +69,14 @@ class ShapesOnly(Mapping[str, Tensor]):
         return self._shapes
 
 
+def made_up_weights(config: PI0ModelConfig) -> dict[str, Tensor]:
+    """Returns weights for a walk without a checkpoint: zeros where values are read, shapes alone everywhere else."""
+    return {
+        name: torch.zeros(shape, device="cpu" if name.startswith(NEEDED_ON_THE_HOST) else "meta")
+        for name, shape in expected_shapes(config).items()
+    }
+
+
 def walk(
     config: PI0ModelConfig, weights: Mapping[str, Tensor], board: Board, *, precision: str, cameras: int, tokens: int
 ) -> dict[str, Any]:
@@ -68,13 +96,23 @@ def walk(
     with board.lock, board.shapes_only():
         model = PI0ModelTTNN(config, ShapesOnly(weights), board.device, precision=precision)
         stages = operations_by_stage(model, board, cameras=cameras, tokens=tokens)
-        return {"board": board.describe(), "model": model.describe(), "stages": stages}
+        summaries = {name: stage.summary() for name, stage in stages.items()}
+        return {"board": board.describe(), "model": model.describe(), "stages": summaries}
 
 
-def operations_by_stage(model: PI0ModelTTNN, board: Board, *, cameras: int, tokens: int) -> dict[str, dict[str, Any]]:
+def dispatched(
+    config: PI0ModelConfig, weights: Mapping[str, Tensor], board: Board, *, precision: str, cameras: int, tokens: int
+) -> dict[str, Stage]:
+    """Returns what `operations_by_stage` does, on an emulated board and from shapes alone; the arguments are `walk`'s."""
+    with board.lock, board.shapes_only():
+        model = PI0ModelTTNN(config, ShapesOnly(weights), board.device, precision=precision)
+        return operations_by_stage(model, board, cameras=cameras, tokens=tokens)
+
+
+def operations_by_stage(model: PI0ModelTTNN, board: Board, *, cameras: int, tokens: int) -> dict[str, Stage]:
     """Returns for each stage of a call, as run on a made-up row, its device operations, uploads and readbacks.
 
-    `operations` of a stage are as `graph.summary` has them. A layer of the expert, part of each denoising step, is added.
+    A layer of the expert, part of each denoising step, is added.
 
     Args:
         model: on the board.
@@ -88,18 +126,13 @@ def operations_by_stage(model: PI0ModelTTNN, board: Board, *, cameras: int, toke
     noise = torch.zeros(config.horizon, config.action_dim)
     times = schedule(1)
     biases = suffix.time_bias(times)
-    stages: dict[str, dict[str, Any]] = {}
+    stages: dict[str, Stage] = {}
 
     @contextmanager
     def stage(name: str) -> Iterator[None]:
         with board.record() as counts, captured() as graph:
             yield
-        stages[name] = {
-            "operations": summary(graph.operations),
-            "uploads": counts.uploads.count,
-            "upload_bytes": counts.uploads.bytes,
-            "readbacks": counts.readbacks.count,
-        }
+        stages[name] = Stage(graph.operations, counts.uploads.count, counts.uploads.bytes, counts.readbacks.count)
 
     with stage("upload"):
         row = model.upload(images, torch.ones(tokens, dtype=torch.long), torch.zeros(config.state_dim), noise)
@@ -124,7 +157,7 @@ def total(stage: Mapping[str, Any], what: str) -> int:
 
 
 def graph_table(stages: Mapping[str, Mapping[str, Any]]) -> str:
-    """Returns what `operations_by_stage` found as a Markdown table: operations by name and stage, then their bytes."""
+    """Returns the stages of a `walk` as a Markdown table: operations by name and stage, then their bytes."""
     names = sorted({name for stage in stages.values() for name in stage["operations"]})
     columns = {stage: report for stage, report in stages.items() if report["operations"]}
     rows = [["device operations", *columns], ["---", *("---:" for _ in columns)]]

@@ -17,7 +17,7 @@ from benchmarks.graph import pi0_base_graph  # noqa: E402
 from lerobot_pi0_ttnn.emulation.goldens.programs import PROGRAMS  # noqa: E402
 from lerobot_pi0_ttnn.flow import schedule  # noqa: E402
 from lerobot_pi0_ttnn.model_config import TINY  # noqa: E402
-from lerobot_pi0_ttnn.tt.graph import captured, summary  # noqa: E402
+from lerobot_pi0_ttnn.tt.graph import Operand, captured, summary  # noqa: E402
 from lerobot_pi0_ttnn.tt.model import PI0ModelTTNN  # noqa: E402
 
 from ..oracle import make_noise  # noqa: E402
@@ -111,3 +111,25 @@ def test_a_call_may_be_several_operations_or_none(board):
     with captured() as graph:
         ttnn.linear(x, weight, activation="silu", core_grid=ttnn.CoreGrid(x=2, y=2))
     assert [operation.name for operation in graph.operations] == ["Matmul"]
+
+
+def test_what_the_cost_of_an_operation_depends_on(board):
+    """Shapes, dtypes, the program and its attributes, as ttnn itself prints them."""
+    x = ttnn.from_torch(torch.zeros(1, 1, 64, 96), dtype=ttnn.bfloat16, layout=ttnn.TILE_LAYOUT, device=board.device)
+    weight = ttnn.from_torch(torch.zeros(96, 1024), dtype=ttnn.bfloat8_b, layout=ttnn.TILE_LAYOUT, device=board.device)
+    q, k = (
+        ttnn.from_torch(torch.zeros(shape), dtype=ttnn.bfloat16, layout=ttnn.TILE_LAYOUT, device=board.device)
+        for shape in ((1, 8, 64, 32), (1, 1, 256, 32))
+    )
+    kernel = ttnn.WormholeComputeKernelConfig(math_fidelity=ttnn.MathFidelity.HiFi2, fp32_dest_acc_en=True)
+    chunks = ttnn.SDPAProgramConfig(compute_with_storage_grid_size=(8, 8), q_chunk_size=32, k_chunk_size=128)
+    with captured() as graph:
+        ttnn.linear(x, weight, compute_kernel_config=kernel)
+        ttnn.transformer.scaled_dot_product_attention(q, k, ttnn.clone(k), is_causal=False, program_config=chunks)
+    matmul, attention = graph.operations[0], graph.operations[-1]
+    assert list(matmul.operands.values()) == [Operand((1, 1, 64, 96), "BFLOAT16"), Operand((96, 1024), "BFLOAT8_B")]
+    assert list(matmul.inputs) == list(matmul.operands)
+    assert matmul.program == "MatmulMultiCoreReuseMcast1DProgramFactory"
+    assert (matmul.fidelity, matmul.accumulates_float32, matmul.chunks) == ("HiFi2", True, None)
+    assert [operand.shape for operand in attention.operands.values()] == [(1, 8, 64, 32), *[(1, 1, 256, 32)] * 2]
+    assert (attention.chunks, attention.accumulates_float32) == ((32, 128), False)

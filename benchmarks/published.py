@@ -1,0 +1,281 @@
+"""What others have measured on cards, as lists of operations: `tt/cost.py` predicts them by the same functions as ours.
+
+Operations that a source does not describe are filled in by stock ttnn ones, which is said at each. Several cases calibrate a
+constant of the model, and are marked: they show that it is put in rightly, no more.
+"""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from math import prod
+
+from lerobot_pi0_ttnn.tt.chips import CHIPS
+from lerobot_pi0_ttnn.tt.cost import Machine, cost, tiles
+from lerobot_pi0_ttnn.tt.graph import DeviceOperation, Operand, Place
+
+TILE_BYTES = {"FLOAT32": 4096, "BFLOAT16": 2048, "BFLOAT8_B": 1088, "BFLOAT4_B": 576}
+BF16, BFP8, BFP4 = "BFLOAT16", "BFLOAT8_B", "BFLOAT4_B"
+
+N150 = Machine(CHIPS["wormhole_b0"], 8, 8, 12)
+N300 = Machine(CHIPS["wormhole_b0"], 8, 7, 12)
+P150 = Machine(CHIPS["blackhole"], 11, 10, 8)
+P150_130 = Machine(CHIPS["blackhole"], 13, 10, 8)
+P100A = Machine(CHIPS["blackhole"], 11, 10, 7)
+
+
+FILLS_THE_CHIP = (0.8, 1.1)
+THIN = (0.2, 1.1)
+MODEL = (0.45, 1.3)
+"""How far off a prediction is, as lowest and highest ratio to what was published, for operations of many rows, for those of few
+and for attention of another kind than what calibrates, and for whole models. A test holds the cases to it."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """A measurement by others.
+
+    Attributes:
+        what: was measured.
+        source: an issue or file of tt-metal.
+        on: which machine.
+        operations: that it is made of.
+        milliseconds: as published.
+        within: lowest and highest ratio of the prediction to that.
+        calibrates: a constant of the model is this measurement.
+        kernel: the published time is one kernel's, without the gap to the next operation.
+    """
+
+    what: str
+    source: str
+    on: Machine
+    operations: list[DeviceOperation]
+    milliseconds: float
+    within: tuple[float, float]
+    calibrates: bool = False
+    kernel: bool = False
+
+    def predicted(self) -> float:
+        """Returns the milliseconds that the model predicts."""
+        costs = [cost(operation, self.on) for operation in self.operations]
+        return 1e3 * sum(spent.busy if self.kernel else spent.seconds for spent in costs)
+
+
+def operation(
+    name: str, handed: Iterable[tuple[tuple[int, ...], str]], made: int, **attributes: object
+) -> DeviceOperation:
+    """Returns an operation on tensors in DRAM.
+
+    Args:
+        name: ttnn's.
+        handed: shape and dtype of each tensor.
+        made: bytes of the result.
+        attributes: further ones of `DeviceOperation`.
+    """
+    operands: dict[Place, Operand] = {("DRAM", place): Operand(*tensor) for place, tensor in enumerate(handed)}
+    inputs = {place: stored(*tensor) for place, tensor in zip(operands, handed, strict=True)}
+    return DeviceOperation(name, inputs, {("DRAM", -1): made}, operands, **attributes)  # type: ignore[arg-type]
+
+
+def stored(shape: tuple[int, ...], dtype: str) -> int:
+    """Returns the bytes of a tensor in tiles."""
+    return prod(tiles(shape)) * TILE_BYTES[dtype]
+
+
+def matmul(rows: int, inner: int, columns: int, a: str, b: str, fidelity: str, out: str = BF16) -> DeviceOperation:
+    """Returns a matmul by the program that ttnn 0.81.1 chooses for that shape, as it does on emulated boards."""
+    is_narrow = columns > 8 * rows or rows > 8 * columns
+    program = f"MatmulMultiCoreReuseMcast{1 if is_narrow else 2}DProgramFactory"
+    handed = [((rows, inner), a), ((inner, columns), b)]
+    return operation("Matmul", handed, stored((rows, columns), out), fidelity=fidelity, program=program)
+
+
+def attention(
+    shape: tuple[int, int, int, int], keys: tuple[int, int], dtype: str, fidelity: str, **attributes: object
+) -> DeviceOperation:
+    """Returns attention of queries of that shape to keys of so many heads and that length."""
+    batch, _, _, width = shape
+    key = ((batch, *keys, width), dtype)
+    mask = attributes.pop("mask", None)
+    masks = [((1, 1, shape[2], keys[1]), str(mask))] if mask else []
+    handed = [(shape, dtype), key, key, *masks]
+    return operation("SDPA", handed, stored(shape, dtype), fidelity=fidelity, **attributes)
+
+
+def norm(rows: int, columns: int) -> DeviceOperation:
+    """Returns a norm of bfloat16."""
+    return operation("LayerNorm", [((rows, columns), BF16)], stored((rows, columns), BF16))
+
+
+def pointwise(rows: int, columns: int, operands: int = 2) -> DeviceOperation:
+    """Returns an elementwise operation on bfloat16, or a move, which has one operand."""
+    return operation("BinaryNg", [((rows, columns), BF16)] * operands, stored((rows, columns), BF16))
+
+
+def gemm(on: Machine, size: tuple[int, int, int], dtype: str, fidelity: str, us: float, **attributes: object) -> Case:
+    """Returns a row of tt-metal's table of matmuls by programs that ttnn chose, traced, all in DRAM."""
+    name = "n150" if on is N150 else "p150, 130 workers"
+    what = f"matmul {size[0]} x {size[1]} x {size[2]}, {dtype.lower()}, {fidelity}, {name}"
+    within = attributes.pop("within")
+    operations = [matmul(*size, dtype, dtype, fidelity, dtype)]
+    return Case(what, "GEMM_FLOPS.md", on, operations, us / 1e3, within, **attributes)  # type: ignore[arg-type]
+
+
+def siglip(cameras: int, fidelity: str) -> Iterator[DeviceOperation]:
+    """Yields the vision tower as all the published designs have it: heads padded to 96, an MLP of 4304 padded to 4608."""
+    rows = 256 * cameras
+    for _ in range(27):
+        yield norm(rows, 1152)
+        yield matmul(rows, 1152, 4608, BF16, BFP8, fidelity)
+        yield operation("NlpCreateHeads", [((rows, 4608), BF16)], stored((rows, 4608), BF16))
+        yield attention((cameras, 16, 256, 96), (16, 256), BF16, "HiFi2", chunks=(128, 128))
+        yield pointwise(rows, 1536, 1)
+        yield matmul(rows, 1536, 1152, BF16, BFP8, fidelity)
+        yield pointwise(rows, 1152)
+        yield norm(rows, 1152)
+        yield matmul(rows, 1152, 4608, BF16, BFP8, fidelity)
+        yield matmul(rows, 4608, 1152, BF16, BFP8, fidelity)
+        yield pointwise(rows, 1152)
+
+
+def gemma(
+    rows: int, keys: int, width: int, mlp: int, fidelities: tuple[str, str, str], chunk: int, moves: int, **attributes
+):
+    """Yields one Gemma layer of fused stock operations.
+
+    Args:
+        rows: tokens, padded.
+        keys: that they attend to.
+        width: of the stream.
+        mlp: of the hidden layer.
+        fidelities: of the projections, of gate and up, of attention.
+        chunk: rows that the MLP takes at a time, reading its weights again.
+        moves: further operations, each moving the stream once.
+        attributes: of the attention.
+    """
+    projections, gates, scores = fidelities
+    yield norm(rows, width)
+    yield matmul(rows, width, 2560, BF16, BFP8, projections)
+    yield attention((1, 8, rows, 256), (1, keys), BF16, scores, **attributes)
+    yield matmul(rows, 2048, width, BF16, BFP8, projections)
+    yield pointwise(rows, width)
+    yield norm(rows, width)
+    for start in range(0, rows, chunk):
+        some = min(chunk, rows - start)
+        yield matmul(some, width, mlp, BF16, BFP8, gates)
+        yield matmul(some, width, mlp, BF16, BFP8, gates)
+        yield pointwise(some, mlp)
+        yield matmul(some, mlp, width, BF16, BFP8, projections)
+    yield pointwise(rows, width)
+    for _ in range(moves):
+        yield pointwise(rows, width, 1)
+
+
+def pi0_of_tt_metal(mlp_chunk: int) -> list[DeviceOperation]:
+    """Returns tt-metal's pi0: two cameras, 32 tokens, ten steps, no masks; an expert layer of 29 operations, so 17 moves."""
+    calls = list(siglip(2, "HiFi2"))
+    for _ in range(18):
+        calls += gemma(544, 544, 2048, 16384, ("HiFi2", "HiFi2", "HiFi4"), mlp_chunk, 6, chunks=(32, 32))
+    for _ in range(10 * 18):
+        calls += gemma(64, 608, 1024, 4096, ("HiFi2", "HiFi2", "HiFi4"), 64, 17, chunks=(64, 32))
+    return calls
+
+
+def pi05_on_p150(steps: int) -> list[DeviceOperation]:
+    """Returns pi0_5/p150: two cameras, 256 tokens, a last layer that only makes keys; a step of 439 operations, so 219 moves.
+
+    Its own C++ operations and its tensors in L1 are stock operations on DRAM here.
+    """
+    calls = list(siglip(2, "HiFi2"))
+    for _ in range(17):
+        calls += gemma(768, 768, 2048, 16384, ("HiFi2", "LoFi", "HiFi2"), 768, 2, chunks=(64, 256))
+    for _ in range(steps):
+        for _ in range(18):
+            calls += gemma(64, 832, 1024, 4096, ("HiFi2", "HiFi2", "HiFi2"), 64, 0, chunks=(64, 64))
+        calls += [pointwise(64, 1024, 1)] * (439 - 18 * 11)
+    return calls
+
+
+def llama_decode() -> list[DeviceOperation]:
+    """Returns a token of Llama 3.1 8B at 128 keys: 32 rows, attention in bfloat8_b, MLP in bfloat4_b; 12 moves in a layer.
+
+    Its matmuls read weights that are sharded over the DRAM banks; here they are stock ones.
+    """
+    calls = []
+    for _ in range(32):
+        calls += [
+            norm(32, 4096),
+            matmul(32, 4096, 6144, BF16, BFP8, "HiFi2"),
+            matmul(32, 4096, 4096, BF16, BFP8, "HiFi2"),
+        ]
+        calls += [pointwise(32, 4096), norm(32, 4096), *[matmul(32, 4096, 14336, BF16, BFP4, "LoFi")] * 2]
+        calls += [pointwise(32, 14336), matmul(32, 14336, 4096, BF16, BFP4, "LoFi"), pointwise(32, 4096)]
+        calls += [pointwise(32, 4096, 1)] * 12
+    return [*calls, norm(32, 4096), matmul(32, 4096, 128256, BF16, BFP8, "HiFi2")]
+
+
+def native(inner: int, columns: int, us: float) -> Case:
+    """Returns a tuned matmul of the expert at 32 rows, which the authors of pi0_5/p150 compared with one of their own."""
+    operations = [matmul(32, inner, columns, BF16, BFP8, "HiFi2")]
+    what = f"matmul 32 x {inner} x {columns}, bfloat8_b weights, tuned, p150"
+    return Case(what, "pi0_5/p150, matmul_decode", P150, operations, us / 1e3, THIN, kernel=True)
+
+
+def dense(length: int, heads: tuple[int, int], us: float, *, mask: str | None) -> Case:
+    """Returns attention as tt-metal's issues on its cost have it."""
+    chunks = (128, 128)
+    operations = [attention((1, heads[0], length, 128), (heads[1], length), BFP8, "HiFi2", chunks=chunks, mask=mask)]
+    what = f"attention, {heads[0]} heads, {length} keys, {'masked' if mask else 'no mask'}, p100a"
+    return Case(what, "#55761" if mask else "#55756", P100A, operations, us / 1e3, FILLS_THE_CHIP, True, True)
+
+
+CASES = [
+    gemm(N150, (4096, 4096, 4096), BF16, "HiFi2", 2008.53, within=FILLS_THE_CHIP, calibrates=True),
+    gemm(N150, (2048, 2048, 2048), BF16, "HiFi2", 298.92, within=FILLS_THE_CHIP),
+    gemm(N150, (1024, 2048, 2048), BF16, "HiFi2", 159.68, within=FILLS_THE_CHIP),
+    gemm(N150, (512, 1024, 2048), BF16, "HiFi2", 140.73, within=THIN),
+    gemm(N150, (512, 1024, 1024), BFP8, "LoFi", 72.39, within=THIN),
+    gemm(P150_130, (5120, 6656, 6656), BF16, "HiFi2", 1609.77, within=FILLS_THE_CHIP, calibrates=True),
+    gemm(P150_130, (2560, 3328, 3328), BFP8, "LoFi", 126.97, within=FILLS_THE_CHIP),
+    gemm(P150_130, (1280, 3328, 3328), BF16, "HiFi2", 127.11, within=FILLS_THE_CHIP),
+    gemm(P150_130, (640, 1664, 3328), BF16, "HiFi2", 54.37, within=FILLS_THE_CHIP),
+    native(1024, 2560, 9.1),
+    native(1024, 4096, 12.5),
+    native(2048, 1024, 9.3),
+    native(4096, 1024, 14.4),
+    dense(4096, (32, 8), 2104, mask=None),
+    dense(8192, (16, 16), 5716.8, mask=BFP4),
+    Case(
+        "attention, 2 x 24 heads of 64, 4096 keys, float32 accumulation, Wormhole",
+        "#17793",
+        N150,
+        [attention((2, 24, 4096, 64), (24, 4096), BFP8, "HiFi4", chunks=(256, 512), accumulates_float32=True)],
+        12.96,
+        THIN,
+        kernel=True,
+    ),
+    Case("Llama 3.1 8B, one token, n150", "tt_transformers/PERF.md", N150, llama_decode(), 1e3 / 28.3, MODEL),
+    Case("Llama 3.1 8B, one token, p150", "#54242", P150, llama_decode(), 1e3 / 42, MODEL),
+    Case("pi0 of tt-metal, 10 steps, p150, 130 workers", "#41431", P150_130, pi0_of_tt_metal(1024), 140.6, MODEL),
+    Case("pi0 of tt-metal, 10 steps, n300", "#38174", N300, pi0_of_tt_metal(256), 326.27, MODEL),
+    Case("pi0_5/p150, 10 steps, 110 workers", "pi0_5/p150/README.md", P150, pi05_on_p150(10), 51.83, MODEL),
+    Case("pi0_5/p150, 5 steps, 110 workers", "pi0_5/p150/README.md", P150, pi05_on_p150(5), 36.87, MODEL),
+]
+
+
+def table() -> str:
+    """Returns all cases as a Markdown table."""
+    lines = [
+        "| what others measured | where from | published, ms | predicted, ms | off by | |",
+        "| --- | --- | ---: | ---: | ---: | --- |",
+    ]
+    for case in CASES:
+        predicted = case.predicted()
+        off = f"{predicted / case.milliseconds - 1:+.0%}"
+        calibrates = "calibrates" if case.calibrates else ""
+        lines.append(
+            f"| {case.what} | {case.source} | {case.milliseconds:.3g} | {predicted:.3g} | {off} | {calibrates} |"
+        )
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    print(table())

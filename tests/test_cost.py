@@ -1,0 +1,158 @@
+"""The cost model: arithmetic against numbers by hand, and against what others measured on cards."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from benchmarks.published import (
+    BF16,
+    BFP4,
+    BFP8,
+    CASES,
+    N150,
+    P100A,
+    P150,
+    P150_130,
+    attention,
+    matmul,
+    norm,
+    operation,
+    pointwise,
+    table,
+)
+from lerobot_pi0_ttnn.tt.chips import CHIPS, Chip
+from lerobot_pi0_ttnn.tt.cost import Machine, cost, machine
+
+DOCS = Path(__file__).parents[1] / "docs" / "prediction.md"
+
+PLAIN = Chip(
+    clock=1.0,
+    dram_bank=100.0,
+    matmul={"LoFi": 1.0, "HiFi2": 0.5, "HiFi4": 1.0},
+    dram={BF16: 1.0, BFP8: 0.5, BFP4: 1.0, "FLOAT32": 1.0, "UINT32": 1.0},
+    read=10,
+    multicast=20,
+    key_tile=100,
+    mask_tile=10,
+    float32_attention=2,
+    gap=3.0,
+    host=25,
+)
+"""Round numbers, to reckon with by hand: a cycle is a nanosecond, DRAM gives 100 bytes in one."""
+
+SMALL = Machine(PLAIN, columns=4, rows=2, dram_banks=1)
+
+
+def test_a_matmul_of_few_rows():
+    """1 x 3 tiles times 3 x 9: nine columns of tiles on eight cores, so that one has two, and three have none to do."""
+    thin = matmul(32, 96, 288, BF16, BFP8, "HiFi2")
+    assert thin.program.endswith("1DProgramFactory")
+    spent = cost(thin, SMALL)
+    assert spent.flops == 2 * 32 * 96 * 288
+    assert spent.bytes == 3 * 2048 + 27 * 1088 + 9 * 2048
+    assert spent.cores == 5
+    assert {what: 1e9 * seconds for what, seconds in spent.times.items()} == pytest.approx(
+        {
+            "compute": 1 * 2 * 3 * 32 / 0.5,
+            "DRAM": (3 * 2048 + 27 * 1088 / 0.5 + 9 * 2048) / 100,
+            "readers": (3 * 2048 + 27 * 1088 + 9 * 2048) / 5 / 10,
+            "multicast": 3 * 2048 / 10 + 3 * 2048 / 20,
+        }
+    )
+    assert spent.bound == "gap"
+    assert spent.seconds == pytest.approx(max(spent.times.values()) + 3e-6)
+
+
+def test_a_matmul_of_many_rows():
+    """9 x 1 tiles times 1 x 5, on 4 columns and 2 rows of cores: blocks of 5 x 2, six of them."""
+    square = matmul(288, 32, 160, BF16, BF16, "LoFi")
+    assert square.program.endswith("2DProgramFactory")
+    spent = cost(square, SMALL)
+    assert spent.flops == 2 * 288 * 32 * 160
+    assert spent.cores == 6
+    assert 1e9 * spent.times["compute"] == pytest.approx(5 * 2 * 16)
+    assert 1e9 * spent.times["multicast"] == pytest.approx(9 * 2048 / 2 * (1 / 10 + 1 / 20))
+
+
+def test_a_matmul_that_is_tall():
+    """One core reads the smaller side for all of them."""
+    tall = matmul(32 * 40, 32, 32, BF16, BF16, "LoFi")
+    assert 1e9 * cost(tall, SMALL).times["multicast"] == pytest.approx(2048 * (1 / 10 + 1 / 20))
+    assert 1e9 * cost(tall, SMALL).times["compute"] == pytest.approx(5 * 16)
+
+
+def test_attention():
+    """8 heads of 256, 64 queries, 640 keys: eight units for eight cores, 2 x 20 x 16 tile products each."""
+    exact = attention((1, 8, 64, 256), (1, 640), BF16, "HiFi4", chunks=(64, 128))
+    spent = cost(exact, SMALL)
+    assert spent.flops == 4 * 8 * 64 * 640 * 256
+    assert spent.cores == 8
+    assert 1e9 * spent.times["compute"] == pytest.approx(2 * 2 * 20 * 8 * 64 + 20 * 100)
+    masked = attention((1, 8, 64, 256), (1, 640), BF16, "HiFi4", chunks=(64, 128), mask=BF16)
+    assert cost(masked, SMALL).times["compute"] - spent.times["compute"] == pytest.approx(2 * 20 * 10e-9)
+    assert cost(masked, SMALL).bytes - spent.bytes == 2 * 20 * 2048
+    slow = replace(exact, accumulates_float32=True)
+    assert cost(slow, SMALL).times["compute"] == pytest.approx(2 * spent.times["compute"])
+    more = attention((1, 9, 64, 256), (1, 640), BF16, "HiFi4", chunks=(64, 128))
+    assert cost(more, SMALL).times["compute"] == pytest.approx(2 * spent.times["compute"]), "the ninth head waits"
+
+
+def test_attention_without_chunks_is_an_error():
+    with pytest.raises(ValueError, match="SDPA: expected the chunks"):
+        cost(attention((1, 8, 64, 256), (1, 640), BF16, "HiFi4"), SMALL)
+
+
+def test_a_norm_has_work_for_as_many_cores_as_rows_of_tiles():
+    spent = cost(norm(64, 1024), SMALL)
+    assert (spent.flops, spent.cores, spent.bytes) == (0, 2, 2 * 64 * 1024 * 2)
+    assert 1e9 * spent.times["readers"] == pytest.approx(2 * 64 * 1024 * 2 / 2 / 10)
+    assert cost(pointwise(64, 1024), SMALL).cores == 8
+
+
+def test_of_a_table_and_of_caches_only_a_part_is_moved():
+    table = operation("Embeddings", [((1, 64), "FLOAT32"), ((100_000, 64), BF16)], made=8192)
+    assert cost(table, SMALL).bytes == 2 * 4096 + 8192 + 8192
+    cache = ((1, 1, 8192, 256), BF16)
+    tables = [((1, 1, 64, 256), "FLOAT32")] * 2
+    heads = operation("GenericOp", [((1, 1, 64, 2560), BF16), *tables, cache, cache], made=0)
+    assert cost(heads, SMALL).bytes == 2 * 64 * 2560 * 2 + 2 * 64 * 256 * 4
+    assert cost(heads, replace(SMALL, rows=100)).cores == 2 * 9
+
+
+def test_what_lies_in_l1_is_not_read_from_dram():
+    there = pointwise(64, 1024)
+    place = next(iter(there.inputs))
+    here = replace(
+        there,
+        inputs={("L1", 0) if p == place else p: size for p, size in there.inputs.items()},
+        operands={("L1", 0) if p == place else p: operand for p, operand in there.operands.items()},
+    )
+    assert cost(there, SMALL).bytes - cost(here, SMALL).bytes == 64 * 1024 * 2
+
+
+@pytest.mark.parametrize(
+    ("board", "lofi", "hifi4", "dram"),
+    [(N150, 262, 66, 288), (P100A, 608, 152, 448), (P150, 608, 152, 512), (P150_130, 719, 180, 512)],
+)
+def test_peaks(board, lofi, hifi4, dram):
+    """TFLOP/s and GB/s as Tenstorrent's tech reports and product pages have them."""
+    assert round(board.peak("LoFi") / 1e12) == pytest.approx(lofi, abs=1)
+    assert round(board.peak("HiFi4") / 1e12) == pytest.approx(hifi4, abs=1)
+    assert board.dram == pytest.approx(dram)
+
+
+def test_a_machine_is_what_a_board_describes():
+    described = {"arch": "blackhole", "grid": [11, 10], "dram_banks": 7, "name": "emulated:p100a"}
+    assert machine(described) == P100A
+    assert set(CHIPS) == {"wormhole_b0", "blackhole"}
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.what)
+def test_against_what_others_measured(case):
+    lowest, highest = case.within
+    assert lowest <= case.predicted() / case.milliseconds <= highest
+
+
+def test_the_table_of_what_others_measured_is_what_the_code_prints():
+    assert table() in DOCS.read_text(), "uv run python -m benchmarks.published"

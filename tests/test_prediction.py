@@ -1,0 +1,147 @@
+"""What `bench --predict` and `--graph` say of a board that is not there."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("ttnn", reason="the TTNN backend's package is not installed")
+
+from benchmarks.published import BF16, BFP8, P150, matmul, norm, pointwise
+from lerobot_pi0_ttnn.cli import main
+from lerobot_pi0_ttnn.tt.cost import cost
+from lerobot_pi0_ttnn.tt.prediction import NOTE, floor, predict, prediction_table
+from lerobot_pi0_ttnn.tt.report import EXPERT_LAYER, STEP, Stage
+from tests.checkpoints import edit_json, save_lerobot_checkpoint
+from tests.oracle import make_lerobot_policy
+
+ROOT = Path(__file__).parents[1]
+DOCS = (ROOT / "docs" / "prediction.md").read_text()
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    folder = save_lerobot_checkpoint(make_lerobot_policy(n_action_steps=20), tmp_path_factory.mktemp("pi0"))
+    edit_json(folder / "config.json", architecture="tiny")
+    return folder
+
+
+@pytest.fixture
+def run(checkpoint, board, capsys):
+    if board.kind != "emulated":
+        pytest.skip(f"only an emulated board follows shapes without values, this is a {board.kind}")
+
+    def run(*arguments):
+        status = main(["bench", str(checkpoint), "--board", board.name.removeprefix("emulated:"), *arguments])
+        printed = capsys.readouterr()
+        assert status == 0, printed.err
+        return printed.out, json.loads(printed.out.splitlines()[-1])
+
+    return run
+
+
+STAGES = {
+    "upload": Stage([], 3, 100, 0),
+    "prefill": Stage([norm(64, 1024), matmul(64, 1024, 4096, BF16, BFP8, "HiFi2")], 0, 0, 0),
+    STEP: Stage([pointwise(64, 1024), norm(64, 1024)], 0, 0, 0),
+    EXPERT_LAYER: Stage([norm(64, 1024)], 0, 0, 0),
+}
+
+
+def test_the_sum_of_the_stages_is_the_total():
+    prediction = predict(STAGES, P150, steps=7)
+    assert list(prediction["stages"]) == ["prefill", STEP], "a layer is part of the step, and an upload no operation"
+    expected = [1e3 * sum(cost(one, P150).seconds for one in STAGES[name].operations) for name in ("prefill", STEP)]
+    assert [stage["ms"] for stage in prediction["stages"].values()] == pytest.approx([expected[0], 7 * expected[1]])
+    for what in ("ms", "floor_ms", "untraced_ms", "operations"):
+        assert prediction["total"][what] == pytest.approx(sum(s[what] for s in prediction["stages"].values()))
+    assert prediction["total"]["operations"] == 2 + 7 * 2
+    assert prediction["stages"][STEP]["untraced_ms"] == pytest.approx(7 * 2 * 25e-3), "the host is slower than each"
+    assert sum(prediction["stages"]["prefill"]["waits"].values()) == pytest.approx(1)
+    assert sum(row["share"] for row in prediction["dearest"]) == pytest.approx(1)
+    assert sum(row["count"] for row in prediction["dearest"]) == 16
+
+
+def test_the_floor():
+    """Weights once; what the stage made itself, not; at the peak and at the DRAM's own rate."""
+    weights = 1024 * 4096 * 1088 / 1024
+    one = matmul(64, 1024, 4096, BF16, BFP8, "HiFi4")
+    assert floor([one], P150) == pytest.approx((weights + 64 * 1024 * 2) / 512e9)
+    made = {("DRAM", 0): 64 * 1024 * 2}
+    before = norm(64, 1024)
+    feeding = type(before)(before.name, {("DRAM", 9): 64 * 1024 * 2}, made, {("DRAM", 9): before.operands["DRAM", 0]})
+    assert floor([feeding, one], P150) == pytest.approx((weights + 64 * 1024 * 2) / 512e9)
+    large = matmul(32 * 110, 4096, 4096, BF16, BFP8, "HiFi4")
+    assert floor([large], P150) == pytest.approx(2 * 32 * 110 * 4096 * 4096 / P150.peak("HiFi4"))
+
+
+def test_the_floor_is_never_above_the_prediction():
+    for stage in predict(STAGES, P150, steps=1)["stages"].values():
+        assert 0 < stage["floor_ms"] < stage["ms"]
+
+
+def test_everything_printed_is_marked(run):
+    text, result = run("--predict", "--graph", "--cameras", "2", "--steps", "4")
+    assert NOTE.capitalize() in text
+    assert "nothing here was timed" in text
+    assert "| predicted, ms | traced | floor |" in text
+    assert "**all, predicted**" in text
+    assert "dearest operations, predicted" in text
+    assert f"4 x {STEP}" in text
+    assert "| device operations | vision and language | prefill |" in text
+    assert result["prediction"]["note"] == NOTE
+    assert result["graph"][STEP]["operations"]["SDPA"]["count"] == 3
+    assert result["cameras"] == 2
+    assert result["prediction"]["stages"][STEP]["operations"] == 4 * (12 * 3 + 5)
+
+
+def test_graph_alone_predicts_nothing(run):
+    text, result = run("--graph")
+    assert "redict" not in text
+    assert "prediction" not in result
+
+
+def test_more_is_never_cheaper(run):
+    def milliseconds(*arguments):
+        return run("--predict", *arguments)[1]["prediction"]["total"]["ms"]
+
+    cameras = [milliseconds("--cameras", str(cameras)) for cameras in (1, 2, 3)]
+    assert cameras == sorted(set(cameras))
+    few, many = milliseconds("--tokens", "12"), milliseconds("--tokens", "48")
+    assert few < many
+    assert milliseconds("--steps", "2") < milliseconds("--steps", "3")
+    assert milliseconds("--precision", "fast") < milliseconds("--precision", "accurate")
+
+
+@pytest.mark.parametrize("board_name", ["auto", "emulated:p999"])
+def test_a_board_that_cannot_be_emulated(checkpoint, capsys, board_name):
+    assert main(["bench", str(checkpoint), "--predict", "--board", board_name]) == 1
+    assert "expected one of emulated:n150" in capsys.readouterr().err
+
+
+def test_without_a_checkpoint_nothing_is_timed(capsys):
+    assert main(["bench"]) == 1
+    assert "only --predict and --graph do without one" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["n150", "p150"])
+def test_the_committed_tables(name):
+    """All of pi0_base, in a process of its own, since a process has one board."""
+    done = subprocess.run(
+        [sys.executable, "-m", "lerobot_pi0_ttnn", "bench", "--predict", "--board", name],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+        capture_output=True,
+        text=True,
+        timeout=400,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    prediction = json.loads(done.stdout.splitlines()[-1])["prediction"]
+    tables = [block for block in done.stdout.split("\n\n") if block.startswith("| ")]
+    assert tables[0] == prediction_table(prediction)
+    for printed in tables:
+        assert printed in DOCS, f"uv run lerobot-pi0-ttnn bench --predict --board {name}"
