@@ -16,16 +16,19 @@ def test_round_up(size, multiple, rounded):
 
 
 @pytest.mark.parametrize(
-    ("queries", "chunk"),
+    ("queries", "heads", "chunks"),
     [
-        pytest.param(256, 128, id="image"),
-        pytest.param(544, 32, id="two-cameras"),
-        pytest.param(64, 64, id="actions"),
-        pytest.param(32, 32, id="state"),
+        # On 8x8, 8x7, 11x10, 12x10 and 13x10 workers.
+        pytest.param(256, 16, (64, 128, 64, 64, 32), id="one-image"),
+        pytest.param(256, 32, (128, 128, 128, 128, 64), id="two-images"),
+        pytest.param(544, 8, (32, 32, 32, 32, 32), id="prefix-of-two"),
+        pytest.param(640, 8, (128, 128, 64, 64, 64), id="whole-chunks"),
+        pytest.param(64, 8, (32, 32, 32, 32, 32), id="actions"),
+        pytest.param(32, 8, (32, 32, 32, 32, 32), id="state"),
     ],
 )
-def test_query_chunk(queries, chunk):
-    assert query_chunk(queries) == chunk
+def test_query_chunk(queries, heads, chunks):
+    assert tuple(query_chunk(queries, heads, workers) for workers in (64, 56, 110, 120, 130)) == chunks
 
 
 @pytest.mark.parametrize(

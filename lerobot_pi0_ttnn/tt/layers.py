@@ -157,7 +157,7 @@ def attention(
         attn_mask=mask,
         is_causal=False,
         scale=scale,
-        program_config=sdpa_program(q.device(), q.shape[-2], k.shape[-2]),
+        program_config=sdpa_program(q.device(), q.shape[0] * q.shape[1], q.shape[-2], k.shape[-2]),
         compute_kernel_config=precision.exact_kernel,
         output_concat_heads=True,
     )

@@ -22,20 +22,32 @@ def whole_grid(device: ttnn.Device) -> ttnn.CoreGrid:
     return ttnn.CoreGrid(x=size.x, y=size.y)
 
 
-def query_chunk(queries: int) -> int:
-    """Returns how many queries one core takes at a time: the largest chunk that leaves no part of one.
+def query_chunk(queries: int, heads: int, workers: int) -> int:
+    """Returns how many queries a core takes at a time: as many as leave no part of a chunk, fewer where cores would idle.
 
     Args:
         queries: a multiple of `TILE`.
+        heads: of all rows of the batch.
+        workers: cores; each takes whole chunks of one head.
     """
-    return next(chunk for chunk in QUERY_CHUNKS if queries % chunk == 0)
+    whole = [chunk for chunk in QUERY_CHUNKS if queries % chunk == 0]
+    spread = [chunk for chunk in whole[1:] if heads * queries // chunk <= workers]
+    return spread[-1] if spread else whole[0]
 
 
-def sdpa_program(device: ttnn.Device, queries: int, keys: int) -> ttnn.SDPAProgramConfig:
-    """Returns the config for attention of `queries` to `keys`, both multiples of `TILE`, on the device's own grid."""
+def sdpa_program(device: ttnn.Device, heads: int, queries: int, keys: int) -> ttnn.SDPAProgramConfig:
+    """Returns the config for attention of `queries` to `keys`, both multiples of `TILE`, on the device's own grid.
+
+    Args:
+        device: of which all workers take part.
+        heads: of all rows of the batch.
+        queries: of each head.
+        keys: of each head.
+    """
+    grid = device.compute_with_storage_grid_size()
     return ttnn.SDPAProgramConfig(
-        compute_with_storage_grid_size=device.compute_with_storage_grid_size(),
-        q_chunk_size=query_chunk(queries),
+        compute_with_storage_grid_size=grid,
+        q_chunk_size=query_chunk(queries, heads, grid.x * grid.y),
         k_chunk_size=next(chunk for chunk in (KEY_CHUNK, 64, 32) if keys % chunk == 0),
         exp_approx_mode=False,
     )
