@@ -14,7 +14,7 @@ from pathlib import Path
 import draccus
 import pytest
 from lerobot.async_inference.configs import RobotClientConfig
-from lerobot.configs import parser
+from lerobot.configs import PreTrainedConfig, parser
 from lerobot.configs.eval import EvalPipelineConfig
 from lerobot.rollout import RolloutConfig
 from lerobot.scripts import lerobot_rollout  # noqa: F401 - registers the robots and cameras
@@ -32,6 +32,14 @@ import json, os, sys
 with open(os.environ["CALLS"], "a") as file:
     file.write(json.dumps([os.path.basename(sys.argv[0]), *sys.argv[1:]]) + "\\n")
 """
+
+
+@pytest.fixture(autouse=True)
+def pi0_stays_lerobots(monkeypatch):
+    """`--discover_packages_path` has the plug-in take the type `pi0` over, here in the tests' own process."""
+    monkeypatch.setitem(PreTrainedConfig._choice_registry, "pi0", PreTrainedConfig.get_choice_class("pi0"))
+    yield
+    sys.modules.pop("lerobot_pi0_ttnn.plugins.as_pi0", None)
 
 
 @pytest.fixture(scope="module")
