@@ -100,13 +100,10 @@ def tokenizer_problem(name: str) -> str | None:
     Args:
         name: folder or Hub id.
     """
-    folder = Path(name).expanduser()
-    if folder.is_dir():
-        if any((folder / file).is_file() for file in TOKENIZER_FILES):
-            return None
-        return f"{name}: this folder holds no tokenizer (none of {', '.join(TOKENIZER_FILES)})."
     if tokenizer_is_here(name):
         return None
+    if Path(name).expanduser().is_dir():
+        return f"{name}: this folder holds no tokenizer (none of {', '.join(TOKENIZER_FILES)})."
     remedy = (
         f"accept its terms at https://huggingface.co/{name} and run `hf auth login`, or name a folder that holds the "
         "tokenizer as tokenizer_name in policy_preprocessor.json (`lerobot-pi0-ttnn convert --tokenizer`)."

@@ -30,7 +30,7 @@ def write_safetensors(path: Path, headers: Mapping[str, Header], take: Callable[
 
     Args:
         path: the file.
-        headers: dtype and shape of each tensor by name.
+        headers: dtype and shape of each tensor by name; taken and written in this order, wider dtypes first.
         take: returns a tensor by name.
 
     Raises:
@@ -40,7 +40,7 @@ def write_safetensors(path: Path, headers: Mapping[str, Header], take: Callable[
     if unknown:
         raise ValueError(f"{path}: cannot write {', '.join(unknown)}, only {', '.join(DTYPES)}.")
     # The widest first: then each tensor lies at a multiple of its own width.
-    names = sorted(headers, key=lambda name: (-DTYPES[headers[name][0]].itemsize, name))
+    names = sorted(headers, key=lambda name: -DTYPES[headers[name][0]].itemsize)
     described: dict[str, object] = {"__metadata__": {"format": "pt"}}
     end = 0
     for name in names:

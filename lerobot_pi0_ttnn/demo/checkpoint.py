@@ -1,13 +1,13 @@
 """pi0 weights without training: every tensor, seeded, of any size, streamed to a safetensors file."""
 
-import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
+
+from ..checkpoint.writer import write_safetensors
 
 DTYPE_NAMES = {torch.float32: "F32", torch.bfloat16: "BF16"}
 
@@ -29,9 +29,7 @@ def random_tensor(name: str, shape: tuple[int, ...], generator: torch.Generator,
 
 
 def write_random_weights(path: Path, shapes: Mapping[str, tuple[int, ...]], *, seed: int, dtype: torch.dtype) -> None:
-    """Writes random tensors to a safetensors file, holding one of them at a time.
-
-    safetensors' own writer wants all of them at once, which a full-size pi0 may not fit.
+    """Writes random tensors to a safetensors file, drawn in the order of `shapes` and held one at a time.
 
     Args:
         path: the file; it appears whole or not at all.
@@ -39,17 +37,6 @@ def write_random_weights(path: Path, shapes: Mapping[str, tuple[int, ...]], *, s
         seed: of the weights.
         dtype: float32 or bfloat16.
     """
-    header, end = {}, 0
-    for name, shape in shapes.items():
-        begin, end = end, end + math.prod(shape) * dtype.itemsize
-        header[name] = {"dtype": DTYPE_NAMES[dtype], "shape": shape, "data_offsets": [begin, end]}
-    text = json.dumps(header).encode()
-    text += b" " * (-len(text) % 8)
     generator = torch.Generator().manual_seed(seed)
-    partial = path.with_name(f".{path.name}.partial")
-    with partial.open("wb") as file, tqdm(total=end, unit="B", unit_scale=True, desc="Making weights", delay=2) as bar:
-        file.write(len(text).to_bytes(8, "little") + text)
-        for name, shape in shapes.items():
-            file.write(random_tensor(name, shape, generator, dtype).view(torch.uint8).numpy().data)
-            bar.update(math.prod(shape) * dtype.itemsize)
-    partial.replace(path)
+    headers = {name: (DTYPE_NAMES[dtype], shape) for name, shape in shapes.items()}
+    write_safetensors(path, headers, lambda name: random_tensor(name, shapes[name], generator, dtype))
