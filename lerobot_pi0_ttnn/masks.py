@@ -54,6 +54,20 @@ def suffix_positions(prefix_is_real: Tensor, length: int) -> Tensor:
     return prefix_is_real.sum(dim=1, keepdim=True) + torch.arange(length)
 
 
+def rotary_angles(token_positions: Tensor, head_dim: int, theta: float) -> Tensor:
+    """Returns (B, 1, T, head_dim / 2) float32, by which RoPE rotates each pair of a head at these positions.
+
+    Source: transformers `GemmaRotaryEmbedding`, which computes in float32.
+
+    Args:
+        token_positions: (B, T) int64.
+        head_dim: even.
+        theta: the base of the geometric frequencies.
+    """
+    exponent = torch.arange(0, head_dim, 2).float() / head_dim
+    return token_positions[:, None, :, None].float() * (1.0 / theta**exponent)
+
+
 def live_columns(is_real: Tensor) -> Tensor:
     """Returns the int64 indices of the columns that are real in at least one row of the batch.
 

@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..masks import rotary_angles
 from ..model_config import GemmaConfig
 from ..weights import Weights
 from .layers import Linear, RMSNorm, join_heads, split_heads
@@ -20,14 +21,13 @@ class RotaryTables:
 
 
 def rotary_tables(positions: Tensor, config: GemmaConfig) -> RotaryTables:
-    """Returns the tables for split-half RoPE. Source: transformers `GemmaRotaryEmbedding`, which computes in float32.
+    """Returns the tables for split-half RoPE.
 
     Args:
         positions: (B, T) int64.
         config: sizes of the transformer.
     """
-    exponent = torch.arange(0, config.head_dim, 2).float() / config.head_dim
-    angles = positions[:, None, :, None].float() * (1.0 / config.rope_theta**exponent)
+    angles = rotary_angles(positions, config.head_dim, config.rope_theta)
     angles = torch.cat([angles, angles], dim=-1)
     return RotaryTables(angles.cos(), angles.sin())
 

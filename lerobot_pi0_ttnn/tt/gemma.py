@@ -7,6 +7,7 @@ import torch
 import ttnn
 from torch import Tensor
 
+from ..masks import rotary_angles
 from ..model_config import GemmaConfig
 from .heads import split_heads
 from .layers import Linear, RMSNorm, attention
@@ -27,15 +28,14 @@ class RotaryTables:
 
 
 def rotary_tables(positions: Tensor, config: GemmaConfig, dtype: ttnn.DataType) -> RotaryTables:
-    """Returns the host's tables for split-half RoPE. Source: transformers `GemmaRotaryEmbedding`, which computes in float32.
+    """Returns the host's tables for split-half RoPE.
 
     Args:
         positions: (1, T) int64.
         config: sizes of the transformer.
         dtype: of the tables.
     """
-    exponent = torch.arange(0, config.head_dim, 2).float() / config.head_dim
-    angles = positions[:, None, :, None].float() * (1.0 / config.rope_theta**exponent)
+    angles = rotary_angles(positions, config.head_dim, config.rope_theta)
     cos, sin = angles.cos(), angles.sin()
     cos, sin = torch.cat([cos, cos], dim=-1), torch.cat([-sin, sin], dim=-1)
     return RotaryTables(on_host(cos, dtype), on_host(sin, dtype))
