@@ -4,12 +4,13 @@ Operations that a source does not describe are filled in by stock ttnn ones, whi
 constant of the model, and are marked: they show that it is put in rightly, no more.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from math import prod
 
+from lerobot_pi0_ttnn.tt.blocking import Blocks
 from lerobot_pi0_ttnn.tt.chips import CHIPS
-from lerobot_pi0_ttnn.tt.cost import Machine, cost, tiles
+from lerobot_pi0_ttnn.tt.cost import TILE, Machine, cost, tiles
 from lerobot_pi0_ttnn.tt.graph import DeviceOperation, Operand, Place
 
 TILE_BYTES = {"FLOAT32": 4096, "BFLOAT16": 2048, "BFLOAT8_B": 1088, "BFLOAT4_B": 576}
@@ -24,7 +25,7 @@ P100A = Machine(CHIPS["blackhole"], 11, 10, 7)
 
 FILLS_THE_CHIP = (0.8, 1.1)
 THIN = (0.2, 1.1)
-MODEL = (0.45, 1.3)
+MODEL = (0.5, 1.4)
 """How far off a prediction is, as lowest and highest ratio to what was published, for operations of many rows, for those of few
 and for attention of another kind than what calibrates, and for whole models. A test holds the cases to it."""
 
@@ -80,12 +81,15 @@ def stored(shape: tuple[int, ...], dtype: str) -> int:
     return prod(tiles(shape)) * TILE_BYTES[dtype]
 
 
-def matmul(rows: int, inner: int, columns: int, a: str, b: str, fidelity: str, out: str = BF16) -> DeviceOperation:
-    """Returns a matmul by the program that ttnn 0.81.1 chooses for that shape, as it does on emulated boards."""
-    is_narrow = columns > 8 * rows or rows > 8 * columns
-    program = f"MatmulMultiCoreReuseMcast{1 if is_narrow else 2}DProgramFactory"
+def matmul(
+    rows: int, inner: int, columns: int, a: str, b: str, fidelity: str, out: str = BF16, blocks: Blocks | None = None
+) -> DeviceOperation:
+    """Returns a matmul by the program that ttnn 0.81.1 chooses for that shape, as it does on emulated boards, or by `blocks`."""
+    is_1d = not blocks.is_2d if blocks else columns > 8 * rows or rows > 8 * columns
+    program = f"MatmulMultiCoreReuseMcast{1 if is_1d else 2}DProgramFactory"
     handed = [((rows, inner), a), ((inner, columns), b)]
-    return operation("Matmul", handed, stored((rows, columns), out), fidelity=fidelity, program=program)
+    made = stored((rows, columns), out)
+    return operation("Matmul", handed, made, fidelity=fidelity, program=program, blocks=blocks)
 
 
 def attention(
@@ -137,8 +141,16 @@ def siglip(cameras: int, fidelity: str) -> Iterator[DeviceOperation]:
 
 
 def gemma(
-    rows: int, keys: int, width: int, mlp: int, fidelities: tuple[str, str, str], chunk: int, moves: int, **attributes
-):
+    rows: int,
+    keys: int,
+    width: int,
+    mlp: int,
+    fidelities: tuple[str, str, str],
+    chunk: int,
+    moves: int,
+    blocks: Mapping[str, Blocks] | None = None,
+    **attributes: object,
+) -> Iterator[DeviceOperation]:
     """Yields one Gemma layer of fused stock operations.
 
     Args:
@@ -149,24 +161,31 @@ def gemma(
         fidelities: of the projections, of gate and up, of attention.
         chunk: rows that the MLP takes at a time, reading its weights again.
         moves: further operations, each moving the stream once.
+        blocks: of the matmuls that do not leave them to ttnn: `qkv`, `o`, `gate` (and up), `down`.
         attributes: of the attention.
     """
     projections, gates, scores = fidelities
+    cut = blocks or {}
     yield norm(rows, width)
-    yield matmul(rows, width, 2560, BF16, BFP8, projections)
+    yield matmul(rows, width, 2560, BF16, BFP8, projections, blocks=cut.get("qkv"))
     yield attention((1, 8, rows, 256), (1, keys), BF16, scores, **attributes)
-    yield matmul(rows, 2048, width, BF16, BFP8, projections)
+    yield matmul(rows, 2048, width, BF16, BFP8, projections, blocks=cut.get("o"))
     yield pointwise(rows, width)
     yield norm(rows, width)
     for start in range(0, rows, chunk):
         some = min(chunk, rows - start)
-        yield matmul(some, width, mlp, BF16, BFP8, gates)
-        yield matmul(some, width, mlp, BF16, BFP8, gates)
+        yield matmul(some, width, mlp, BF16, BFP8, gates, blocks=cut.get("gate"))
+        yield matmul(some, width, mlp, BF16, BFP8, gates, blocks=cut.get("gate"))
         yield pointwise(some, mlp)
-        yield matmul(some, mlp, width, BF16, BFP8, projections)
+        yield matmul(some, mlp, width, BF16, BFP8, projections, blocks=cut.get("down"))
     yield pointwise(rows, width)
     for _ in range(moves):
         yield pointwise(rows, width, 1)
+
+
+def tuned(cores: int, inner: int, columns: int, rows: int = 1) -> Blocks:
+    """Returns the blocks of a matmul of few rows of tiles on so many cores, so many tiles of the inner dimension at a time."""
+    return Blocks((cores, 1), rows, -(-columns // TILE // cores), inner, (1, 1), is_2d=False)
 
 
 def pi0_of_tt_metal(mlp_chunk: int) -> list[DeviceOperation]:
@@ -182,14 +201,21 @@ def pi0_of_tt_metal(mlp_chunk: int) -> list[DeviceOperation]:
 def pi05_on_p150(steps: int) -> list[DeviceOperation]:
     """Returns pi0_5/p150: two cameras, 256 tokens, a last layer that only makes keys; a step of 439 operations, so 219 moves.
 
-    Its own C++ operations and its tensors in L1 are stock operations on DRAM here.
+    Its own C++ operations and its tensors in L1 are stock operations on DRAM here. Its matmuls are cut up as it says.
     """
+    prefix = {"gate": Blocks((11, 10), 3, 47, 8, (1, 1), is_2d=True)}
+    suffix = {
+        "qkv": tuned(64, 8, 2560, rows=2),
+        "o": tuned(120, 32, 1024, rows=2),
+        "gate": tuned(64, 8, 4096, rows=2),
+        "down": tuned(24, 32, 1024, rows=2),
+    }
     calls = list(siglip(2, "HiFi2"))
     for _ in range(17):
-        calls += gemma(768, 768, 2048, 16384, ("HiFi2", "LoFi", "HiFi2"), 768, 2, chunks=(64, 256))
+        calls += gemma(768, 768, 2048, 16384, ("HiFi2", "LoFi", "HiFi2"), 768, 2, prefix, chunks=(64, 256))
     for _ in range(steps):
         for _ in range(18):
-            calls += gemma(64, 832, 1024, 4096, ("HiFi2", "HiFi2", "HiFi2"), 64, 0, chunks=(64, 64))
+            calls += gemma(64, 832, 1024, 4096, ("HiFi2", "HiFi2", "HiFi2"), 64, 0, suffix, chunks=(64, 64))
         calls += [pointwise(64, 1024, 1)] * (439 - 18 * 11)
     return calls
 
@@ -212,9 +238,9 @@ def llama_decode() -> list[DeviceOperation]:
     return [*calls, norm(32, 4096), matmul(32, 4096, 128256, BF16, BFP8, "HiFi2")]
 
 
-def native(inner: int, columns: int, us: float) -> Case:
+def native(inner: int, columns: int, us: float, blocks: Blocks) -> Case:
     """Returns a tuned matmul of the expert at 32 rows, which the authors of pi0_5/p150 compared with one of their own."""
-    operations = [matmul(32, inner, columns, BF16, BFP8, "HiFi2")]
+    operations = [matmul(32, inner, columns, BF16, BFP8, "HiFi2", blocks=blocks)]
     what = f"matmul 32 x {inner} x {columns}, bfloat8_b weights, tuned, p150"
     return Case(what, "pi0_5/p150, matmul_decode", P150, operations, us / 1e3, THIN, kernel=True)
 
@@ -237,10 +263,10 @@ CASES = [
     gemm(P150_130, (2560, 3328, 3328), BFP8, "LoFi", 126.97, within=FILLS_THE_CHIP),
     gemm(P150_130, (1280, 3328, 3328), BF16, "HiFi2", 127.11, within=FILLS_THE_CHIP),
     gemm(P150_130, (640, 1664, 3328), BF16, "HiFi2", 54.37, within=FILLS_THE_CHIP),
-    native(1024, 2560, 9.1),
-    native(1024, 4096, 12.5),
-    native(2048, 1024, 9.3),
-    native(4096, 1024, 14.4),
+    native(1024, 2560, 9.1, tuned(64, 8, 2560)),
+    native(1024, 4096, 12.5, tuned(64, 8, 4096)),  # of this one they do not say the blocks
+    native(2048, 1024, 9.3, tuned(120, 32, 1024)),
+    native(4096, 1024, 14.4, tuned(24, 32, 1024)),
     dense(4096, (32, 8), 2104, mask=None),
     dense(8192, (16, 16), 5716.8, mask=BFP4),
     Case(

@@ -21,6 +21,7 @@ from benchmarks.published import (
     pointwise,
     table,
 )
+from lerobot_pi0_ttnn.tt.blocking import Blocks, ttnn_inner_block
 from lerobot_pi0_ttnn.tt.chips import CHIPS, Chip
 from lerobot_pi0_ttnn.tt.cost import Machine, cost, machine
 
@@ -32,7 +33,11 @@ PLAIN = Chip(
     matmul={"LoFi": 1.0, "HiFi2": 0.5, "HiFi4": 1.0},
     dram={BF16: 1.0, BFP8: 0.5, BFP4: 1.0, "FLOAT32": 1.0, "UINT32": 1.0},
     read=10,
+    read_l1=40,
     multicast=20,
+    read_latency=3,
+    write_latency=5,
+    multicast_latency=4,
     key_tile=100,
     mask_tile=10,
     float32_attention=2,
@@ -57,7 +62,8 @@ def test_a_matmul_of_few_rows():
             "compute": 1 * 2 * 3 * 32 / 0.5,
             "DRAM": (3 * 2048 + 27 * 1088 / 0.5 + 9 * 2048) / 100,
             "readers": (3 * 2048 + 27 * 1088 + 9 * 2048) / 5 / 10,
-            "multicast": 3 * 2048 / 10 + 3 * 2048 / 20,
+            # Three tiles of the inner dimension for eight cores: ttnn takes one at a time.
+            "multicast": 3 * 2048 / 10 + 3 * 2048 / 20 + 3 * (3 + 4),
         }
     )
     assert spent.bound == "gap"
@@ -72,14 +78,47 @@ def test_a_matmul_of_many_rows():
     assert spent.flops == 2 * 288 * 32 * 160
     assert spent.cores == 6
     assert 1e9 * spent.times["compute"] == pytest.approx(5 * 2 * 16)
-    assert 1e9 * spent.times["multicast"] == pytest.approx(9 * 2048 / 2 * (1 / 10 + 1 / 20))
+    assert 1e9 * spent.times["multicast"] == pytest.approx(9 * 2048 / 2 * (1 / 10 + 1 / 20) + 7)
 
 
 def test_a_matmul_that_is_tall():
     """One core reads the smaller side for all of them."""
     tall = matmul(32 * 40, 32, 32, BF16, BF16, "LoFi")
-    assert 1e9 * cost(tall, SMALL).times["multicast"] == pytest.approx(2048 * (1 / 10 + 1 / 20))
+    assert 1e9 * cost(tall, SMALL).times["multicast"] == pytest.approx(2048 * (1 / 10 + 1 / 20) + 7)
     assert 1e9 * cost(tall, SMALL).times["compute"] == pytest.approx(5 * 16)
+
+
+def test_a_matmul_that_is_told_how():
+    """12 tiles of the inner dimension, four at a time: three blocks; the cores and the columns of each are as told."""
+    blocks = Blocks((2, 2), rows=1, columns=3, inner=4, subblock=(1, 3), is_2d=False)
+    told = matmul(32, 384, 288, BF16, BFP8, "LoFi", blocks=blocks)
+    spent = cost(told, SMALL)
+    assert spent.cores == 3
+    assert 1e9 * spent.times["compute"] == pytest.approx(3 * 12 * 16)
+    assert 1e9 * spent.times["multicast"] == pytest.approx(12 * 2048 * (1 / 10 + 1 / 20) + 3 * (3 + 4))
+
+    place, operand = next(iter(told.operands.items()))
+    near = {("L1", 7) if p == place else p: size for p, size in told.inputs.items()}
+    for shards, expected in ((0, 12 * 2048 * (1 / 40 + 1 / 20) + 3 * (3 + 4)), (3, 12 * 2048 / 20 + 3 * (5 + 4))):
+        operands = {("L1", 7): replace(operand, shards=shards), **{p: o for p, o in told.operands.items() if p != place}}
+        here = replace(told, inputs=near, operands=operands)
+        assert 1e9 * cost(here, SMALL).times["multicast"] == pytest.approx(expected)
+    alone = replace(told, blocks=replace(blocks, columns=9))
+    assert cost(alone, SMALL).times["multicast"] == 0, "one core hands nothing on"
+
+
+def test_what_lies_in_shards_is_work_for_the_cores_that_have_them():
+    for whole in (norm(64, 1024), pointwise(64, 1024)):
+        shards = {place: replace(operand, shards=4) for place, operand in whole.operands.items()}
+        assert cost(replace(whole, operands=shards), SMALL).cores == 4
+
+
+@pytest.mark.parametrize(
+    ("inner", "cores", "is_2d", "block"),
+    [(32, 110, False, 1), (128, 110, False, 2), (512, 64, False, 8), (36, 64, True, 4), (33, 64, True, 3), (2, 64, True, 2)],
+)
+def test_the_blocks_that_ttnn_takes(inner, cores, is_2d, block):
+    assert ttnn_inner_block(inner, cores, is_2d=is_2d) == block
 
 
 def test_attention():

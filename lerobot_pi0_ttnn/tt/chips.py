@@ -18,7 +18,11 @@ class Chip:
         matmul: which part of its peak a matmul of large matrices reaches, by fidelity.
         dram: which part of its peak DRAM reaches, by the dtype of interleaved tiles.
         read: bytes in a cycle that one core reads from DRAM.
+        read_l1: bytes in a cycle that one core reads from the others' L1.
         multicast: bytes in a cycle that one core hands to all others.
+        read_latency: cycles until the first bytes of DRAM arrive.
+        write_latency: cycles until another core knows what one tells it.
+        multicast_latency: cycles until all other cores have the first bytes.
         key_tile: cycles of attention for a tile of keys and a chunk of queries, besides the multiplications.
         mask_tile: cycles of attention for a tile of its mask.
         float32_attention: how much longer attention takes that accumulates float32.
@@ -31,7 +35,11 @@ class Chip:
     matmul: Mapping[str, float]
     dram: Mapping[str, float]
     read: float
+    read_l1: float
     multicast: float
+    read_latency: float
+    write_latency: float
+    multicast_latency: float
     key_tile: float
     mask_tile: float
     float32_attention: float
@@ -60,9 +68,16 @@ CHIPS = {
         matmul={"LoFi": 0.565, "HiFi2": 0.522, "HiFi4": 0.773},
         # #6729: 22, 21, 16 and 10 bytes in a cycle and bank of 24.
         dram={"FLOAT32": 22 / 24, "UINT32": 22 / 24, "BFLOAT16": 21 / 24, "BFLOAT8_B": 16 / 24, "BFLOAT4_B": 10 / 24},
-        # tests/tt_metal/tt_metal/data_movement/documentation/ideal_performance.md: DRAM Read; One To All, Multicast + Linked.
+        # tests/tt_metal/tt_metal/data_movement/documentation/ideal_performance.md: DRAM Read; One From All; One To All,
+        # Multicast + Linked.
         read=22,
+        read_l1=30,
         multicast=22,
+        # tests/tt_metal/tt_metal/data_movement/noc_estimator/noc_latencies.yaml, one transaction of 64 bytes: read from
+        # interleaved DRAM; one to one; linked multicast with loopback to 64 cores.
+        read_latency=381,
+        write_latency=296,
+        multicast_latency=596,
         # tests/tt_metal/tt_metal/perf_microbenchmark/op_to_op_latency/op_to_op_golden.json: traced, pack to unpack.
         gap=4.72,
         **_BOTH,
@@ -82,7 +97,11 @@ CHIPS = {
             "BFLOAT4_B": 279 / 512,
         },
         read=33,  # ideal_performance.md
+        read_l1=60,
         multicast=41,
+        read_latency=486,  # noc_latencies.yaml
+        write_latency=360,
+        multicast_latency=643,
         gap=4.255,  # op_to_op_blackhole_golden.json
         **_BOTH,
     ),

@@ -5,7 +5,8 @@ The time of an operation is the longest of four, since they overlap, and the gap
 - compute: the busiest core's multiplications at the rate that ttnn's matmul reaches on large matrices;
 - DRAM: the bytes of all operands and results at the rate that the chip reaches for tiles of their dtype;
 - readers: the busiest core's share of these bytes, at the rate of one core;
-- multicast: what the cores that feed a matmul read and then hand to all others, one after the other.
+- multicast: what the cores that feed a matmul read and then hand to all others, one block after the other, and for each
+  block the wait until it begins to arrive.
 
 Work comes in tiles and in chunks of queries, of which a core takes whole ones: a matmul of two rows of tiles, or attention of
 eight heads, leaves most cores idle. That is arithmetic; what had to be measured is in `chips.py`. The vector unit is left out:
@@ -19,8 +20,9 @@ from dataclasses import dataclass
 from math import ceil, prod
 from typing import Any
 
+from .blocking import ttnn_inner_block
 from .chips import CHIPS, Chip
-from .graph import DeviceOperation
+from .graph import DeviceOperation, Operand, Place
 
 TILE = 32
 CYCLES_PER_TILE = {"LoFi": 16, "HiFi2": 32, "HiFi4": 64}
@@ -110,14 +112,14 @@ class _Work:
     Attributes:
         cores: that have work.
         tile_products: products of two tiles, of all cores.
-        cycles: of the busiest core.
-        fed: bytes that the busiest of the cores that feed a matmul reads and hands on.
+        cycles: of the busiest core's multiplications.
+        feeding: cycles of the busiest of the cores that feed a matmul: they read blocks and hand them on.
     """
 
     cores: int
     tile_products: int = 0
     cycles: float = 0.0
-    fed: float = 0.0
+    feeding: float = 0.0
 
 
 def cost(operation: DeviceOperation, on: Machine) -> Cost:
@@ -130,7 +132,7 @@ def cost(operation: DeviceOperation, on: Machine) -> Cost:
         "compute": work.cycles * cycle,
         "DRAM": sum(size / (on.dram * 1e9 * chip.dram[dtype]) for dtype, size in moved),
         "readers": size / work.cores / chip.read * cycle,
-        "multicast": work.fed * (1 / chip.read + 1 / chip.multicast) * cycle,
+        "multicast": work.feeding * cycle,
     }
     return Cost(2 * TILE**3 * work.tile_products, size, work.cores, times, chip.gap * 1e-6)
 
@@ -161,14 +163,16 @@ def tiles(shape: tuple[int, ...]) -> tuple[int, int]:
 
 
 def _elementwise(operation: DeviceOperation, on: Machine) -> _Work:
+    shards = next(iter(operation.operands.values())).shards
     rows, columns = max((tiles(operand.shape) for operand in operation.operands.values()), key=prod)
-    return _Work(min(rows * columns, on.cores))
+    return _Work(shards or min(rows * columns, on.cores))
 
 
 def _by_rows(operation: DeviceOperation, on: Machine) -> _Work:
-    """Norms, and the split into heads: a core takes whole rows of tiles."""
-    rows, _ = tiles(next(iter(operation.operands.values())).shape)
-    return _Work(min(rows, on.cores))
+    """Norms, and the split into heads: a core takes whole rows of tiles, or of shards what it has."""
+    operand = next(iter(operation.operands.values()))
+    rows, _ = tiles(operand.shape)
+    return _Work(operand.shards or min(rows, on.cores))
 
 
 def _split_heads(operation: DeviceOperation, on: Machine) -> _Work:
@@ -181,25 +185,44 @@ def _split_heads(operation: DeviceOperation, on: Machine) -> _Work:
 def _matmul(operation: DeviceOperation, on: Machine) -> _Work:
     (first, a), (second, b), *_ = operation.operands.items()
     rows, inner = tiles(a.shape)
-    columns = tiles(b.shape)[1]
-    fed: float = 0
-    if "2D" in operation.program:
-        # A block of rows is read by one core of each row of cores, a block of columns by one of each column.
+    columns, blocks = tiles(b.shape)[1], operation.blocks
+    is_2d, is_1d = "2D" in operation.program, "1D" in operation.program
+    if blocks:
+        high, wide = blocks.rows, blocks.columns
+    elif is_2d:
         high, wide = ceil(rows / on.rows), ceil(columns / on.columns)
-        down, across = ceil(rows / high), ceil(columns / wide)
-        fed = max(operation.inputs[first] / down, operation.inputs[second] / across)
-    elif "1D" in operation.program:
-        # One core reads the smaller side for all.
+    elif is_1d:
         is_wide = columns >= rows
         high, wide = (rows, ceil(columns / on.cores)) if is_wide else (ceil(rows / on.cores), columns)
-        down, across = ceil(rows / high), ceil(columns / wide)
-        fed = operation.inputs[first if is_wide else second]
     else:
         high, wide = 1, ceil(rows * columns / on.cores)
-        down, across = 1, ceil(rows * columns / wide)
+    down, across = ceil(rows / high), ceil(columns / wide)
+    rounds = inner / (blocks.inner if blocks else ttnn_inner_block(inner, on.cores, is_2d=is_2d))
+    feeding: float = 0
+    if is_2d:
+        # A block of rows is read by one core of each row of cores, a block of columns by one of each column.
+        feeding = max(
+            _feeding(first, a, operation.inputs[first] / down, rounds, on.chip),
+            _feeding(second, b, operation.inputs[second] / across, rounds, on.chip),
+        )
+    elif is_1d and down * across > 1:
+        # One core reads the operand that all need, or those do that have its shards.
+        place, operand = (first, a) if across > 1 else (second, b)
+        feeding = _feeding(place, operand, operation.inputs[place], rounds, on.chip)
     fidelity = str(operation.fidelity)
     cycles = high * wide * inner * CYCLES_PER_TILE[fidelity] / on.chip.matmul[fidelity]
-    return _Work(down * across, rows * columns * inner, cycles, fed)
+    return _Work(down * across, rows * columns * inner, cycles, feeding)
+
+
+def _feeding(place: Place, operand: Operand, size: float, rounds: float, chip: Chip) -> float:
+    """Returns the cycles in which an operand of so many bytes is read and handed on, in so many blocks one after the other.
+
+    A core that has a shard waits until all others are ready for it, one that reads has been told by then.
+    """
+    if operand.shards:
+        return size / chip.multicast + rounds * (chip.write_latency + chip.multicast_latency)
+    reading = size / (chip.read_l1 if place[0] == "L1" else chip.read)
+    return reading + size / chip.multicast + rounds * (chip.read_latency + chip.multicast_latency)
 
 
 def _attention(operation: DeviceOperation, on: Machine) -> _Work:

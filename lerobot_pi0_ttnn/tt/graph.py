@@ -10,8 +10,11 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
+
+from .blocking import Blocks
+from .hook import Call, Proceed, add_layer, remove_layer
 
 Place = tuple[str, int]
 """Where a tensor lies: `DRAM` or `L1`, and its address. Tensors that live together differ in it."""
@@ -19,10 +22,17 @@ Place = tuple[str, int]
 
 @dataclass(frozen=True)
 class Operand:
-    """A tensor that a device operation was handed: its logical shape, and its dtype as ttnn spells it (`BFLOAT8_B`)."""
+    """A tensor that a device operation was handed.
+
+    Attributes:
+        shape: its logical shape.
+        dtype: as ttnn spells it (`BFLOAT8_B`).
+        shards: cores that have it in their L1, whole columns each; 0 where it is interleaved.
+    """
 
     shape: tuple[int, ...]
     dtype: str
+    shards: int = 0
 
 
 @dataclass(frozen=True)
@@ -38,6 +48,7 @@ class DeviceOperation:
         fidelity: of the multiplier, as ttnn spells it (`HiFi2`); None for an operation without a choice.
         accumulates_float32: what it adds up is float32.
         chunks: queries and keys that attention takes at a time; None for any other operation.
+        blocks: how a matmul was told to cut itself up; None where ttnn chose, and for any other operation.
     """
 
     name: str
@@ -48,6 +59,7 @@ class DeviceOperation:
     fidelity: str | None = None
     accumulates_float32: bool = False
     chunks: tuple[int, int] | None = None
+    blocks: Blocks | None = None
 
 
 @dataclass(eq=False)
@@ -64,13 +76,45 @@ def captured() -> Iterator[Graph]:
 
     # Not `ttnn.graph.begin_graph_capture`, which warns that it leaves out what nobody needs here.
     capture = ttnn._ttnn.graph
-    graph = Graph()
+    graph, programs = Graph(), _MatmulPrograms()
+    add_layer(programs)
     capture.begin_graph_capture(ttnn.graph.RunMode.NORMAL)
     try:
         yield graph
     finally:
         nodes = capture.end_graph_capture()
-    graph.operations += device_operations(nodes)
+        remove_layer(programs)
+    blocks = iter(programs.blocks)
+    for operation in device_operations(nodes):
+        is_matmul = operation.name == "Matmul"
+        graph.operations.append(replace(operation, blocks=next(blocks)) if is_matmul else operation)
+
+
+class _MatmulPrograms:
+    """Reads the programs that matmuls are given, in order: ttnn's capture prints no more of them than `<variant>`."""
+
+    def __init__(self) -> None:
+        self.blocks: list[Blocks | None] = []
+
+    def __call__(self, call: Call, proceed: Proceed) -> Any:
+        result = proceed(*call.args, **call.kwargs)
+        if call.name in ("ttnn.linear", "ttnn.matmul"):
+            self.blocks.append(_blocks(call.kwargs.get("program_config")))
+        return result
+
+
+def _blocks(config: Any) -> Blocks | None:
+    if config is None:
+        return None
+    size = config.compute_with_storage_grid_size
+    return Blocks(
+        grid=(size.x, size.y),
+        rows=config.per_core_M,
+        columns=config.per_core_N,
+        inner=config.in0_block_w,
+        subblock=(config.out_subblock_h, config.out_subblock_w),
+        is_2d=not hasattr(config, "mcast_in0"),
+    )
 
 
 def summary(operations: Iterable[DeviceOperation]) -> dict[str, dict[str, int]]:
@@ -135,7 +179,9 @@ def device_operations(nodes: list[dict[str, Any]]) -> list[DeviceOperation]:
 
 def _operand(tensor: dict[str, Any]) -> Operand:
     shape = tuple(int(size) for size in re.findall(r"\d+", tensor["shape"]))
-    return Operand(shape, tensor["dtype"].removeprefix("DataType::"))
+    sharded = re.search(r"WIDTH_SHARDED,.*?shard_spec=ShardSpec\{grid=.*?shape=\[\d+, (\d+)\]", tensor["memory_config"])
+    shards = -(-shape[-1] // int(sharded.group(1))) if sharded else 0
+    return Operand(shape, tensor["dtype"].removeprefix("DataType::"), shards)
 
 
 def _attributes(arguments: str) -> dict[str, Any]:

@@ -1,0 +1,132 @@
+"""How a matmul is cut up for the cores: pure functions of its shape, the grid and the memory, in tiles. No ttnn here."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import ceil
+
+BLOCKS_OF_INNER = 4
+"""In how many blocks the inner dimension is read, where memory allows: a core multiplies one while the next is on its way.
+
+Each block costs a wait for DRAM and a multicast, about a microsecond (`cost.py`), which is why there are not more.
+"""
+
+SUBBLOCK = 4
+"""Tiles of a result that are accumulated at a time, in float32: half of the destination registers."""
+
+MEMORY_SHARE = 0.9
+"""Of a core's L1, for the circular buffers of a matmul; the rest is for tensors and what a program needs besides."""
+
+INTERMEDIATE = 4096
+"""Bytes of a tile of float32, in which partial sums are kept."""
+
+
+@dataclass(frozen=True)
+class Matmul:
+    """A matmul as ttnn is asked for it, in tiles of so many bytes.
+
+    Attributes:
+        rows: of the result, those of all batches.
+        inner: of the dimension that is summed over.
+        columns: of the result.
+        bytes: of a tile of each operand and of the result.
+        shards: cores in a row that have the first operand in their L1, whole columns each; 0 where it is interleaved.
+    """
+
+    rows: int
+    inner: int
+    columns: int
+    bytes: tuple[int, int, int] = (2048, 1088, 2048)
+    shards: int = 0
+
+
+@dataclass(frozen=True)
+class Blocks:
+    """What one core does of a matmul, in tiles.
+
+    Attributes:
+        grid: columns and rows of cores.
+        rows: of the result that a core makes.
+        columns: of the result that a core makes.
+        inner: of the dimension that is summed over, at a time.
+        subblock: rows and columns of the result that are accumulated at a time.
+        is_2d: rows of cores share rows of the result, columns of cores its columns; else all cores have all of its rows.
+    """
+
+    grid: tuple[int, int]
+    rows: int
+    columns: int
+    inner: int
+    subblock: tuple[int, int]
+    is_2d: bool
+
+
+def matmul_blocks(matmul: Matmul, grid: tuple[int, int], memory: int, *, out_shards: int = 0) -> Blocks | None:
+    """Returns how to cut a matmul up, or None where no blocks of it fit into the cores' memory.
+
+    Few rows, and many more columns, are given to each core whole: the first operand is handed to all of them, and each reads
+    its own columns of the second. Else it is cut in two dimensions.
+
+    Args:
+        matmul: what is to be cut.
+        grid: columns and rows of workers.
+        memory: bytes of a core's L1.
+        out_shards: cores in a row that the result is to be left in, whole columns each; 0 for an interleaved one.
+    """
+    x, y = grid
+    is_2d = not (matmul.shards or out_shards) and matmul.rows > SUBBLOCK and matmul.columns <= 8 * matmul.rows
+    if out_shards:
+        grid, rows, columns = (out_shards, 1), matmul.rows, matmul.columns // out_shards
+    elif is_2d:
+        rows, columns = ceil(matmul.rows / y), ceil(matmul.columns / x)
+    else:
+        rows, columns = matmul.rows, ceil(matmul.columns / (x * y))
+    for inner in inner_blocks(matmul):
+        if circular_buffers(matmul, rows, columns, inner) <= MEMORY_SHARE * memory:
+            return Blocks(grid, rows, columns, inner, subblock(rows, columns), is_2d)
+    return None
+
+
+def inner_blocks(matmul: Matmul) -> list[int]:
+    """Returns the tiles of the inner dimension that may be taken at a time, the preferred first.
+
+    They are whole parts of it, and where the first operand lies in shards, of a shard.
+    """
+    whole = matmul.inner // matmul.shards if matmul.shards else matmul.inner
+    most = whole if matmul.shards else max(matmul.inner // BLOCKS_OF_INNER, 1)
+    return [inner for inner in range(most, 0, -1) if whole % inner == 0]
+
+
+def circular_buffers(matmul: Matmul, rows: int, columns: int, inner: int) -> int:
+    """Returns the bytes that a core needs: two blocks of each operand, the result, its partial sums, and a bias."""
+    first, second, result = matmul.bytes
+    sums = 0 if result == INTERMEDIATE else rows * columns * INTERMEDIATE
+    return 2 * inner * (rows * first + columns * second) + rows * columns * result + sums + columns * INTERMEDIATE
+
+
+def subblock(rows: int, columns: int) -> tuple[int, int]:
+    """Returns the rows and columns that are accumulated at a time: whole parts, as many as the registers hold.
+
+    More rows than one only with all columns, since ttnn lays a result out by whole rows of a core's columns.
+    """
+    whole = [(high, wide) for high in range(1, rows + 1) for wide in range(1, columns + 1)]
+    legal = [
+        (high, wide)
+        for high, wide in whole
+        if high * wide <= SUBBLOCK and rows % high == 0 and columns % wide == 0 and (high == 1 or wide == columns)
+    ]
+    return max(legal, key=lambda size: (size[0] * size[1], size[1]))
+
+
+def ttnn_inner_block(inner: int, cores: int, *, is_2d: bool) -> int:
+    """Returns the tiles of the inner dimension that ttnn takes at a time where it is left to it.
+
+    Source: tt-metal `matmul_program_config.cpp`: `create_matmul_program_config`, `create_matmul_1d_systolic_array_program_config`.
+    """
+    block = 4 if is_2d else ceil(inner / cores)
+    return next(size for size in range(min(block, inner), 0, -1) if inner % size == 0)
+
+
+def shard_count(columns: int, grid: tuple[int, int]) -> int:
+    """Returns the cores of one row among which so many columns of tiles are cut into equal shards: the most that divide them."""
+    return next(count for count in range(min(grid[0], columns), 0, -1) if columns % count == 0)
