@@ -100,7 +100,10 @@ def test_a_matmul_that_is_told_how():
     place, operand = next(iter(told.operands.items()))
     near = {("L1", 7) if p == place else p: size for p, size in told.inputs.items()}
     for shards, expected in ((0, 12 * 2048 * (1 / 40 + 1 / 20) + 3 * (3 + 4)), (3, 12 * 2048 / 20 + 3 * (5 + 4))):
-        operands = {("L1", 7): replace(operand, shards=shards), **{p: o for p, o in told.operands.items() if p != place}}
+        operands = {
+            ("L1", 7): replace(operand, shards=shards),
+            **{p: o for p, o in told.operands.items() if p != place},
+        }
         here = replace(told, inputs=near, operands=operands)
         assert 1e9 * cost(here, SMALL).times["multicast"] == pytest.approx(expected)
     alone = replace(told, blocks=replace(blocks, columns=9))
@@ -115,7 +118,14 @@ def test_what_lies_in_shards_is_work_for_the_cores_that_have_them():
 
 @pytest.mark.parametrize(
     ("inner", "cores", "is_2d", "block"),
-    [(32, 110, False, 1), (128, 110, False, 2), (512, 64, False, 8), (36, 64, True, 4), (33, 64, True, 3), (2, 64, True, 2)],
+    [
+        (32, 110, False, 1),
+        (128, 110, False, 2),
+        (512, 64, False, 8),
+        (36, 64, True, 4),
+        (33, 64, True, 3),
+        (2, 64, True, 2),
+    ],
 )
 def test_the_blocks_that_ttnn_takes(inner, cores, is_2d, block):
     assert ttnn_inner_block(inner, cores, is_2d=is_2d) == block

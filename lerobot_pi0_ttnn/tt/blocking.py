@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import ceil
+from math import ceil, log2
 
-BLOCKS_OF_INNER = 4
-"""In how many blocks the inner dimension is read, where memory allows: a core multiplies one while the next is on its way.
+ROUNDS = 4
+"""In how many blocks the inner dimension is read, as nearly as may be: a core multiplies one while the next is on its way.
 
 Each block costs a wait for DRAM and a multicast, about a microsecond (`cost.py`), which is why there are not more.
 """
 
 SUBBLOCK = 4
 """Tiles of a result that are accumulated at a time, in float32: half of the destination registers."""
+
+FEW_ROWS = 4
+"""Tiles of rows that are not worth dividing among cores."""
+
+CYCLES_PER_PRODUCT = 32
+FED_BYTES_PER_CYCLE = 11
+"""What weighs multiplying against feeding where a cut is chosen: HiFi2's cycles for two tiles, and the bytes that a core of a
+Wormhole reads and hands on in one (`chips.py`)."""
 
 MEMORY_SHARE = 0.9
 """Of a core's L1, for the circular buffers of a matmul; the rest is for tensors and what a program needs besides."""
@@ -64,8 +72,8 @@ class Blocks:
 def matmul_blocks(matmul: Matmul, grid: tuple[int, int], memory: int, *, out_shards: int = 0) -> Blocks | None:
     """Returns how to cut a matmul up, or None where no blocks of it fit into the cores' memory.
 
-    Few rows, and many more columns, are given to each core whole: the first operand is handed to all of them, and each reads
-    its own columns of the second. Else it is cut in two dimensions.
+    Either each core is given all rows, which are handed to all of them, and some columns; or rows of cores share rows, and
+    columns of cores share columns. What keeps the busiest core shorter is chosen; few rows are never divided.
 
     Args:
         matmul: what is to be cut.
@@ -74,13 +82,29 @@ def matmul_blocks(matmul: Matmul, grid: tuple[int, int], memory: int, *, out_sha
         out_shards: cores in a row that the result is to be left in, whole columns each; 0 for an interleaved one.
     """
     x, y = grid
-    is_2d = not (matmul.shards or out_shards) and matmul.rows > SUBBLOCK and matmul.columns <= 8 * matmul.rows
     if out_shards:
-        grid, rows, columns = (out_shards, 1), matmul.rows, matmul.columns // out_shards
-    elif is_2d:
-        rows, columns = ceil(matmul.rows / y), ceil(matmul.columns / x)
-    else:
-        rows, columns = matmul.rows, ceil(matmul.columns / (x * y))
+        return _fitted(matmul, (out_shards, 1), matmul.rows, matmul.columns // out_shards, memory, is_2d=False)
+    by_columns = _fitted(matmul, grid, matmul.rows, ceil(matmul.columns / (x * y)), memory, is_2d=False)
+    if matmul.shards or matmul.rows <= FEW_ROWS:
+        return by_columns
+    by_both = _fitted(matmul, grid, ceil(matmul.rows / y), ceil(matmul.columns / x), memory, is_2d=True)
+    cuts = [blocks for blocks in (by_columns, by_both) if blocks]
+    return min(cuts, key=lambda blocks: busy(matmul, blocks), default=None)
+
+
+def busy(matmul: Matmul, blocks: Blocks) -> float:
+    """Returns about how many cycles the busiest core multiplies, or feeds the others, whichever takes longer."""
+    first, second, _ = matmul.bytes
+    fed = matmul.rows * matmul.inner * first
+    if blocks.is_2d:
+        down, across = ceil(matmul.rows / blocks.rows), ceil(matmul.columns / blocks.columns)
+        fed = max(fed // down, matmul.inner * matmul.columns * second // across)
+    return max(blocks.rows * blocks.columns * matmul.inner * CYCLES_PER_PRODUCT, fed / FED_BYTES_PER_CYCLE)
+
+
+def _fitted(
+    matmul: Matmul, grid: tuple[int, int], rows: int, columns: int, memory: int, *, is_2d: bool
+) -> Blocks | None:
     for inner in inner_blocks(matmul):
         if circular_buffers(matmul, rows, columns, inner) <= MEMORY_SHARE * memory:
             return Blocks(grid, rows, columns, inner, subblock(rows, columns), is_2d)
@@ -90,11 +114,11 @@ def matmul_blocks(matmul: Matmul, grid: tuple[int, int], memory: int, *, out_sha
 def inner_blocks(matmul: Matmul) -> list[int]:
     """Returns the tiles of the inner dimension that may be taken at a time, the preferred first.
 
-    They are whole parts of it, and where the first operand lies in shards, of a shard.
+    They are whole parts of it; of an operand in shards whole parts of a shard, the whole shard preferred.
     """
     whole = matmul.inner // matmul.shards if matmul.shards else matmul.inner
-    most = whole if matmul.shards else max(matmul.inner // BLOCKS_OF_INNER, 1)
-    return [inner for inner in range(most, 0, -1) if whole % inner == 0]
+    parts = [inner for inner in range(whole, 0, -1) if whole % inner == 0]
+    return parts if matmul.shards else sorted(parts, key=lambda inner: abs(log2(whole / inner / ROUNDS)))
 
 
 def circular_buffers(matmul: Matmul, rows: int, columns: int, inner: int) -> int:

@@ -29,7 +29,7 @@ def split_heads(
     start: int,
     num_heads: int,
 ) -> ttnn.Tensor | None:
-    """Returns the rotated queries, (1, N, T, H) bfloat16, having stored the rotated keys and the values; None for N = 0.
+    """Returns the rotated queries, (1, N, T, H) bfloat16, where `qkv` is, having stored the rotated keys and the values; None for N = 0.
 
     Args:
         qkv: (1, 1, T, (N + 2) H) bfloat16: queries by head, one key, one value.
@@ -45,7 +45,7 @@ def split_heads(
     device = qkv.device()
     shape = ttnn.Shape([1, num_heads, qkv.shape[-2], keys.shape[-1]])
     queries = (
-        ttnn.allocate_tensor_on_device(shape, ttnn.bfloat16, ttnn.TILE_LAYOUT, device, ttnn.DRAM_MEMORY_CONFIG)
+        ttnn.allocate_tensor_on_device(shape, ttnn.bfloat16, ttnn.TILE_LAYOUT, device, qkv.memory_config())
         if num_heads
         else keys
     )

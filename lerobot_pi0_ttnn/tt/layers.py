@@ -10,7 +10,7 @@ import ttnn
 from torch import Tensor
 
 from .precision import OpPrecision
-from .program import sdpa_program, whole_grid
+from .program import MatmulProgram, beside, norm_program, sdpa_program
 from .weights import DeviceWeights, Make
 
 
@@ -33,7 +33,7 @@ class Linear:
         weight: makes (out, in) float32, rounded to the role's dtype only here.
         bias: makes (out,) float32; None for a layer without.
         precision: of the matmul.
-        activation: name of the activation that the matmul applies to what it accumulated.
+        activation: that the matmul applies to what it accumulated.
         output: dtype of the result; the role's activation dtype by default.
     """
 
@@ -45,7 +45,7 @@ class Linear:
         bias: Make | None,
         precision: OpPrecision,
         *,
-        activation: str | None = None,
+        activation: ttnn.UnaryOpType | None = None,
         output: ttnn.DataType | None = None,
     ) -> None:
         layer = weights.at(name)
@@ -54,25 +54,41 @@ class Linear:
         self.activation = activation
         self.output = output or precision.activations
         self.kernel = precision.kernel
+        self.programs = weights.programs
 
-    def __call__(self, x: ttnn.Tensor, bias: ttnn.Tensor | None = None) -> ttnn.Tensor:
+    def __call__(
+        self,
+        x: ttnn.Tensor,
+        bias: ttnn.Tensor | None = None,
+        *,
+        activation: ttnn.UnaryOpType | None = None,
+        memory: ttnn.MemoryConfig | None = None,
+    ) -> ttnn.Tensor:
         """Returns (..., T, out).
 
         Args:
             x: (..., T, in).
             bias: (1, out), in place of the layer's own.
+            activation: in place of the layer's own.
+            memory: where the result goes; interleaved beside x by default.
         """
-        # An activation is part of the matmul only on a grid that is spelled out: without one it is an op of its own.
-        grid = whole_grid(x.device()) if self.activation else None
-        return ttnn.linear(
-            x,
-            self.weight,
-            bias=self.bias if bias is None else bias,
-            activation=self.activation,
-            dtype=self.output,
-            compute_kernel_config=self.kernel,
-            core_grid=grid,
-        )
+        activation, memory = activation or self.activation, memory or beside(x)
+        program = self.programs.matmul(x, self.weight, self.output, memory, activation)
+        what = f"linear {'x'.join(map(str, x.shape))} {x.dtype.name} to {self.weight.shape[-1]} {self.output.name}"
+
+        def call(config: MatmulProgram | None) -> ttnn.Tensor:
+            return ttnn.linear(
+                x,
+                self.weight,
+                bias=self.bias if bias is None else bias,
+                activation=None if config or not activation else activation.name.lower(),
+                dtype=self.output,
+                memory_config=memory,
+                compute_kernel_config=self.kernel,
+                program_config=config,
+            )
+
+        return self.programs.run(what, program, call)
 
 
 class RMSNorm:
@@ -94,8 +110,14 @@ class RMSNorm:
         return weight * self.scale
 
     def __call__(self, x: ttnn.Tensor) -> ttnn.Tensor:
-        """Returns (1, 1, T, D) in the dtype of x."""
-        return ttnn.rms_norm(x, epsilon=self.epsilon, compute_kernel_config=self.kernel)
+        """Returns (1, 1, T, D) in the dtype of x, where x is."""
+        return ttnn.rms_norm(
+            x,
+            epsilon=self.epsilon,
+            memory_config=x.memory_config(),
+            program_config=norm_program(x),
+            compute_kernel_config=self.kernel,
+        )
 
 
 class LayerNorm:
@@ -150,6 +172,7 @@ def attention(
         precision: of the role.
         mask: (1, 1, T, S), added to the scores.
     """
+    # The result lies beside the queries.
     return ttnn.transformer.scaled_dot_product_attention(
         q,
         k,
@@ -157,6 +180,7 @@ def attention(
         attn_mask=mask,
         is_causal=False,
         scale=scale,
+        memory_config=beside(q),
         program_config=sdpa_program(q.device(), q.shape[0] * q.shape[1], q.shape[-2], k.shape[-2]),
         compute_kernel_config=precision.exact_kernel,
         output_concat_heads=True,

@@ -68,6 +68,7 @@ class PI0ModelTTNN:
         if cache is not None:
             cache.commit()
         self._precision_name = precision
+        self._programs = on_device.programs
         self.make_inputs = InputMaker(config, self.precision)
         self.one_by_one = False
         self._traces = traces
@@ -229,5 +230,6 @@ class PI0ModelTTNN:
             "device": {"architecture": self.device.arch().name, "grid": (grid.x, grid.y)},
             "precision": {"preset": self._precision_name, **table(self.precision)},
             "weight_bytes": {name: device_bytes(part) for name, part in parts.items()},
+            "programs_refused": dict(self._programs.refused),
             "transfers": {"uploads_per_row": UPLOADS_PER_ROW, "readbacks_per_call": 1},
         }

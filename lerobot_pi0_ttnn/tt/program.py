@@ -1,6 +1,18 @@
-"""Program configs as pure functions of shape and grid."""
+"""Program configs: how ttnn is told to lay out and cut up what it computes. The cutting of matmuls is `blocking.py`."""
+
+import logging
+from collections.abc import Callable
+from math import prod
+from typing import TypeVar
 
 import ttnn
+
+from .blocking import SUBBLOCK, Blocks, Matmul, matmul_blocks, shard_count
+from .failure import is_failure, said
+
+logger = logging.getLogger(__name__)
+
+TILE_BYTES = {ttnn.float32: 4096, ttnn.bfloat16: 2048, ttnn.bfloat8_b: 1088, ttnn.bfloat4_b: 576}
 
 TILE = 32
 """Rows and columns of a tile: what the device computes and stores in."""
@@ -14,12 +26,6 @@ QUERY_CHUNKS = (128, 64, 32)
 def round_up(size: int, multiple: int) -> int:
     """Returns the smallest multiple that is no less than `size`."""
     return -(-size // multiple) * multiple
-
-
-def whole_grid(device: ttnn.Device) -> ttnn.CoreGrid:
-    """Returns all the workers of the device."""
-    size = device.compute_with_storage_grid_size()
-    return ttnn.CoreGrid(x=size.x, y=size.y)
 
 
 def query_chunk(queries: int, heads: int, workers: int) -> int:
@@ -51,3 +57,127 @@ def sdpa_program(device: ttnn.Device, heads: int, queries: int, keys: int) -> tt
         k_chunk_size=next(chunk for chunk in (KEY_CHUNK, 64, 32) if keys % chunk == 0),
         exp_approx_mode=False,
     )
+
+
+Program = TypeVar("Program")
+
+MatmulProgram = ttnn.MatmulMultiCoreReuseMultiCast1DProgramConfig | ttnn.MatmulMultiCoreReuseMultiCastProgramConfig
+
+
+class Programs:
+    """The programs for one device, each derived from shapes, grid and memory. What ttnn refuses is left to ttnn, and reported.
+
+    Args:
+        device: whose grid and memory they are for.
+
+    Attributes:
+        refused: What ttnn said of each program that it would not run, by what the program was for.
+    """
+
+    def __init__(self, device: ttnn.Device) -> None:
+        size = device.compute_with_storage_grid_size()
+        self.grid: tuple[int, int] = (size.x, size.y)
+        self.memory: int = ttnn.get_memory_view(device, ttnn.BufferType.L1).total_bytes_per_bank
+        self.refused: dict[str, str] = {}
+
+    def run(self, what: str, program: Program | None, call: Callable[[Program | None], ttnn.Tensor]) -> ttnn.Tensor:
+        """Returns what `call` does with a program, or with None where ttnn refuses that, which it does before it runs anything.
+
+        Args:
+            what: the program is for: what is refused once is not tried again.
+            program: a config; None to leave the choice to ttnn.
+            call: hands a program to ttnn.
+        """
+        if program is None or what in self.refused:
+            return call(None)
+        try:
+            return call(program)
+        except RuntimeError as error:
+            if is_failure(error):
+                raise
+            result = call(None)
+            self.refused[what] = said(error)
+            logger.warning("%s: ttnn refuses the program for it, and chooses its own: %s", what, said(error))
+            return result
+
+    def matmul(
+        self,
+        x: ttnn.Tensor,
+        weight: ttnn.Tensor,
+        output: ttnn.DataType,
+        memory: ttnn.MemoryConfig,
+        activation: ttnn.UnaryOpType | None,
+    ) -> MatmulProgram | None:
+        """Returns the program for x @ weight, or None where no blocks fit into a core's memory.
+
+        Args:
+            x: (..., T, in), interleaved, or each core of a row has whole columns of it.
+            weight: (in, out), interleaved.
+            output: dtype of the result.
+            memory: where it goes.
+            activation: that the matmul applies to what it accumulated.
+        """
+        *rows, inner = tuple(x.padded_shape)
+        matmul = Matmul(
+            rows=prod(rows) // TILE,
+            inner=inner // TILE,
+            columns=weight.padded_shape[-1] // TILE,
+            bytes=(TILE_BYTES[x.dtype], TILE_BYTES[weight.dtype], TILE_BYTES[output]),
+            shards=_shards(x.memory_config()),
+        )
+        blocks = matmul_blocks(matmul, self.grid, self.memory, out_shards=_shards(memory))
+        return None if blocks is None else _matmul_config(blocks, activation)
+
+    def in_shards(self, rows: int, columns: int) -> ttnn.MemoryConfig:
+        """Returns where few rows are kept between operations: in L1, each core of a row has whole columns of them.
+
+        Args:
+            rows: a multiple of `TILE`.
+            columns: a multiple of `TILE`.
+        """
+        count = shard_count(columns // TILE, self.grid)
+        return ttnn.create_sharded_memory_config(
+            (rows, columns // count),
+            core_grid=ttnn.CoreGrid(x=count, y=1),
+            strategy=ttnn.ShardStrategy.WIDTH,
+            use_height_and_width_as_shard_shape=True,
+        )
+
+
+def beside(x: ttnn.Tensor) -> ttnn.MemoryConfig:
+    """Returns where what is made of `x` is kept, interleaved: in L1 where x is, else in DRAM."""
+    is_near = x.memory_config().buffer_type == ttnn.BufferType.L1
+    return ttnn.L1_MEMORY_CONFIG if is_near else ttnn.DRAM_MEMORY_CONFIG
+
+
+def norm_program(x: ttnn.Tensor) -> ttnn.LayerNormShardedMultiCoreProgramConfig | None:
+    """Returns the program for a norm of what lies in shards: each core norms what it has; None for an interleaved tensor."""
+    if not x.is_sharded():
+        return None
+    rows, columns = (size // TILE for size in x.memory_config().shard_spec.shape)
+    return ttnn.LayerNormShardedMultiCoreProgramConfig(
+        compute_with_storage_grid_size=ttnn.CoreCoord(_shards(x.memory_config()), 1),
+        subblock_w=next(size for size in range(min(columns, SUBBLOCK), 0, -1) if columns % size == 0),
+        block_h=rows,
+        block_w=columns,
+        inplace=False,
+    )
+
+
+def _shards(memory: ttnn.MemoryConfig) -> int:
+    return int(memory.shard_spec.grid.num_cores()) if memory.is_sharded() else 0
+
+
+def _matmul_config(blocks: Blocks, activation: ttnn.UnaryOpType | None) -> MatmulProgram:
+    shared = {
+        "compute_with_storage_grid_size": ttnn.CoreCoord(*blocks.grid),
+        "in0_block_w": blocks.inner,
+        "out_subblock_h": blocks.subblock[0],
+        "out_subblock_w": blocks.subblock[1],
+        "per_core_M": blocks.rows,
+        "per_core_N": blocks.columns,
+        "fused_activation": None if activation is None else ttnn.UnaryWithParam(activation),
+    }
+    if blocks.is_2d:
+        return ttnn.MatmulMultiCoreReuseMultiCastProgramConfig(**shared, transpose_mcast=False)
+    return ttnn.MatmulMultiCoreReuseMultiCast1DProgramConfig(**shared, fuse_batch=True, mcast_in0=True)

@@ -94,7 +94,7 @@ class SigLIPMLPTTNN:
             lambda: pad_rows(norm.folded_weight(weights.take("fc1.weight")), width),
             lambda: pad_columns(norm.folded_bias(weights.take("fc1.weight"), weights.take("fc1.bias")), width),
             precision,
-            activation="gelu_tanh",
+            activation=ttnn.UnaryOpType.GELU_TANH,
         )
         self.fc2 = Linear(
             weights,

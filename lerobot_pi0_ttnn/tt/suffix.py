@@ -41,6 +41,7 @@ class SuffixEmbeddingTTNN:
         self.config = config
         self.precision = precision
         self.device = weights.device
+        self.programs = weights.programs
         width, actions = config.expert.width, round_up(config.action_dim, TILE)
         self.state_proj = Linear(
             weights,
@@ -61,7 +62,7 @@ class SuffixEmbeddingTTNN:
             return pad_columns(product.float(), actions)
 
         self.action_in_time_mlp_in = Linear(
-            weights, "action_in_time_mlp_in", composed, None, precision, activation="silu"
+            weights, "action_in_time_mlp_in", composed, None, precision, activation=ttnn.UnaryOpType.SILU
         )
         self.action_time_mlp_out = Linear(
             weights,
@@ -81,12 +82,16 @@ class SuffixEmbeddingTTNN:
         self._time_biases: dict[tuple[float, ...], list[ttnn.Tensor]] = {}
 
     def embed_state(self, state: ttnn.Tensor) -> ttnn.Tensor:
-        """Returns the state token and the padding of its tile, (1, 1, 32, D).
+        """Returns the state token and the padding of its tile, (1, 1, 32, D) in shards.
 
         Args:
             state: (1, 1, 32, state_dim) float32, the state in row 0.
         """
-        return self.state_proj(state)
+        return self.state_proj(state, memory=self._stream(state))
+
+    def _stream(self, tokens: ttnn.Tensor) -> ttnn.MemoryConfig:
+        """Returns where the expert's residual stream of so many tokens is kept, and with it all that is made of it."""
+        return self.programs.in_shards(tokens.padded_shape[-2], self.config.expert.width)
 
     def time_bias(self, times: Sequence[float]) -> list[ttnn.Tensor]:
         """Returns for each time (1, D) float32: what it adds to the first layer of the action-time MLP. Made once.
@@ -103,13 +108,14 @@ class SuffixEmbeddingTTNN:
         return self._time_biases[key]
 
     def embed_actions(self, x_t: ttnn.Tensor, time_bias: ttnn.Tensor) -> ttnn.Tensor:
-        """Returns the action tokens, (1, 1, horizon, D).
+        """Returns the action tokens, (1, 1, horizon, D) in shards.
 
         Args:
             x_t: (1, 1, horizon, action_dim) float32.
             time_bias: this step's of `time_bias`.
         """
-        return self.action_time_mlp_out(self.action_in_time_mlp_in(x_t, time_bias))
+        hidden = self.action_in_time_mlp_in(x_t, time_bias, memory=ttnn.L1_MEMORY_CONFIG)
+        return self.action_time_mlp_out(hidden, memory=self._stream(x_t))
 
     def velocity(self, expert_output: ttnn.Tensor) -> ttnn.Tensor:
         """Returns dx/dt, (1, 1, horizon, action_dim) float32.
@@ -117,4 +123,4 @@ class SuffixEmbeddingTTNN:
         Args:
             expert_output: (1, 1, horizon, D), normed without scale.
         """
-        return self.action_out_proj(expert_output)
+        return self.action_out_proj(expert_output, memory=ttnn.DRAM_MEMORY_CONFIG)

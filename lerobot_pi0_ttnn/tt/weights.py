@@ -7,6 +7,7 @@ import ttnn
 from torch import Tensor
 
 from ..weights import Weights
+from .program import Programs
 from .weight_cache import WeightCache
 
 Make = Callable[[], Tensor]
@@ -20,16 +21,23 @@ class DeviceWeights:
         weights: cursor over the checkpoint.
         device: where the tensors go.
         cache: of converted tensors; None to convert every time.
+        programs: of the device; new ones by default.
+
+    Attributes:
+        programs: That whoever computes with these tensors uses.
     """
 
-    def __init__(self, weights: Weights, device: ttnn.Device, cache: WeightCache | None = None) -> None:
+    def __init__(
+        self, weights: Weights, device: ttnn.Device, cache: WeightCache | None = None, programs: Programs | None = None
+    ) -> None:
         self.device = device
+        self.programs = programs or Programs(device)
         self._weights = weights
         self._cache = cache
 
     def at(self, name: str) -> "DeviceWeights":
         """Returns the cursor that stands at `name` below this one."""
-        return DeviceWeights(self._weights.at(name), self.device, self._cache)
+        return DeviceWeights(self._weights.at(name), self.device, self._cache, self.programs)
 
     def take(self, name: str, dtype: torch.dtype = torch.float32) -> Tensor:
         """Returns the checkpoint's tensor `name` below this cursor, on the host."""
