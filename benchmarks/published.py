@@ -84,7 +84,7 @@ def stored(shape: tuple[int, ...], dtype: str) -> int:
 def matmul(
     rows: int, inner: int, columns: int, a: str, b: str, fidelity: str, out: str = BF16, blocks: Blocks | None = None
 ) -> DeviceOperation:
-    """Returns a matmul by the program that ttnn 0.81.1 chooses for that shape, as it does on emulated boards, or by `blocks`."""
+    """Returns a matmul by the program that ttnn 0.81.1 chooses for that shape, as it does on emulated boards, or `blocks`."""
     is_1d = not blocks.is_2d if blocks else columns > 8 * rows or rows > 8 * columns
     program = f"MatmulMultiCoreReuseMcast{1 if is_1d else 2}DProgramFactory"
     handed = [((rows, inner), a), ((inner, columns), b)]

@@ -59,6 +59,7 @@ class Blocks:
         inner: of the dimension that is summed over, at a time.
         subblock: rows and columns of the result that are accumulated at a time.
         is_2d: rows of cores share rows of the result, columns of cores its columns; else all cores have all of its rows.
+        passes: in which a core makes its columns, equal parts one after the other: each is handed the first operand again.
     """
 
     grid: tuple[int, int]
@@ -67,6 +68,7 @@ class Blocks:
     inner: int
     subblock: tuple[int, int]
     is_2d: bool
+    passes: int = 1
 
 
 def matmul_blocks(matmul: Matmul, grid: tuple[int, int], memory: int, *, out_shards: int = 0) -> Blocks | None:
@@ -98,16 +100,20 @@ def busy(matmul: Matmul, blocks: Blocks) -> float:
     fed = matmul.rows * matmul.inner * first
     if blocks.is_2d:
         down, across = ceil(matmul.rows / blocks.rows), ceil(matmul.columns / blocks.columns)
-        fed = max(fed // down, matmul.inner * matmul.columns * second // across)
+        fed = max(blocks.passes * fed // down, matmul.inner * matmul.columns * second // across)
+    else:
+        fed *= blocks.passes
     return max(blocks.rows * blocks.columns * matmul.inner * CYCLES_PER_PRODUCT, fed / FED_BYTES_PER_CYCLE)
 
 
 def _fitted(
     matmul: Matmul, grid: tuple[int, int], rows: int, columns: int, memory: int, *, is_2d: bool
 ) -> Blocks | None:
-    for inner in inner_blocks(matmul):
-        if circular_buffers(matmul, rows, columns, inner) <= MEMORY_SHARE * memory:
-            return Blocks(grid, rows, columns, inner, subblock(rows, columns), is_2d)
+    for passes in (passes for passes in range(1, columns + 1) if columns % passes == 0):
+        wide = columns // passes
+        for inner in inner_blocks(matmul):
+            if circular_buffers(matmul, rows, wide, inner) <= MEMORY_SHARE * memory:
+                return Blocks(grid, rows, columns, inner, subblock(rows, wide), is_2d, passes)
     return None
 
 
@@ -118,7 +124,7 @@ def inner_blocks(matmul: Matmul) -> list[int]:
     """
     whole = matmul.inner // matmul.shards if matmul.shards else matmul.inner
     parts = [inner for inner in range(whole, 0, -1) if whole % inner == 0]
-    return parts if matmul.shards else sorted(parts, key=lambda inner: abs(log2(whole / inner / ROUNDS)))
+    return parts if matmul.shards else sorted(parts, key=lambda inner: (abs(log2(whole / inner / ROUNDS)), inner))
 
 
 def circular_buffers(matmul: Matmul, rows: int, columns: int, inner: int) -> int:
@@ -145,12 +151,12 @@ def subblock(rows: int, columns: int) -> tuple[int, int]:
 def ttnn_inner_block(inner: int, cores: int, *, is_2d: bool) -> int:
     """Returns the tiles of the inner dimension that ttnn takes at a time where it is left to it.
 
-    Source: tt-metal `matmul_program_config.cpp`: `create_matmul_program_config`, `create_matmul_1d_systolic_array_program_config`.
+    Source: tt-metal `matmul_program_config.cpp`, `create_matmul_program_config` and what it calls for narrow shapes.
     """
     block = 4 if is_2d else ceil(inner / cores)
     return next(size for size in range(min(block, inner), 0, -1) if inner % size == 0)
 
 
 def shard_count(columns: int, grid: tuple[int, int]) -> int:
-    """Returns the cores of one row among which so many columns of tiles are cut into equal shards: the most that divide them."""
+    """Returns among how many cores of one row so many columns of tiles are cut into equal shards: the most that divide them."""
     return next(count for count in range(min(grid[0], columns), 0, -1) if columns % count == 0)

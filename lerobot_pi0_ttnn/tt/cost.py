@@ -198,17 +198,19 @@ def _matmul(operation: DeviceOperation, on: Machine) -> _Work:
         high, wide = 1, ceil(rows * columns / on.cores)
     down, across = ceil(rows / high), ceil(columns / wide)
     rounds = inner / (blocks.inner if blocks else ttnn_inner_block(inner, on.cores, is_2d=is_2d))
+    passes = blocks.passes if blocks else 1
+    rounds *= passes
     feeding: float = 0
     if is_2d:
         # A block of rows is read by one core of each row of cores, a block of columns by one of each column.
         feeding = max(
-            _feeding(first, a, operation.inputs[first] / down, rounds, on.chip),
+            _feeding(first, a, passes * operation.inputs[first] / down, rounds, on.chip),
             _feeding(second, b, operation.inputs[second] / across, rounds, on.chip),
         )
     elif is_1d and down * across > 1:
         # One core reads the operand that all need, or those do that have its shards.
         place, operand = (first, a) if across > 1 else (second, b)
-        feeding = _feeding(place, operand, operation.inputs[place], rounds, on.chip)
+        feeding = _feeding(place, operand, passes * operation.inputs[place], rounds, on.chip)
     fidelity = str(operation.fidelity)
     cycles = high * wide * inner * CYCLES_PER_TILE[fidelity] / on.chip.matmul[fidelity]
     return _Work(down * across, rows * columns * inner, cycles, feeding)

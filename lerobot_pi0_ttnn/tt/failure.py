@@ -2,8 +2,8 @@
 
 import re
 
-REFUSED = "TT_FATAL"
-"""What ttnn begins an error with where it finds a call wrong (or too large for the memory) before it asks the board."""
+REFUSED = re.compile(r"TT_FATAL|TT_THROW @ .*\n.*\nStatically allocated (dataflow|circular) buffers")
+"""What ttnn begins an error with where it finds a call wrong, or too large for the memory, before it asks the board."""
 
 
 class BoardError(RuntimeError):
@@ -16,7 +16,7 @@ def is_failure(error: RuntimeError) -> bool:
     A card that hangs or falls off the bus shows as a RuntimeError of many wordings (`TT_THROW ... TIMEOUT: device timeout`,
     `Read 0xffffffff over PCIe ID 0`, ...): what is not known to be harmless counts.
     """
-    return not isinstance(error, (BoardError, NotImplementedError)) and not str(error).startswith(REFUSED)
+    return not isinstance(error, (BoardError, NotImplementedError)) and not REFUSED.match(str(error))
 
 
 def said(error: Exception) -> str:

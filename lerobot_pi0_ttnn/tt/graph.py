@@ -114,6 +114,7 @@ def _blocks(config: Any) -> Blocks | None:
         inner=config.in0_block_w,
         subblock=(config.out_subblock_h, config.out_subblock_w),
         is_2d=not hasattr(config, "mcast_in0"),
+        passes=config.per_core_N // config.out_block_w,
     )
 
 

@@ -29,7 +29,9 @@ def split_heads(
     start: int,
     num_heads: int,
 ) -> ttnn.Tensor | None:
-    """Returns the rotated queries, (1, N, T, H) bfloat16, where `qkv` is, having stored the rotated keys and the values; None for N = 0.
+    """Returns the rotated queries, (1, N, T, H) bfloat16 where `qkv` is, having stored the rotated keys and the values.
+
+    None for N = 0.
 
     Args:
         qkv: (1, 1, T, (N + 2) H) bfloat16: queries by head, one key, one value.

@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Callable
 from math import prod
-from typing import TypeVar
+from typing import Any
 
 import ttnn
 
@@ -59,9 +59,7 @@ def sdpa_program(device: ttnn.Device, heads: int, queries: int, keys: int) -> tt
     )
 
 
-Program = TypeVar("Program")
-
-MatmulProgram = ttnn.MatmulMultiCoreReuseMultiCast1DProgramConfig | ttnn.MatmulMultiCoreReuseMultiCastProgramConfig
+type MatmulProgram = ttnn.MatmulMultiCoreReuseMultiCast1DProgramConfig | ttnn.MatmulMultiCoreReuseMultiCastProgramConfig
 
 
 class Programs:
@@ -80,7 +78,9 @@ class Programs:
         self.memory: int = ttnn.get_memory_view(device, ttnn.BufferType.L1).total_bytes_per_bank
         self.refused: dict[str, str] = {}
 
-    def run(self, what: str, program: Program | None, call: Callable[[Program | None], ttnn.Tensor]) -> ttnn.Tensor:
+    def run[Program](
+        self, what: str, program: Program | None, call: Callable[[Program | None], ttnn.Tensor]
+    ) -> ttnn.Tensor:
         """Returns what `call` does with a program, or with None where ttnn refuses that, which it does before it runs anything.
 
         Args:
@@ -169,11 +169,13 @@ def _shards(memory: ttnn.MemoryConfig) -> int:
 
 
 def _matmul_config(blocks: Blocks, activation: ttnn.UnaryOpType | None) -> MatmulProgram:
-    shared = {
+    shared: dict[str, Any] = {
         "compute_with_storage_grid_size": ttnn.CoreCoord(*blocks.grid),
         "in0_block_w": blocks.inner,
         "out_subblock_h": blocks.subblock[0],
         "out_subblock_w": blocks.subblock[1],
+        "out_block_h": blocks.rows,
+        "out_block_w": blocks.columns // blocks.passes,
         "per_core_M": blocks.rows,
         "per_core_N": blocks.columns,
         "fused_activation": None if activation is None else ttnn.UnaryWithParam(activation),

@@ -35,4 +35,5 @@ def test_pi0_base_fits(board):
             model.sample_actions(**random_inputs(PI0_BASE, 4, 48), noise=make_noise(1), num_steps=1)
     # Blocks of SigLIP take 10 ops, those of Gemma 12.
     assert counts.operations.total() > 27 * 10 + (17 + 17 + 18) * 12
+    assert model.describe()["programs_refused"] == {}, "ttnn runs each program as `blocking.py` cuts it"
     assert 6e9 < board.describe()["dram_bytes_in_use"] < 7e9

@@ -17,7 +17,7 @@ from lerobot_pi0_ttnn.tt.siglip import patch_rows  # noqa: E402
 
 from ..oracle import make_noise  # noqa: E402
 from ..quality import assert_quality  # noqa: E402
-from .tt import down, random_inputs, random_weights, store, up, upload_row  # noqa: E402
+from .tt import down, random_inputs, random_weights, store, up, up_to_expert, upload_row  # noqa: E402
 
 FEW_LAYERS = replace(
     PI0_BASE,
@@ -97,7 +97,7 @@ def test_gemma_300m(tt, twin, precision):
     for part, start in ((slice(0, prefix), 0), (slice(prefix, None), layout.state)):
         store(device_cache, *(up(tt, x[part], ttnn.bfloat16) for x in (keys, values)), start)
     block = row.actions
-    stream = up(tt, x, tt.precision.expert.stream)
+    stream = up_to_expert(tt, x, tt.precision.expert.stream)
     got = tt.backbone.expert_layers[0](stream, block.rotary, device_cache, block.start, block.mask)
     assert_quality(down(got, 50), want, **LIMITS[precision])
 

@@ -37,7 +37,7 @@ from lerobot_pi0_ttnn.weights import Weights  # noqa: E402
 
 from ..oracle import make_noise, only_row  # noqa: E402
 from ..quality import assert_quality  # noqa: E402
-from .tt import down, store, tokens_of, up, upload_row  # noqa: E402
+from .tt import down, store, tokens_of, up, up_to_expert, upload_row  # noqa: E402
 
 ROW = 1
 """The row with one camera and 23 tokens: 9 rows of padding in its last tile."""
@@ -151,11 +151,12 @@ class TestPrefix:
 
 @pytest.fixture(params=["vlm", "expert"])
 def layers(request, case):
-    """One layer of a transformer in both twins, its sizes and the dtype of its stream."""
+    """One layer of a transformer in both twins, its sizes, and what puts a stream where its own is kept."""
     config = getattr(TINY, request.param)
     tt = getattr(case.tt.backbone, f"{request.param}_layers")[0]
     reference = getattr(case.torch.backbone, f"{request.param}_layers")[0]
-    return config, tt, reference, getattr(case.tt.precision, request.param).stream
+    dtype, put = getattr(case.tt.precision, request.param).stream, {"vlm": up, "expert": up_to_expert}[request.param]
+    return config, tt, reference, lambda x: put(case.tt, x, dtype)
 
 
 class TestGemma:
@@ -174,7 +175,7 @@ class TestGemma:
     def test_mlp(self, case, layers):
         config, tt, reference, stream = layers
         x = random(64, config.width)
-        got = down(tt.mlp(up(case.tt, x, stream)), 64)
+        got = down(tt.mlp(stream(x)), 64)
         want = reference.mlp(x * reference.post_attention_layernorm.scale)
         assert_quality(got, want, **case.limit(0.01, 0.025))
 
@@ -186,7 +187,7 @@ class TestGemma:
         want = reference((x * scale)[None], rotary, cache, 0, case.is_real)[0]
         device_cache = DeviceCache(case.row.layout.length, config, case.tt.precision.cache, case.tt.device)
         mask = ttnn.repeat(case.row.prefix.mask, [1, 1, case.row.layout.state // TILE, 1])
-        got = tt(up(case.tt, x, stream), case.row.prefix.rotary, device_cache, 0, mask)
+        got = tt(stream(x), case.row.prefix.rotary, device_cache, 0, mask)
         return down(got, length), want
 
 
@@ -213,7 +214,8 @@ class TestGelu:
         want = SigLIPMLPTorch(Weights(weights), torch.float32)(x)
         assert_quality(down(got(up(case.tt, x, ttnn.bfloat16)), 32), want, **case.limit(0.01, 0.02))
 
-    def test_gemma(self, case):
+    @pytest.mark.parametrize("put", [up, up_to_expert])
+    def test_gemma(self, case, put):
         width = 32
         weights = {
             "norm.weight": torch.zeros(width),
@@ -226,7 +228,7 @@ class TestGelu:
         got = GemmaMLPTTNN(on_device, norm, case.tt.precision.vlm)
         x = torch.ones(32, width)
         want = GemmaMLPTorch(Weights(weights), torch.float32)(x)
-        assert_quality(down(got(up(case.tt, x, ttnn.bfloat16)), 32), want, **case.limit(0.02, 0.04))
+        assert_quality(down(got(put(case.tt, x, ttnn.bfloat16)), 32), want, **case.limit(0.02, 0.04))
 
 
 class TestSuffix:
@@ -245,7 +247,7 @@ class TestSuffix:
 
     def test_velocity(self, case):
         x = random(HORIZON, TINY.expert.width)
-        got = down(case.tt.suffix_embedding.velocity(up(case.tt, x)), HORIZON)
+        got = down(case.tt.suffix_embedding.velocity(up_to_expert(case.tt, x)), HORIZON)
         want = case.torch.suffix_embedding.velocity(x * case.torch.backbone.expert_norm.scale)
         assert_quality(got[:, : TINY.action_dim], want, **case.limit(4e-3, 4e-3))
 
@@ -254,7 +256,7 @@ class TestSuffix:
         token = random(1, TINY.expert.width)
         want, got = case.torch_prefix(), case.tt_prefix()
         case.torch.backbone.write_state(token[None], want)
-        case.tt.backbone.write_state(up(case.tt, token), got)
+        case.tt.backbone.write_state(up_to_expert(case.tt, token), got)
         for ours, theirs in zip(got.caches, want.caches, strict=True):
             for name in ("keys", "values"):
                 assert_quality(
@@ -272,7 +274,7 @@ class TestSuffix:
             at = slice(case.prefix_tokens, case.prefix_tokens + 1)
             store(cache, *(case.up_heads(x[:, :, at]) for x in (source.keys, source.values)), case.row.layout.state)
         want = case.torch.backbone.forward_actions(actions[None], want_prefix)[0]
-        got = down(case.tt.backbone.forward_actions(up(case.tt, actions), got_prefix), HORIZON)
+        got = down(case.tt.backbone.forward_actions(up_to_expert(case.tt, actions), got_prefix), HORIZON)
         assert_quality(got * case.torch.backbone.expert_norm.scale, want, **case.limit(0.01, 0.025))
 
 

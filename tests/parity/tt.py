@@ -58,6 +58,12 @@ def up(model: PI0ModelTTNN, x: Tensor, dtype: ttnn.DataType = ttnn.float32) -> t
     return to_device(torch.nn.functional.pad(x, (0, 0, 0, rows))[None, None], dtype, model.device)
 
 
+def up_to_expert(model: PI0ModelTTNN, x: Tensor, dtype: ttnn.DataType = ttnn.float32) -> ttnn.Tensor:
+    """As `up`, in shards, where the expert's stream is kept."""
+    rows, columns = round_up(x.shape[-2], TILE), x.shape[-1]
+    return ttnn.to_memory_config(up(model, x, dtype), model.suffix_embedding.programs.in_shards(rows, columns))
+
+
 def down(x: ttnn.Tensor, rows: int) -> Tensor:
     """The first rows of (1, 1, T, D), float32."""
     return ttnn.to_torch(x).float()[0, 0, :rows]
