@@ -4,11 +4,11 @@ Operations that a source does not describe are filled in by stock ttnn ones, whi
 constant of the model, and are marked: they show that it is put in rightly, no more.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from math import prod
 
-from lerobot_pi0_ttnn.tt.blocking import Blocks
+from lerobot_pi0_ttnn.tt.blocking import Blocks, Matmul, matmul_blocks
 from lerobot_pi0_ttnn.tt.chips import CHIPS
 from lerobot_pi0_ttnn.tt.cost import TILE, Machine, cost, tiles
 from lerobot_pi0_ttnn.tt.graph import DeviceOperation, Operand, Place
@@ -123,20 +123,37 @@ def gemm(on: Machine, size: tuple[int, int, int], dtype: str, fidelity: str, us:
     return Case(what, "GEMM_FLOPS.md", on, operations, us / 1e3, within, **attributes)  # type: ignore[arg-type]
 
 
-def siglip(cameras: int, fidelity: str) -> Iterator[DeviceOperation]:
+Cut = Callable[[int, int, int], Blocks | None]
+"""Says for a matmul of so many rows, inner columns and columns how its authors cut it up; None where they left it to ttnn."""
+
+
+def by_ttnn(rows: int, inner: int, columns: int) -> None:
+    """Leaves a matmul to ttnn."""
+
+
+def by_hand(rows: int, inner: int, columns: int) -> Blocks | None:
+    """Cuts a matmul up as ours are on a p150, where authors tuned and do not say how."""
+    return matmul_blocks(Matmul(rows // TILE, inner // TILE, columns // TILE), (11, 10), 1_461_120)
+
+
+def siglip(cameras: int, fidelity: str, cut: Cut = by_ttnn) -> Iterator[DeviceOperation]:
     """Yields the vision tower as all the published designs have it: heads padded to 96, an MLP of 4304 padded to 4608."""
     rows = 256 * cameras
+
+    def linear(inner: int, columns: int) -> DeviceOperation:
+        return matmul(rows, inner, columns, BF16, BFP8, fidelity, blocks=cut(rows, inner, columns))
+
     for _ in range(27):
         yield norm(rows, 1152)
-        yield matmul(rows, 1152, 4608, BF16, BFP8, fidelity)
+        yield linear(1152, 4608)
         yield operation("NlpCreateHeads", [((rows, 4608), BF16)], stored((rows, 4608), BF16))
         yield attention((cameras, 16, 256, 96), (16, 256), BF16, "HiFi2", chunks=(128, 128))
         yield pointwise(rows, 1536, 1)
-        yield matmul(rows, 1536, 1152, BF16, BFP8, fidelity)
+        yield linear(1536, 1152)
         yield pointwise(rows, 1152)
         yield norm(rows, 1152)
-        yield matmul(rows, 1152, 4608, BF16, BFP8, fidelity)
-        yield matmul(rows, 4608, 1152, BF16, BFP8, fidelity)
+        yield linear(1152, 4608)
+        yield linear(4608, 1152)
         yield pointwise(rows, 1152)
 
 
@@ -148,7 +165,7 @@ def gemma(
     fidelities: tuple[str, str, str],
     chunk: int,
     moves: int,
-    blocks: Mapping[str, Blocks] | None = None,
+    cut: Cut = by_ttnn,
     **attributes: object,
 ) -> Iterator[DeviceOperation]:
     """Yields one Gemma layer of fused stock operations.
@@ -161,23 +178,26 @@ def gemma(
         fidelities: of the projections, of gate and up, of attention.
         chunk: rows that the MLP takes at a time, reading its weights again.
         moves: further operations, each moving the stream once.
-        blocks: of the matmuls that do not leave them to ttnn: `qkv`, `o`, `gate` (and up), `down`.
+        cut: of the matmuls.
         attributes: of the attention.
     """
     projections, gates, scores = fidelities
-    cut = blocks or {}
+
+    def linear(rows: int, inner: int, columns: int, fidelity: str) -> DeviceOperation:
+        return matmul(rows, inner, columns, BF16, BFP8, fidelity, blocks=cut(rows, inner, columns))
+
     yield norm(rows, width)
-    yield matmul(rows, width, 2560, BF16, BFP8, projections, blocks=cut.get("qkv"))
+    yield linear(rows, width, 2560, projections)
     yield attention((1, 8, rows, 256), (1, keys), BF16, scores, **attributes)
-    yield matmul(rows, 2048, width, BF16, BFP8, projections, blocks=cut.get("o"))
+    yield linear(rows, 2048, width, projections)
     yield pointwise(rows, width)
     yield norm(rows, width)
     for start in range(0, rows, chunk):
         some = min(chunk, rows - start)
-        yield matmul(some, width, mlp, BF16, BFP8, gates, blocks=cut.get("gate"))
-        yield matmul(some, width, mlp, BF16, BFP8, gates, blocks=cut.get("gate"))
+        yield linear(some, width, mlp, gates)
+        yield linear(some, width, mlp, gates)
         yield pointwise(some, mlp)
-        yield matmul(some, mlp, width, BF16, BFP8, projections, blocks=cut.get("down"))
+        yield linear(some, mlp, width, projections)
     yield pointwise(rows, width)
     for _ in range(moves):
         yield pointwise(rows, width, 1)
@@ -201,21 +221,31 @@ def pi0_of_tt_metal(mlp_chunk: int) -> list[DeviceOperation]:
 def pi05_on_p150(steps: int) -> list[DeviceOperation]:
     """Returns pi0_5/p150: two cameras, 256 tokens, a last layer that only makes keys; a step of 439 operations, so 219 moves.
 
-    Its own C++ operations and its tensors in L1 are stock operations on DRAM here. Its matmuls are cut up as it says.
+    Its own C++ operations and its tensors in L1 are stock operations on DRAM here. Its matmuls of the
+    suffix are cut up as it says, the others as ours are.
     """
-    prefix = {"gate": Blocks((11, 10), 3, 47, 8, (1, 1), is_2d=True)}
     suffix = {
-        "qkv": tuned(64, 8, 2560, rows=2),
-        "o": tuned(120, 32, 1024, rows=2),
-        "gate": tuned(64, 8, 4096, rows=2),
-        "down": tuned(24, 32, 1024, rows=2),
+        (1024, 2560): tuned(64, 8, 2560, rows=2),
+        (2048, 1024): tuned(120, 32, 1024, rows=2),
+        (1024, 4096): tuned(64, 8, 4096, rows=2),
+        (4096, 1024): tuned(24, 32, 1024, rows=2),
     }
-    calls = list(siglip(2, "HiFi2"))
+    calls = list(siglip(2, "HiFi2", by_hand))
     for _ in range(17):
-        calls += gemma(768, 768, 2048, 16384, ("HiFi2", "LoFi", "HiFi2"), 768, 2, prefix, chunks=(64, 256))
+        calls += gemma(768, 768, 2048, 16384, ("HiFi2", "LoFi", "HiFi2"), 768, 2, by_hand, chunks=(64, 256))
     for _ in range(steps):
         for _ in range(18):
-            calls += gemma(64, 832, 1024, 4096, ("HiFi2", "HiFi2", "HiFi2"), 64, 0, suffix, chunks=(64, 64))
+            calls += gemma(
+                64,
+                832,
+                1024,
+                4096,
+                ("HiFi2", "HiFi2", "HiFi2"),
+                64,
+                0,
+                lambda _, *shape: suffix[shape],
+                chunks=(64, 64),
+            )
         calls += [pointwise(64, 1024, 1)] * (439 - 18 * 11)
     return calls
 

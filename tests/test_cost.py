@@ -117,18 +117,11 @@ def test_what_lies_in_shards_is_work_for_the_cores_that_have_them():
 
 
 @pytest.mark.parametrize(
-    ("inner", "cores", "is_2d", "block"),
-    [
-        (32, 110, False, 1),
-        (128, 110, False, 2),
-        (512, 64, False, 8),
-        (36, 64, True, 4),
-        (33, 64, True, 3),
-        (2, 64, True, 2),
-    ],
+    ("inner", "columns", "is_2d", "block"),
+    [(32, 11, False, 2), (33, 11, False, 1), (128, 8, True, 16), (36, 8, True, 1), (208, 13, True, 16)],
 )
-def test_the_blocks_that_ttnn_takes(inner, cores, is_2d, block):
-    assert ttnn_inner_block(inner, cores, is_2d=is_2d) == block
+def test_the_blocks_that_ttnn_takes(inner, columns, is_2d, block):
+    assert ttnn_inner_block(inner, columns, is_2d=is_2d) == block
 
 
 def test_attention():

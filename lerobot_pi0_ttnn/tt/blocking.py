@@ -148,13 +148,19 @@ def subblock(rows: int, columns: int) -> tuple[int, int]:
     return max(legal, key=lambda size: (size[0] * size[1], size[1]))
 
 
-def ttnn_inner_block(inner: int, cores: int, *, is_2d: bool) -> int:
-    """Returns the tiles of the inner dimension that ttnn takes at a time where it is left to it.
+def ttnn_inner_block(inner: int, columns: int, *, is_2d: bool) -> int:
+    """Returns the tiles of the inner dimension that ttnn takes at a time where all is left to it and all is in DRAM.
 
-    Source: tt-metal `matmul_program_config.cpp`, `create_matmul_program_config` and what it calls for narrow shapes.
+    Source: tt-metal `matmul_program_config.cpp`, `create_simple_matmul_program_config` and `get_mcast_1d_config`.
+
+    Args:
+        inner: tiles of the inner dimension.
+        columns: of the grid.
+        is_2d: the program that ttnn chose.
     """
-    block = 4 if is_2d else ceil(inner / cores)
-    return next(size for size in range(min(block, inner), 0, -1) if inner % size == 0)
+    if is_2d:
+        return inner // columns if inner % columns == 0 else 1
+    return 2 if inner % 2 == 0 else 1
 
 
 def shard_count(columns: int, grid: tuple[int, int]) -> int:

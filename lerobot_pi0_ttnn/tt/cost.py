@@ -197,7 +197,7 @@ def _matmul(operation: DeviceOperation, on: Machine) -> _Work:
     else:
         high, wide = 1, ceil(rows * columns / on.cores)
     down, across = ceil(rows / high), ceil(columns / wide)
-    rounds = inner / (blocks.inner if blocks else ttnn_inner_block(inner, on.cores, is_2d=is_2d))
+    rounds = inner / (blocks.inner if blocks else ttnn_inner_block(inner, on.columns, is_2d=is_2d))
     passes = blocks.passes if blocks else 1
     rounds *= passes
     feeding: float = 0

@@ -17,8 +17,8 @@ from lerobot_pi0_ttnn.tt.precision import preset  # noqa: E402
 from lerobot_pi0_ttnn.tt.weights import DeviceWeights, to_device  # noqa: E402
 from lerobot_pi0_ttnn.weights import Weights  # noqa: E402
 
-from ..quality import assert_quality  # noqa: E402
 from ..oracle import make_noise  # noqa: E402
+from ..quality import assert_quality  # noqa: E402
 from .tt import down, random_inputs, random_weights, upload_row  # noqa: E402
 
 TOO_MANY_CORES = Blocks((20, 20), 2, 1, 1, (1, 1), is_2d=False)
