@@ -171,6 +171,18 @@ def test_info_walks_the_board(checkpoint, board, capsys):
     assert [stage["uploads"] for stage in report["stages"].values()] == [13, 0, 0, 0, 0, 0]
     assert [stage["readbacks"] for stage in report["stages"].values()] == [0] * 6
     assert report["model"]["parts"]["vision_tower"] == "SigLIPVisionTowerTTNN"
+    assert report["model"]["programs_refused"] == {}
+
+
+def test_info_says_which_programs_the_board_refuses(checkpoint, board, capsys, monkeypatch):
+    from lerobot_pi0_ttnn.cli import main
+    from lerobot_pi0_ttnn.tt.blocking import Blocks
+
+    too_many_cores = Blocks((20, 20), 1, 1, 1, (1, 1), is_2d=False)
+    monkeypatch.setattr("lerobot_pi0_ttnn.tt.program.matmul_blocks", lambda *_, **__: too_many_cores)
+    assert main(["info", str(checkpoint), "--board", board.name]) == 0
+    lines = [line for line in capsys.readouterr().out.splitlines() if "program refused" in line]
+    assert any("linear 1x1x832x128 BFLOAT16 to 256" in line and "must fit within device grid" in line for line in lines), lines
 
 
 def test_info_says_why_it_does_not_fit(checkpoint, board, capsys, monkeypatch):

@@ -228,4 +228,5 @@ def board_lines(report: dict[str, Any]) -> list[str]:
         lines.append(
             f"  {stage:<24} {operations:4} device operations, {counts['uploads']} uploads, {counts['readbacks']} readbacks"
         )
+    lines += [f"  program refused, left to ttnn: {what}: {why}" for what, why in model["programs_refused"].items()]
     return lines

@@ -77,8 +77,9 @@ class Linear:
         what = f"linear {'x'.join(map(str, x.shape))} {x.dtype.name} to {self.weight.shape[-1]} {self.output.name}"
 
         def call(config: MatmulProgram | None) -> ttnn.Tensor:
+            # Without a program ttnn takes no operand in shards to which an activation follows.
             return ttnn.linear(
-                x,
+                x if config or not x.is_sharded() else ttnn.to_memory_config(x, beside(x)),
                 self.weight,
                 bias=self.bias if bias is None else bias,
                 activation=None if config or not activation else activation.name.lower(),
