@@ -16,60 +16,36 @@ from lerobot_pi0_ttnn.tt.model import PI0ModelTTNN
 from lerobot_pi0_ttnn.tt.prediction import NOTE, dearest_table, predict, prediction_table
 from lerobot_pi0_ttnn.tt.report import ShapesOnly, Stage, made_up_weights, operations_by_stage
 
-CAMERAS, TOKENS, STEPS, BATCH = 2, 12, 10, 1
-GROWTH = {"cameras": (1, 2, 3), "tokens": (12, 48), "steps": (5, 10, 20), "batch": (1, 2, 4)}
+from .growth import BASE, GROWTH, Costs, draw, growth_table
+
 PRECISION = "balanced"
 
 
 def predictions(board: Board) -> dict[tuple[str, int], dict[str, Any]]:
-    """Returns the prediction for each value of what `GROWTH` varies, all else as above."""
+    """Returns the prediction for each value of what `GROWTH` varies; the batch is 1 in all of them."""
+    calls = {(what, value): BASE | {what: value} for what, values in GROWTH.items() for value in values}
     with board.lock, board.shapes_only():
         model = PI0ModelTTNN(PI0_BASE, ShapesOnly(made_up_weights(PI0_BASE)), board.device, precision=PRECISION)
         walks: dict[tuple[int, int], dict[str, Stage]] = {}
-        for cameras, tokens in [(cameras, TOKENS) for cameras in GROWTH["cameras"]] + [
-            (CAMERAS, tokens) for tokens in GROWTH["tokens"]
-        ]:
-            if (cameras, tokens) not in walks:
-                walks[cameras, tokens] = operations_by_stage(model, board, cameras=cameras, tokens=tokens)
+        for call in calls.values():
+            shape = call["cameras"], call["tokens"]
+            if shape not in walks:
+                walks[shape] = operations_by_stage(model, board, cameras=call["cameras"], tokens=call["tokens"])
         on = machine(board.describe())
-    found = {}
-    for what, values in GROWTH.items():
-        for value in values:
-            call = {"cameras": CAMERAS, "tokens": TOKENS, "steps": STEPS} | ({what: value} if what != "batch" else {})
-            found[what, value] = predict(walks[call["cameras"], call["tokens"]], on, steps=call["steps"])
-    return found
+    return {
+        key: predict(walks[call["cameras"], call["tokens"]], on, steps=call["steps"]) for key, call in calls.items()
+    }
 
 
-def growth_table(found: dict[tuple[str, int], dict[str, Any]]) -> str:
-    """Returns a Markdown table of milliseconds by stage for each of `predictions`; the rows of a batch run one by one."""
-    stages = list(found["cameras", CAMERAS]["stages"])
-    lines = [f"| predicted, ms | {' | '.join(stages)} | all |", f"| --- |{' ---: |' * (len(stages) + 1)}"]
-    for (what, value), prediction in found.items():
-        rows = value if what == "batch" else 1
-        cells = [rows * prediction["stages"][stage]["ms"] for stage in stages] + [rows * prediction["total"]["ms"]]
-        lines.append(f"| {what} {value} | {' | '.join(f'{cell:.1f}' for cell in cells)} |")
-    return "\n".join(lines)
-
-
-def draw(found: dict[tuple[str, int], dict[str, Any]], board: str, output: Path) -> None:
-    """Writes a picture: a panel for each thing that varies, the stages stacked."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(11, 3.5), layout="constrained")
-    panels = figure.subplots(1, len(GROWTH), sharey=True)
-    for panel, (what, values) in zip(panels, GROWTH.items(), strict=True):
-        bottoms = [0.0] * len(values)
-        for stage in found["cameras", CAMERAS]["stages"]:
-            heights = [
-                (value if what == "batch" else 1) * found[what, value]["stages"][stage]["ms"] for value in values
-            ]
-            panel.bar([str(value) for value in values], heights, bottom=bottoms, label=stage)
-            bottoms = [bottom + height for bottom, height in zip(bottoms, heights, strict=True)]
-        panel.set_xlabel(what)
-    panels[0].set_ylabel("predicted ms")
-    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside right upper", fontsize="small")
-    figure.suptitle(f"pi0_base on {board}: {NOTE}", fontsize="medium")
-    figure.savefig(output, dpi=80)
+def milliseconds(found: dict[tuple[str, int], dict[str, Any]]) -> Costs:
+    """Returns what each stage of `predictions` takes; the rows of a batch run one by one."""
+    return {
+        (what, value): {
+            stage: (value if what == "batch" else 1) * predicted["ms"]
+            for stage, predicted in prediction["stages"].items()
+        }
+        for (what, value), prediction in found.items()
+    }
 
 
 def main() -> None:
@@ -80,10 +56,12 @@ def main() -> None:
     options = parser.parse_args()
     with open_board(options.board) as board:
         found = predictions(board)
-    prediction = found["cameras", CAMERAS]
-    print("\n\n".join([prediction_table(prediction), dearest_table(prediction), growth_table(found)]))
+    prediction, costs = found["cameras", BASE["cameras"]], milliseconds(found)
+    print(
+        "\n\n".join([prediction_table(prediction), dearest_table(prediction), growth_table(costs, "predicted, ms", 1)])
+    )
     if options.plot:
-        draw(found, options.board, options.plot)
+        draw(costs, "predicted ms", f"pi0_base on {options.board}: {NOTE}", options.plot)
 
 
 if __name__ == "__main__":
