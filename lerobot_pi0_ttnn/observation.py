@@ -1,6 +1,7 @@
 """LeRobot's batch to what the model takes: the only reader of batch keys, and where bad input is turned away."""
 
 import logging
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -13,8 +14,8 @@ logger = logging.getLogger(__name__)
 STATE = "observation.state"
 TOKENS = "observation.language.tokens"
 TOKENS_MASK = "observation.language.attention_mask"
-ABSENT = -1.0
-"""Value of every pixel of an absent camera, as LeRobot fills it: black, as the model sees it."""
+BLACK = -1.0
+"""As the model sees it: around an image that is not square, and every pixel of an absent camera, as LeRobot has it."""
 
 
 @dataclass(frozen=True)
@@ -124,7 +125,7 @@ class ObservationReader:
             )
         images = [self._image(key, _tensor(batch, key, "a camera"), rows) for key in present]
         shape = (rows, 3, self.image_size, self.image_size)
-        images += [torch.full((1, 1, 1, 1), ABSENT).expand(shape) for _ in absent]
+        images += [torch.full((1, 1, 1, 1), BLACK).expand(shape) for _ in absent]
         masks = [torch.ones(rows, dtype=torch.bool) for _ in present] + [
             torch.zeros(rows, dtype=torch.bool) for _ in absent
         ]
@@ -147,7 +148,8 @@ class ObservationReader:
             image, low, high = resize_with_pad(image, self.image_size)
         else:
             low, high = (float(x) for x in image.aminmax())
-        if not torch.isfinite(torch.tensor([low, high])).all():
+            image = image.mul(2.0).sub_(1.0)
+        if not (math.isfinite(low) and math.isfinite(high)):
             raise ValueError(f"{key}: holds NaN or infinity; check the camera.")
         if low < -0.01 or high > 1.01:
             self._warn_once(
@@ -155,7 +157,7 @@ class ObservationReader:
                 f"{key}: expected values in [0, 1], got {low:.3g} to {high:.3g}; the policy was trained on [0, 1]: divide "
                 "by 255, and leave images out of the normalisation.",
             )
-        return image * 2.0 - 1.0
+        return image
 
     def _warn_once(self, subject: str, message: str) -> None:
         if subject not in self._warned:
@@ -164,9 +166,10 @@ class ObservationReader:
 
 
 def resize_with_pad(image: Tensor, size: int) -> tuple[Tensor, float, float]:
-    """Returns the image scaled to fit into (size, size), centred on black and clamped to [0, 1]; and its extremes before.
+    """Returns the image scaled to fit into (size, size), clamped to [0, 1], made [-1, 1] and centred on black; and its
+    extremes before all but the scaling.
 
-    Source: openpi `shared/image_tools.py::resize_with_pad_torch`, bit for bit.
+    Source: openpi `shared/image_tools.py::resize_with_pad_torch` and what follows it, bit for bit.
 
     Args:
         image: (B, 3, H, W) float32, in [0, 1].
@@ -179,7 +182,7 @@ def resize_with_pad(image: Tensor, size: int) -> tuple[Tensor, float, float]:
     low, high = (float(x) for x in image.aminmax())
     top, left = (size - fitted[0]) // 2, (size - fitted[1]) // 2
     pad = (left, size - fitted[1] - left, top, size - fitted[0] - top)
-    return F.pad(image.clamp(0.0, 1.0), pad), low, high
+    return F.pad(image.clamp_(0.0, 1.0).mul_(2.0).sub_(1.0), pad, value=BLACK), low, high
 
 
 def _tensor(batch: Mapping[str, object], key: str, made_by: str) -> Tensor:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from lerobot.policies.rtc.configuration_rtc import RTCConfig
 
 pytest.importorskip("ttnn", reason="the TTNN backend's package is not installed")
 
@@ -71,6 +72,27 @@ def test_loaded_in_one_thread_and_run_in_another(load, want):
     thread.start()
     thread.join()
     assert_quality(actions[0], want, pcc=0.999, rel_rmse=0.05)
+
+
+@pytest.mark.parametrize("guided", [False, True], ids=["free", "guided"])
+def test_a_tick_uploads_only_what_is_new(load, board, guided):
+    """Pixels of two cameras, state and noise; guided also what is left of the former chunk, and its weights."""
+    policy = load(rtc_config=RTCConfig(enabled=True) if guided else None)
+    former = {"prev_chunk_left_over": torch.ones(30, 7), "inference_delay": 3} if guided else {}
+    actions = 4 * 64 * 32
+    for seed, once in ((1, 10 + 1), (2, 0)):
+        # First also the prompt's tokens, masks and tables, and the bias of the one step. Then another tick: the state and
+        # every pixel differ, the prompt does not.
+        batch = make_batch(batch=1, seed=seed) | language_of(make_batch(batch=1, seed=1))
+        with board.record() as counts:
+            policy.predict_action_chunk(batch, num_steps=1, **former)
+        assert counts.uploads.count == once + 3 + 2 * guided
+    assert counts.uploads.bytes == 2 * 256 * 608 * 2 + 4 * 32 * 32 + actions * (1 + 2 * guided)
+    assert counts.readbacks.count == 1
+
+
+def language_of(batch):
+    return {key: value for key, value in batch.items() if "language" in key}
 
 
 def test_two_policies_share_the_board(load):
@@ -168,8 +190,8 @@ def test_info_walks_the_board(checkpoint, board, capsys):
     assert report["board"]["grid"] == [8, 8]
     step = report["stages"]["denoising step"]["operations"]
     assert sum(row["count"] for row in step.values()) == 12 * 3 + 5
-    assert [stage["uploads"] for stage in report["stages"].values()] == [13, 0, 0, 0, 0, 0]
-    assert [stage["readbacks"] for stage in report["stages"].values()] == [0] * 6
+    assert [stage["uploads"] for stage in report["stages"].values()] == [10, 3, 0, 0, 0, 0, 0]
+    assert [stage["readbacks"] for stage in report["stages"].values()] == [0] * 7
     assert report["model"]["parts"]["vision_tower"] == "SigLIPVisionTowerTTNN"
     assert report["model"]["programs_refused"] == {}
 

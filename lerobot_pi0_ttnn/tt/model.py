@@ -13,6 +13,7 @@ from ..latency import Stage, timed_steps, untimed
 from ..model_config import PI0ModelConfig
 from ..rtc import Guidance, guided
 from ..weights import Weights, check_weights
+from .context import UPLOADS_PER_CONTEXT, Context, Contexts
 from .inputs import UPLOADS_PER_ROW, InputMaker, RowInputs
 from .layers import device_bytes
 from .paligemma import PaliGemmaBackboneTTNN, Prefix
@@ -70,6 +71,7 @@ class PI0ModelTTNN:
         self._precision_name = precision
         self._programs = on_device.programs
         self.make_inputs = InputMaker(config, self.precision)
+        self.contexts = Contexts(config, self.precision, device, self.backbone.embed_language, traces)
         self.one_by_one = False
         self._traces = traces
         # Not the model itself: a trace is not to keep it alive.
@@ -115,83 +117,85 @@ class PI0ModelTTNN:
             self._traces.release()
         time_bias = self.suffix_embedding.time_bias(times)
 
-        with stage("upload"):
-            rows = [
-                self.make_inputs(
-                    [image[row] for image, mask in zip(images, img_masks, strict=True) if mask[row]],
-                    lang_tokens[row][lang_masks[row]],
-                    state[row],
-                    noise[row],
-                    replace(guidance, prefix=guidance.prefix[row]) if guidance else None,
-                )
-                for row in range(state.shape[0])
-            ]
+        chunks: list[Any] = []
+        for row in range(state.shape[0]):
+            with stage("upload"):
+                present = [image[row] for image, mask in zip(images, img_masks, strict=True) if mask[row]]
+                context = self.contexts.load(len(present), lang_tokens[row][lang_masks[row]])
+                guided_by = replace(guidance, prefix=guidance.prefix[row]) if guidance else None
+                inputs = self.make_inputs(present, state[row], noise[row], guided_by)
+                if traces is None:
+                    inputs = inputs.on(self.device)
             if traces is None:
-                rows = [row.on(self.device) for row in rows]
+                chunks.append(self._integrate(inputs, context, time_bias, times, stage))
+            else:
+                key = (self._identity, steps, guidance and guidance.max_gain, context.layout.state)
+                chunks.append(self._replay(traces, key, inputs, context, time_bias, times, stage))
         if traces is None:
-            actions = ttnn.concat([self._integrate(row, time_bias, times, stage) for row in rows], dim=0)
             with stage("readback"):
-                chunk: Tensor = ttnn.to_torch(actions)
+                chunk: Tensor = ttnn.to_torch(ttnn.concat(chunks, dim=0))
         else:
-            key = (self._identity, steps, guidance and guidance.max_gain)
-            chunk = torch.cat([self._replay(traces, key, row, time_bias, times, stage) for row in rows])
+            chunk = torch.cat(chunks)
         return chunk[:, 0, : self.config.horizon, : self.config.action_dim]
 
     def _replay(
         self,
         traces: Traces,
         key: Hashable,
-        row: RowInputs,
+        inputs: RowInputs,
+        context: Context,
         time_bias: Sequence[ttnn.Tensor],
         times: Sequence[float],
         stage: Stage,
     ) -> Tensor:
         with stage("trace"):
-            actions = traces.run(key, row, lambda inputs: self._integrate(inputs, time_bias, times, untimed))
+            actions = traces.run(
+                key, inputs, lambda inputs: self._integrate(inputs, context, time_bias, times, untimed)
+            )
         # A trace writes in one place: a row's result comes down before the next row runs.
         with stage("readback"):
             chunk: Tensor = ttnn.to_torch(actions)
         return chunk
 
-    def upload(
-        self,
-        images: Sequence[Tensor],
-        lang_tokens: Tensor,
-        state: Tensor,
-        noise: Tensor,
-    ) -> RowInputs:
-        """Returns one row on the device; its arguments are those of `InputMaker`."""
-        return self.make_inputs(images, lang_tokens, state, noise).on(self.device)
-
     def _integrate(
-        self, row: RowInputs, time_bias: Sequence[ttnn.Tensor], times: Sequence[float], stage: Stage
+        self,
+        inputs: RowInputs,
+        context: Context,
+        time_bias: Sequence[ttnn.Tensor],
+        times: Sequence[float],
+        stage: Stage,
     ) -> ttnn.Tensor:
         with stage("vision"):
-            embeddings = self.backbone.embed_prefix(row)
+            embeddings = self.backbone.embed_prefix(inputs.pixels, context)
         with stage("prefill"):
-            prefix = self.backbone.prefill(embeddings, row)
-            self.backbone.write_state(self.suffix_embedding.embed_state(row.proprioception), prefix)
-        return self.denoise(prefix, time_bias, times, stage)
+            prefix = self.backbone.prefill(embeddings, context)
+            self.backbone.write_state(self.suffix_embedding.embed_state(inputs.proprioception), prefix)
+        return self.denoise(inputs, prefix, time_bias, times, stage)
 
     def denoise(
-        self, prefix: Prefix, time_bias: Sequence[ttnn.Tensor], times: Sequence[float], stage: Stage = untimed
+        self,
+        inputs: RowInputs,
+        prefix: Prefix,
+        time_bias: Sequence[ttnn.Tensor],
+        times: Sequence[float],
+        stage: Stage = untimed,
     ) -> ttnn.Tensor:
         """Returns the row's noise after one Euler step for each of `times`.
 
         Args:
+            inputs: of the row, on the device.
             prefix: with the state token written.
             time_bias: of `SuffixEmbeddingTTNN.time_bias`, for these times.
             times: see `flow.schedule`.
             stage: in whose contexts the work is done, to time it.
         """
-        row = prefix.row
 
         def velocity(x_t: ttnn.Tensor, step: int) -> ttnn.Tensor:
             action_embeddings = self.suffix_embedding.embed_actions(x_t, time_bias[step])
             return self.suffix_embedding.velocity(self.backbone.forward_actions(action_embeddings, prefix))
 
-        field = guided(velocity, row.guidance, times) if row.guidance else velocity
-        return euler_integrate(timed_steps(field, stage), row.noise, len(times), advance=ttnn.addalpha)
+        field = guided(velocity, inputs.guidance, times) if inputs.guidance else velocity
+        return euler_integrate(timed_steps(field, stage), inputs.noise, len(times), advance=ttnn.addalpha)
 
     def warm_up_shapes(self, cameras: int, tokens: int) -> list[tuple[int, int]]:
         """Returns the (cameras, prompt tokens) to run once before it counts: one for each set of kernels that rows need.
@@ -231,5 +235,9 @@ class PI0ModelTTNN:
             "precision": {"preset": self._precision_name, **table(self.precision)},
             "weight_bytes": {name: device_bytes(part) for name, part in parts.items()},
             "programs_refused": dict(self._programs.refused),
-            "transfers": {"uploads_per_row": UPLOADS_PER_ROW, "readbacks_per_call": 1},
+            "transfers": {
+                "uploads_per_row": UPLOADS_PER_ROW,
+                "uploads_per_new_prompt": UPLOADS_PER_CONTEXT,
+                "readbacks_per_call": 1,
+            },
         }

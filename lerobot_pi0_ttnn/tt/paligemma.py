@@ -10,11 +10,10 @@ import ttnn
 
 from ..model_config import PI0ModelConfig
 from ..weights import EXPERT, LANGUAGE_MODEL, PROJECTOR, VISION_TOWER
+from .context import Context
 from .gemma import GemmaBlockTTNN, GemmaLastPrefixLayerTTNN, KeyValueCache
-from .inputs import RowInputs
 from .layers import LayerNorm, Linear, RMSNorm
 from .precision import OpPrecision, Precision
-from .program import TILE
 from .siglip import SigLIPVisionTowerTTNN
 from .weights import DeviceWeights
 
@@ -25,7 +24,7 @@ class Prefix:
 
     caches: list[KeyValueCache]
     """One for each layer, filled with the prefix."""
-    row: RowInputs
+    context: Context
     """Masks and tables of the suffix, and where it goes in the caches."""
 
 
@@ -102,43 +101,47 @@ class PaliGemmaBackboneTTNN:
         self.expert_norm = RMSNorm(expert.at("norm"), config.expert.rms_norm_eps, precision.expert)
         self._caches: dict[int, list[KeyValueCache]] = {}
 
-    def embed_language(self, tokens: ttnn.Tensor) -> ttnn.Tensor:
-        """Returns (1, 1, L, D): the tokens' embeddings times sqrt(D).
+    def embed_language(self, tokens: ttnn.Tensor, embeddings: ttnn.Tensor) -> None:
+        """Writes the tokens' embeddings times sqrt(D); allocates nothing.
 
         Args:
             tokens: (1, L) uint32.
+            embeddings: (1, 1, L, D), where they go.
         """
         scale: float = self.config.vlm.width**0.5
-        embeddings = ttnn.embedding(tokens, self.embed_tokens, layout=ttnn.TILE_LAYOUT)
-        embeddings = ttnn.reshape(embeddings, [1, 1, tokens.shape[-1], self.config.vlm.width])
-        return ttnn.multiply(embeddings, scale, dtype=self.precision.vlm.stream)
+        ttnn.embedding(tokens, self.embed_tokens, layout=ttnn.TILE_LAYOUT, output_tensor=embeddings)
+        ttnn.multiply(embeddings, scale, output_tensor=embeddings)
 
-    def embed_prefix(self, row: RowInputs) -> ttnn.Tensor:
-        """Returns the prefix, (1, 1, P, D): the patches of the cameras that there are, then language, then padding."""
+    def embed_prefix(self, pixels: ttnn.Tensor | None, context: Context) -> ttnn.Tensor:
+        """Returns the prefix, (1, 1, P, D): the patches of the cameras that there are, then language, then padding.
+
+        Args:
+            pixels: see `RowInputs`.
+            context: of the row.
+        """
         embeddings: list[ttnn.Tensor] = []
-        if row.pixels is not None:
-            features = self.multi_modal_projector(self.vision_tower(row.pixels))
+        if pixels is not None:
+            features = self.multi_modal_projector(self.vision_tower(pixels))
             cameras, _, patches, width = features.shape
             embeddings.append(ttnn.reshape(features, [1, 1, cameras * patches, width]))
-        if row.tokens is not None:
-            embeddings.append(self.embed_language(row.tokens))
+        if context.language is not None:
+            embeddings.append(context.language)
         return ttnn.concat(embeddings, dim=2) if len(embeddings) > 1 else embeddings[0]
 
-    def prefill(self, embeddings: ttnn.Tensor, row: RowInputs) -> Prefix:
+    def prefill(self, embeddings: ttnn.Tensor, context: Context) -> Prefix:
         """Returns the keys and values of the prefix in every layer.
 
         Args:
             embeddings: (1, 1, P, D).
-            row: the row that they belong to.
+            context: of the row that they belong to.
         """
-        caches = self.static_caches(row.layout.length)
-        start, rotary = row.prefix.start, row.prefix.rotary
-        mask = ttnn.repeat(row.prefix.mask, [1, 1, embeddings.shape[2] // TILE, 1])
+        caches = self.static_caches(context.layout.length)
+        block = context.prefix
         x = embeddings
         for layer, cache in zip(self.vlm_layers, caches[:-1], strict=True):
-            x = layer(x, rotary, cache, start, mask)
-        self.vlm_last_layer.write_keys_values(x, rotary, caches[-1], start)
-        return Prefix(caches=caches, row=row)
+            x = layer(x, block.rotary, cache, block.start, block.mask)
+        self.vlm_last_layer.write_keys_values(x, block.rotary, caches[-1], block.start)
+        return Prefix(caches=caches, context=context)
 
     def write_state(self, state_embedding: ttnn.Tensor, prefix: Prefix) -> None:
         """Adds the state token's keys and values to every layer's cache.
@@ -150,7 +153,7 @@ class PaliGemmaBackboneTTNN:
             state_embedding: (1, 1, 32, D), the state in row 0.
             prefix: as `prefill` returned it.
         """
-        block = prefix.row.state
+        block = prefix.context.state
         x = state_embedding
         for layer, cache in zip(self.expert_layers[:-1], prefix.caches[:-1], strict=True):
             x = layer(x, block.rotary, cache, block.start, block.mask)
@@ -163,7 +166,7 @@ class PaliGemmaBackboneTTNN:
             action_embeddings: (1, 1, horizon, D).
             prefix: with the state token written.
         """
-        block = prefix.row.actions
+        block = prefix.context.actions
         x = action_embeddings
         for layer, cache in zip(self.expert_layers, prefix.caches, strict=True):
             x = layer(x, block.rotary, cache, block.start, block.mask)

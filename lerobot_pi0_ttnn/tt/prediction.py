@@ -6,7 +6,7 @@ from typing import Any
 
 from .cost import Cost, Machine, cost
 from .graph import DeviceOperation, Place
-from .report import EXPERT_LAYER, STEP, Stage
+from .report import EXPERT_LAYER, NEW_PROMPT, STEP, Stage
 
 NOTE = "predicted from shapes; nobody has measured this"
 DEAREST = 10
@@ -43,7 +43,7 @@ def predict(stages: Mapping[str, Stage], on: Machine, *, steps: int) -> dict[str
     report: dict[str, Any] = {"note": NOTE, "steps": steps, "stages": {}}
     groups: dict[tuple[str, str], list[tuple[str, Cost, int]]] = defaultdict(list)
     for name, stage in stages.items():
-        if not stage.operations or name == EXPERT_LAYER:
+        if not stage.operations or name in (NEW_PROMPT, EXPERT_LAYER):
             continue
         times = steps if name == STEP else 1
         costs = [cost(operation, on) for operation in stage.operations]

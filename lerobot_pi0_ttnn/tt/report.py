@@ -19,6 +19,7 @@ NEEDED_ON_THE_HOST = ("state_", "action_", f"{EXPERT}.norm.")
 """Weights that the host computes with before anything goes up: their values are read even where only shapes count."""
 
 
+NEW_PROMPT = "new prompt"
 STEP = "denoising step"
 EXPERT_LAYER = "of which an expert layer"
 
@@ -112,7 +113,7 @@ def dispatched(
 def operations_by_stage(model: PI0ModelTTNN, board: Board, *, cameras: int, tokens: int) -> dict[str, Stage]:
     """Returns for each stage of a call, as run on a made-up row, its device operations, uploads and readbacks.
 
-    A layer of the expert, part of each denoising step, is added.
+    A layer of the expert, part of each denoising step, is added; what only the first call with a prompt does comes first.
 
     Args:
         model: on the board.
@@ -134,18 +135,20 @@ def operations_by_stage(model: PI0ModelTTNN, board: Board, *, cameras: int, toke
             yield
         stages[name] = Stage(graph.operations, counts.uploads.count, counts.uploads.bytes, counts.readbacks.count)
 
+    with stage(NEW_PROMPT):
+        context = model.contexts.load(cameras, torch.ones(tokens, dtype=torch.long))
     with stage("upload"):
-        row = model.upload(images, torch.ones(tokens, dtype=torch.long), torch.zeros(config.state_dim), noise)
-    caches = backbone.static_caches(row.layout.length)
+        inputs = model.make_inputs(images, torch.zeros(config.state_dim), noise).on(model.device)
+    caches = backbone.static_caches(context.layout.length)
     with stage("vision and language"):
-        embeddings = backbone.embed_prefix(row)
+        embeddings = backbone.embed_prefix(inputs.pixels, context)
     with stage("prefill"):
-        prefix = backbone.prefill(embeddings, row)
+        prefix = backbone.prefill(embeddings, context)
     with stage("state"):
-        backbone.write_state(suffix.embed_state(row.proprioception), prefix)
+        backbone.write_state(suffix.embed_state(inputs.proprioception), prefix)
     with stage(STEP):
-        model.denoise(prefix, biases, times)
-    actions, block = suffix.embed_actions(row.noise, biases[0]), row.actions
+        model.denoise(inputs, prefix, biases, times)
+    actions, block = suffix.embed_actions(inputs.noise, biases[0]), context.actions
     with stage(EXPERT_LAYER):
         backbone.expert_layers[0](actions, block.rotary, caches[0], block.start, block.mask)
     return stages

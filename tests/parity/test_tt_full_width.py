@@ -61,7 +61,7 @@ def random(*shape: int) -> torch.Tensor:
 def test_siglip_and_projector(tt, twin, precision):
     image = random(1, 3, 224, 224).clamp(-1, 1)
     pixels = ttnn.from_torch(
-        patch_rows(image, FEW_LAYERS.vision), dtype=ttnn.bfloat16, layout=ttnn.TILE_LAYOUT, device=tt.device
+        patch_rows(image, FEW_LAYERS.vision), dtype=ttnn.bfloat16, layout=ttnn.ROW_MAJOR_LAYOUT, device=tt.device
     )
     got = down(tt.backbone.multi_modal_projector(tt.backbone.vision_tower(pixels)), 256)
     want = twin.backbone.multi_modal_projector(twin.backbone.vision_tower(image))[0]
@@ -71,13 +71,13 @@ def test_siglip_and_projector(tt, twin, precision):
 
 def test_gemma_2b(tt, twin, precision):
     """A block on a prompt of 23 tokens."""
-    config, row = FEW_LAYERS.vlm, upload_row(tt, random_inputs(FEW_LAYERS, 0, 23), 0, make_noise(batch=1))
+    config, context = FEW_LAYERS.vlm, upload_row(tt, random_inputs(FEW_LAYERS, 0, 23), 0, make_noise(batch=1)).context
     x = random(23, config.width)
     is_real = torch.ones(1, 23, dtype=torch.bool)
     cache = KeyValueCache(1, 23, config, torch.float32)
     want = twin.backbone.vlm_layers[0](x[None], rotary_tables(positions(is_real), config), cache, 0, None)[0]
-    device_cache = DeviceCache(row.layout.length, config, tt.precision.cache, tt.device)
-    block = row.prefix
+    device_cache = DeviceCache(context.layout.length, config, tt.precision.cache, tt.device)
+    block = context.prefix
     stream = up(tt, x, tt.precision.vlm.stream)
     got = tt.backbone.vlm_layers[0](stream, block.rotary, device_cache, block.start, block.mask)
     assert_quality(down(got, 23), want, **LIMITS[precision])
@@ -85,8 +85,8 @@ def test_gemma_2b(tt, twin, precision):
 
 def test_gemma_300m(tt, twin, precision):
     """The expert on 50 actions, which attend to two cameras, a prompt and the state."""
-    row = upload_row(tt, random_inputs(FEW_LAYERS, 2, 23), 0, make_noise(batch=1))
-    config, layout, prefix = FEW_LAYERS.expert, row.layout, 2 * 256 + 23
+    context = upload_row(tt, random_inputs(FEW_LAYERS, 2, 23), 0, make_noise(batch=1)).context
+    config, layout, prefix = FEW_LAYERS.expert, context.layout, 2 * 256 + 23
     x, keys, values = random(50, config.width), *random(2, prefix + 1, config.head_dim)
     is_real = torch.ones(1, prefix + 51, dtype=torch.bool)
     rotary = rotary_tables(positions(is_real)[:, prefix + 1 :], config)
@@ -96,7 +96,7 @@ def test_gemma_300m(tt, twin, precision):
     device_cache = DeviceCache(layout.length, config, tt.precision.cache, tt.device)
     for part, start in ((slice(0, prefix), 0), (slice(prefix, None), layout.state)):
         store(device_cache, *(up(tt, x[part], ttnn.bfloat16) for x in (keys, values)), start)
-    block = row.actions
+    block = context.actions
     stream = up_to_expert(tt, x, tt.precision.expert.stream)
     got = tt.backbone.expert_layers[0](stream, block.rotary, device_cache, block.start, block.mask)
     assert_quality(down(got, 50), want, **LIMITS[precision])

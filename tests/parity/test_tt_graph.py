@@ -77,12 +77,12 @@ def test_all_of_a_step_depends_on_x_t(emulated, tiny):
     """What does not could be computed once for all steps. Followed through the board's memory, from x_t on."""
     with emulated.shapes_only():
         row = upload_row(tiny, random_inputs(TINY, 2, 23), 0, make_noise(batch=1))
-        prefix = tiny.backbone.prefill(tiny.backbone.embed_prefix(row), row)
+        prefix = tiny.backbone.prefill(tiny.backbone.embed_prefix(row.inputs.pixels, row.context), row.context)
         times = schedule(2)
         bias = tiny.suffix_embedding.time_bias(times)
         with captured() as graph:
-            tiny.denoise(prefix, bias, times)
-    dependent = {("DRAM", row.noise.buffer_address())}
+            tiny.denoise(row.inputs, prefix, bias, times)
+    dependent = {("DRAM", row.inputs.noise.buffer_address())}
     assert len(graph.operations) == 2 * (12 * TINY.expert.depth + 5)
     for number, operation in enumerate(graph.operations):
         assert dependent & set(operation.inputs), (

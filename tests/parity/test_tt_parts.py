@@ -26,18 +26,16 @@ from lerobot_pi0_ttnn.reference.paligemma import Prefix as TorchPrefix  # noqa: 
 from lerobot_pi0_ttnn.reference.siglip import SigLIPMLPTorch  # noqa: E402
 from lerobot_pi0_ttnn.tt.gemma import GemmaMLPTTNN  # noqa: E402
 from lerobot_pi0_ttnn.tt.gemma import KeyValueCache as DeviceCache  # noqa: E402
-from lerobot_pi0_ttnn.tt.inputs import RowInputs  # noqa: E402
 from lerobot_pi0_ttnn.tt.layers import LayerNorm, RMSNorm  # noqa: E402
 from lerobot_pi0_ttnn.tt.model import PI0ModelTTNN  # noqa: E402
 from lerobot_pi0_ttnn.tt.paligemma import Prefix  # noqa: E402
-from lerobot_pi0_ttnn.tt.program import TILE  # noqa: E402
 from lerobot_pi0_ttnn.tt.siglip import SigLIPMLPTTNN, patch_rows  # noqa: E402
 from lerobot_pi0_ttnn.tt.weights import DeviceWeights  # noqa: E402
 from lerobot_pi0_ttnn.weights import Weights  # noqa: E402
 
 from ..oracle import make_noise, only_row  # noqa: E402
 from ..quality import assert_quality  # noqa: E402
-from .tt import down, store, tokens_of, up, up_to_expert, upload_row  # noqa: E402
+from .tt import Row, down, store, tokens_of, up, up_to_expert, upload_row  # noqa: E402
 
 ROW = 1
 """The row with one camera and 23 tokens: 9 rows of padding in its last tile."""
@@ -52,7 +50,7 @@ class Case:
     precision: str
     tt: PI0ModelTTNN
     torch: PI0ModelTorch
-    row: RowInputs
+    row: Row
     noise: torch.Tensor
     embeddings: torch.Tensor
     is_real: torch.Tensor
@@ -64,7 +62,7 @@ class Case:
 
     @property
     def prefix_tokens(self) -> int:
-        return self.row.layout.prefix
+        return self.row.context.layout.prefix
 
     def torch_prefix(self) -> TorchPrefix:
         return self.torch.backbone.prefill(self.embeddings, self.is_real)
@@ -72,11 +70,11 @@ class Case:
     def tt_prefix(self) -> Prefix:
         """The twin's own prefix, put on the device: parts after it answer for their own errors only."""
         prefix = self.torch_prefix()
-        caches = self.tt.backbone.static_caches(self.row.layout.length)
+        caches = self.tt.backbone.static_caches(self.row.context.layout.length)
         for cache, source in zip(caches, prefix.caches, strict=True):
             keys, values = (x[:, :, : self.prefix_tokens] for x in (source.keys, source.values))
             store(cache, *(self.up_heads(x) for x in (keys, values)), 0)
-        return Prefix(caches=caches, row=self.row)
+        return Prefix(caches=caches, context=self.row.context)
 
     def up_heads(self, x: torch.Tensor):
         return up(self.tt, x[0, 0], ttnn.bfloat16)
@@ -102,7 +100,7 @@ class TestVision:
         images = random(2, 3, 224, 224).clamp(-1, 1)
         norm = case.tt.backbone.vision_tower.post_layernorm
         pixels = ttnn.from_torch(
-            patch_rows(images, TINY.vision), dtype=ttnn.bfloat16, layout=ttnn.TILE_LAYOUT, device=case.tt.device
+            patch_rows(images, TINY.vision), dtype=ttnn.bfloat16, layout=ttnn.ROW_MAJOR_LAYOUT, device=case.tt.device
         )
         got = ttnn.to_torch(case.tt.backbone.vision_tower(pixels)).float()[:, 0] * norm.weight + norm.bias
         assert_quality(got, case.torch.backbone.vision_tower(images), **case.limit(0.012, 0.02))
@@ -115,29 +113,32 @@ class TestVision:
         assert_quality(got, want, **case.limit(0.006, 0.015))
 
     def test_patches_are_in_the_order_of_the_weight(self):
-        images = random(1, 3, 224, 224)
+        images = random(2, 3, 224, 224)
         weight = random(8, 3, 14, 14)
-        want = torch.nn.functional.conv2d(images, weight, stride=14).flatten(2).transpose(1, 2)
+        rounded = images.bfloat16().float()
+        want = torch.nn.functional.conv2d(rounded, weight, stride=14).flatten(2).transpose(1, 2)
         rows = patch_rows(images, TINY.vision)[:, 0]
-        assert rows.shape == (1, 256, 608)
-        torch.testing.assert_close(rows[..., :588] @ weight.flatten(1).T, want, rtol=0, atol=1e-4)
+        assert rows.shape == (2, 256, 608)
+        assert rows.dtype == torch.bfloat16
+        assert torch.equal(rows[..., :588].float(), torch.nn.functional.unfold(rounded, 14, stride=14).transpose(1, 2))
+        torch.testing.assert_close(rows[..., :588].float() @ weight.flatten(1).T, want, rtol=0, atol=1e-4)
         assert not rows[..., 588:].any()
 
 
 class TestPrefix:
     def test_language(self, case, inputs):
         tokens = inputs["lang_tokens"][ROW][inputs["lang_masks"][ROW]]
-        got = down(case.tt.backbone.embed_language(case.row.tokens), len(tokens))
+        got = down(case.row.context.language, len(tokens))
         # Rounded when stored and when scaled.
         assert_quality(got, case.torch.backbone.embed_language(tokens), **case.limit(0.005, 0.005))
 
     def test_embeddings(self, case):
-        got = down(case.tt.backbone.embed_prefix(case.row), case.prefix_tokens)
+        got = down(case.tt.backbone.embed_prefix(case.row.inputs.pixels, case.row.context), case.prefix_tokens)
         assert_quality(got, case.embeddings[0], **case.limit(0.012, 0.025))
 
     def test_keys_and_values(self, case):
         embeddings = up(case.tt, case.embeddings[0], case.tt.precision.vlm.stream)
-        got = case.tt.backbone.prefill(embeddings, case.row).caches
+        got = case.tt.backbone.prefill(embeddings, case.row.context).caches
         want = case.torch_prefix().caches
         for layer, (ours, theirs) in enumerate(zip(got, want, strict=True)):
             for name in ("keys", "values"):
@@ -185,9 +186,9 @@ class TestGemma:
         cache = KeyValueCache(1, length, config, torch.float32)
         rotary = rotary_tables(positions(case.is_real), config)
         want = reference((x * scale)[None], rotary, cache, 0, case.is_real)[0]
-        device_cache = DeviceCache(case.row.layout.length, config, case.tt.precision.cache, case.tt.device)
-        mask = ttnn.repeat(case.row.prefix.mask, [1, 1, case.row.layout.state // TILE, 1])
-        got = tt(stream(x), case.row.prefix.rotary, device_cache, 0, mask)
+        device_cache = DeviceCache(case.row.context.layout.length, config, case.tt.precision.cache, case.tt.device)
+        block = case.row.context.prefix
+        got = tt(stream(x), block.rotary, device_cache, block.start, block.mask)
         return down(got, length), want
 
 
@@ -233,14 +234,16 @@ class TestGelu:
 
 class TestSuffix:
     def test_state_embedding(self, case, inputs):
-        got = down(case.tt.suffix_embedding.embed_state(case.row.proprioception), 1)
+        got = down(case.tt.suffix_embedding.embed_state(case.row.inputs.proprioception), 1)
         want = case.torch.suffix_embedding.embed_state(inputs["state"][ROW : ROW + 1])[0]
         assert_quality(got, want, **case.limit(4e-3, 4e-3))
 
     @pytest.mark.parametrize("step", [0, 1, 9])
     def test_action_embedding(self, case, step):
         times = schedule(10)
-        got = case.tt.suffix_embedding.embed_actions(case.row.noise, case.tt.suffix_embedding.time_bias(times)[step])
+        got = case.tt.suffix_embedding.embed_actions(
+            case.row.inputs.noise, case.tt.suffix_embedding.time_bias(times)[step]
+        )
         want = case.torch.suffix_embedding.embed_actions(case.noise, case.torch.suffix_embedding.time_bias(times)[step])
         # A time that was rounded to bfloat16 would show as 0.3.
         assert_quality(down(got, HORIZON), want, **case.limit(4e-3, 4e-3))
@@ -260,7 +263,7 @@ class TestSuffix:
         for ours, theirs in zip(got.caches, want.caches, strict=True):
             for name in ("keys", "values"):
                 assert_quality(
-                    tokens_of(getattr(ours, name), case.row.layout.state, 1),
+                    tokens_of(getattr(ours, name), case.row.context.layout.state, 1),
                     getattr(theirs, name)[0, 0, case.prefix_tokens : case.prefix_tokens + 1],
                     **case.limit(0.01, 0.03),
                 )
@@ -272,7 +275,11 @@ class TestSuffix:
         case.torch.backbone.write_state(token[None], want_prefix)
         for cache, source in zip(got_prefix.caches, want_prefix.caches, strict=True):
             at = slice(case.prefix_tokens, case.prefix_tokens + 1)
-            store(cache, *(case.up_heads(x[:, :, at]) for x in (source.keys, source.values)), case.row.layout.state)
+            store(
+                cache,
+                *(case.up_heads(x[:, :, at]) for x in (source.keys, source.values)),
+                case.row.context.layout.state,
+            )
         want = case.torch.backbone.forward_actions(actions[None], want_prefix)[0]
         got = down(case.tt.backbone.forward_actions(up_to_expert(case.tt, actions), got_prefix), HORIZON)
         assert_quality(got * case.torch.backbone.expert_norm.scale, want, **case.limit(0.01, 0.025))
@@ -281,7 +288,7 @@ class TestSuffix:
 def test_rotary_tables_count_real_tokens(case):
     """The suffix goes on from the number of real prefix tokens, not from where its rows lie."""
     want = rotary_tables(suffix_positions(case.is_real, 1 + HORIZON), TINY.expert)
-    for block, part in ((case.row.state, slice(0, 1)), (case.row.actions, slice(1, 1 + HORIZON))):
+    for block, part in ((case.row.context.state, slice(0, 1)), (case.row.context.actions, slice(1, 1 + HORIZON))):
         expected = RotaryTables(want.cos[0, 0, part], want.sin[0, 0, part])
         rows, half = expected.cos.shape[0], TINY.expert.head_dim // 2
         torch.testing.assert_close(down(block.rotary.cos, rows), expected.cos, rtol=0, atol=1e-6)

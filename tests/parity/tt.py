@@ -1,10 +1,13 @@
 """What the tests of the TTNN twin share: its inputs row by row, and values going up and down."""
 
+from dataclasses import dataclass
+
 import torch
 import ttnn
 from torch import Tensor
 
 from lerobot_pi0_ttnn.model_config import PI0ModelConfig
+from lerobot_pi0_ttnn.tt.context import Context
 from lerobot_pi0_ttnn.tt.gemma import KeyValueCache
 from lerobot_pi0_ttnn.tt.inputs import RowInputs
 from lerobot_pi0_ttnn.tt.model import PI0ModelTTNN
@@ -45,11 +48,21 @@ def random_inputs(config: PI0ModelConfig, cameras: int, tokens: int, *, batch: i
     }
 
 
-def upload_row(model: PI0ModelTTNN, inputs: ModelInputs, row: int, noise: Tensor) -> RowInputs:
+@dataclass(frozen=True)
+class Row:
+    """One row of a batch on the device, until another of its size takes the place of its context."""
+
+    context: Context
+    inputs: RowInputs
+
+
+def upload_row(model: PI0ModelTTNN, inputs: ModelInputs, row: int, noise: Tensor) -> Row:
     """One row on the device, as `sample_actions` puts it there."""
     cameras = zip(inputs["images"], inputs["img_masks"], strict=True)
     tokens = inputs["lang_tokens"][row][inputs["lang_masks"][row]]
-    return model.upload([image[row] for image, mask in cameras if mask[row]], tokens, inputs["state"][row], noise[row])
+    present = [image[row] for image, mask in cameras if mask[row]]
+    uploaded = model.make_inputs(present, inputs["state"][row], noise[row]).on(model.device)
+    return Row(model.contexts.load(len(present), tokens), uploaded)
 
 
 def up(model: PI0ModelTTNN, x: Tensor, dtype: ttnn.DataType = ttnn.float32) -> ttnn.Tensor:
