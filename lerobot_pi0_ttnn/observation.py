@@ -166,10 +166,10 @@ class ObservationReader:
 
 
 def resize_with_pad(image: Tensor, size: int) -> tuple[Tensor, float, float]:
-    """Returns the image scaled to fit into (size, size), clamped to [0, 1], made [-1, 1] and centred on black; and its
-    extremes before all but the scaling.
+    """Returns the image in [-1, 1], scaled to fit into (size, size) and centred on black; and the extremes of the scaled image.
 
-    Source: openpi `shared/image_tools.py::resize_with_pad_torch` and what follows it, bit for bit.
+    Extremes are those before it is clamped to [0, 1]. Source: openpi `shared/image_tools.py::resize_with_pad_torch` and what
+    LeRobot's `PI0Policy._preprocess_images` does next, bit for bit.
 
     Args:
         image: (B, 3, H, W) float32, in [0, 1].

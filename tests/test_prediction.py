@@ -91,7 +91,7 @@ def test_everything_printed_is_marked(run):
     assert "**all, predicted**" in text
     assert "dearest operations, predicted" in text
     assert f"4 x {STEP}" in text
-    assert "| device operations | vision and language | prefill |" in text
+    assert "| device operations | new prompt | vision and language | prefill |" in text
     assert result["prediction"]["note"] == NOTE
     assert result["graph"][STEP]["operations"]["SDPA"]["count"] == 3
     assert result["cameras"] == 2

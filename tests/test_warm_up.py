@@ -77,7 +77,7 @@ class TestLoading:
 
 
 class Programs:
-    """What ttnn compiles kernels for, which transfers have none of: the operation, and of each argument what a kernel may depend on."""
+    """What ttnn compiles kernels for: the operation, and of each argument what a kernel may depend on. Transfers need none."""
 
     def __init__(self):
         self.seen = set()

@@ -61,7 +61,7 @@ class RowInputs:
         return found
 
     def specs(self) -> tuple[tuple[Any, ...], ...]:
-        """Returns shape, dtype and layout of each tensor: rows that agree in them and in their context's run the same programs."""
+        """Returns shape, dtype and layout of each tensor."""
         return tuple((tuple(tensor.shape), tensor.dtype, tensor.layout) for tensor in self.tensors())
 
 
