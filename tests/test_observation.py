@@ -27,7 +27,9 @@ def reader():
     ids=["all", "no-first", "no-middle", "no-last", "only-last"],
 )
 @pytest.mark.parametrize(
-    "size", [(120, 160), (160, 121), (224, 224), (300, 300)], ids=lambda size: f"{size[0]}x{size[1]}"
+    "size",
+    [(120, 160), (160, 121), (224, 224), (300, 300), (100, 224), (480, 640)],
+    ids=lambda size: f"{size[0]}x{size[1]}",
 )
 def test_inputs_are_lerobots_bit_for_bit(policy, reader, present, size):
     batch = make_batch(cameras=present, size=size)
@@ -55,8 +57,9 @@ def test_padding_is_black_and_centred(reader):
     assert (image[:, :, 56:-56] > -1).all()
 
 
-def test_the_batch_is_not_changed(reader):
-    batch = make_batch()
+@pytest.mark.parametrize("size", [(120, 160), (224, 224), (100, 224)], ids=["resized", "as-is", "only-padded"])
+def test_the_batch_is_not_changed(reader, size):
+    batch = make_batch(size=size)
     before = {key: value.clone() for key, value in batch.items()}
     reader(batch)
     assert all(torch.equal(batch[key], before[key]) for key in before)

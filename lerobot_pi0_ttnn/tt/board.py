@@ -31,7 +31,7 @@ logger = logging.getLogger(__name__)
 TRACE_REGION_BYTES = 1 << 30
 """DRAM set aside for captured traces; on an emulated board as well, so that what fits there fits on a card.
 
-A trace is 2903 operations at full size (docs/graph.md). An operation took 5.7 kB on the simulator, where the tiny model keeps
+A trace is 2901 operations at full size (docs/graph.md). An operation took 5.7 kB on the simulator, where the tiny model keeps
 few cores busy. At 28 kB, which makes the 81 MB that others report of a trace on 110 cores, 12 of them fit: one, two and
 three cameras, short and long prompts, free and guided.
 """
