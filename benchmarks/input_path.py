@@ -2,8 +2,8 @@
 
     uv run python -m benchmarks.input_path             # a minute
 
-Two cameras of 480x640, a prompt of 12 tokens, sizes of pi0_base. All is timed in turn, so that a change in the machine's speed
-meets all of it; medians. Prints a Markdown table, and as its last line JSON.
+Two cameras of 480x640, a prompt of 12 tokens, sizes of pi0_base. Medians of the process's time, which does not go on while
+others have the core; all is timed in turn, so that a change in the machine's speed meets all of it. Prints a Markdown table, and as its last line JSON.
 """
 
 import argparse
@@ -79,16 +79,16 @@ def timed() -> dict[str, Callable[[], Any]]:
 
 
 def measure(rounds: int) -> dict[str, float]:
-    """Returns the median milliseconds by name."""
+    """Returns the median milliseconds of one core, by name."""
     torch.set_num_threads(1)
     functions = timed()
     milliseconds: dict[str, list[float]] = {name: [] for name in functions}
     for number in range(rounds):
         # Who comes second finds the images in the core's caches: each is, half of the time.
         for name, function in sorted(functions.items(), reverse=number % 2 == 1):
-            start = time.perf_counter()
+            start = time.process_time()
             function()
-            milliseconds[name].append(1e3 * (time.perf_counter() - start))
+            milliseconds[name].append(1e3 * (time.process_time() - start))
     return {name: statistics.median(values) for name, values in milliseconds.items()}
 
 
