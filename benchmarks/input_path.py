@@ -3,7 +3,8 @@
     uv run python -m benchmarks.input_path             # a minute
 
 Two cameras of 480x640, a prompt of 12 tokens, sizes of pi0_base. Medians of the process's time, which does not go on while
-others have the core; all is timed in turn, so that a change in the machine's speed meets all of it. Prints a Markdown table, and as its last line JSON.
+others have the core; all is timed in turn, so that a change in the machine's speed meets all of it. Prints a Markdown table,
+and as its last line JSON.
 """
 
 import argparse
