@@ -204,7 +204,9 @@ def test_info_says_which_programs_the_board_refuses(checkpoint, board, capsys, m
     monkeypatch.setattr("lerobot_pi0_ttnn.tt.program.matmul_blocks", lambda *_, **__: too_many_cores)
     assert main(["info", str(checkpoint), "--board", board.name]) == 0
     lines = [line for line in capsys.readouterr().out.splitlines() if "program refused" in line]
-    assert any("linear 1x1x832x128 BFLOAT16 to 256" in line and "must fit within device grid" in line for line in lines), lines
+    assert any(
+        "linear 1x1x832x128 BFLOAT16 to 256" in line and "must fit within device grid" in line for line in lines
+    ), lines
 
 
 def test_info_says_why_it_does_not_fit(checkpoint, board, capsys, monkeypatch):
