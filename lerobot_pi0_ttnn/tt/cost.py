@@ -249,5 +249,6 @@ _WORK: dict[str, Callable[[DeviceOperation, Machine], _Work]] = {
     "SDPA": _attention,
     "LayerNorm": _by_rows,
     "NlpCreateHeads": _by_rows,
+    "Tilize": _by_rows,
     "GenericOp": _split_heads,
 }
