@@ -1,6 +1,6 @@
 """pi0 from images, prompt and state to a chunk of actions, in TTNN. Twin: `reference/model.py`."""
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -34,6 +34,7 @@ class PI0ModelTTNN:
         precision: `accurate`, `balanced` or `fast`, see `tt/precision.py`.
         cache: where to keep the converted weights of a checkpoint, so that it loads in seconds the next time.
         traces: the device's; without, ops run one by one. Whoever shares the device shares them.
+        first: the same model on another chip, from which the converted weights are copied.
 
     Attributes:
         one_by_one: Whether ops run one by one even where a trace could be replayed: no stage can be timed inside a trace.
@@ -53,6 +54,7 @@ class PI0ModelTTNN:
         precision: str = "balanced",
         cache: WeightCache | None = None,
         traces: Traces | None = None,
+        first: "PI0ModelTTNN | None" = None,
     ) -> None:
         self.precision = preset(precision)
         check_weights(config, weights)
@@ -60,7 +62,8 @@ class PI0ModelTTNN:
             traces.release()
         self.config = config
         self.device = device
-        on_device = DeviceWeights(Weights(weights), device, cache)
+        on_device = DeviceWeights(Weights(weights), device, cache, first=None if first is None else first._uploaded)
+        self._uploaded: Mapping[str, ttnn.Tensor] = on_device.uploaded
         self.backbone = PaliGemmaBackboneTTNN(config, on_device, self.precision)
         self.suffix_embedding = SuffixEmbeddingTTNN(
             config, on_device, self.backbone.expert_norm, self.precision.suffix, self.precision.expert.stream
@@ -75,7 +78,6 @@ class PI0ModelTTNN:
         # Not the model itself: a trace is not to keep it alive.
         self._identity = object()
 
-    @torch.no_grad()
     def sample_actions(
         self,
         images: Sequence[Tensor],
@@ -104,12 +106,44 @@ class PI0ModelTTNN:
             guidance: towards the former chunk; none by default.
             stage: in whose contexts the work is done, to time it.
         """
-        steps = self.config.num_steps if num_steps is None else num_steps
-        times = schedule(steps)
         if noise is None:
             noise = self.sample_noise(
                 (state.shape[0], self.config.horizon, self.config.action_dim), generator=generator
             )
+        finish = self.begin(
+            images,
+            img_masks,
+            lang_tokens,
+            lang_masks,
+            state,
+            noise=noise,
+            num_steps=num_steps,
+            guidance=guidance,
+            stage=stage,
+        )
+        return finish()
+
+    @torch.no_grad()
+    def begin(
+        self,
+        images: Sequence[Tensor],
+        img_masks: Sequence[Tensor],
+        lang_tokens: Tensor,
+        lang_masks: Tensor,
+        state: Tensor,
+        *,
+        noise: Tensor,
+        num_steps: int | None = None,
+        guidance: Guidance[Tensor] | None = None,
+        stage: Stage = untimed,
+    ) -> Callable[[], Tensor]:
+        """Asks the device for a chunk, and returns what waits for it: called, once, that returns it.
+
+        The arguments are those of `sample_actions`. Of several rows all but the last are waited for here where there are
+        traces, so that whoever has other things to do begins one row.
+        """
+        steps = self.config.num_steps if num_steps is None else num_steps
+        times = schedule(steps)
         traces = None if self.one_by_one else self._traces
         if traces is None and self._traces is not None:
             self._traces.release()
@@ -128,30 +162,23 @@ class PI0ModelTTNN:
             ]
             if traces is None:
                 rows = [row.on(self.device) for row in rows]
+        done: list[Tensor] = []
         if traces is None:
             actions = ttnn.concat([self._integrate(row, time_bias, times, stage) for row in rows], dim=0)
-            with stage("readback"):
-                chunk: Tensor = ttnn.to_torch(actions)
         else:
             key = (self._identity, steps, guidance and guidance.max_gain)
-            chunk = torch.cat([self._replay(traces, key, row, time_bias, times, stage) for row in rows])
-        return chunk[:, 0, : self.config.horizon, : self.config.action_dim]
+            for number, row in enumerate(rows):
+                if number:
+                    # A trace writes in one place: a row's result comes down before the next row runs.
+                    done.append(self._read(actions, stage))
+                with stage("trace"):
+                    actions = traces.run(key, row, lambda inputs: self._integrate(inputs, time_bias, times, untimed))
+        return lambda: torch.cat([*done, self._read(actions, stage)])
 
-    def _replay(
-        self,
-        traces: Traces,
-        key: Hashable,
-        row: RowInputs,
-        time_bias: Sequence[ttnn.Tensor],
-        times: Sequence[float],
-        stage: Stage,
-    ) -> Tensor:
-        with stage("trace"):
-            actions = traces.run(key, row, lambda inputs: self._integrate(inputs, time_bias, times, untimed))
-        # A trace writes in one place: a row's result comes down before the next row runs.
+    def _read(self, actions: ttnn.Tensor, stage: Stage) -> Tensor:
         with stage("readback"):
             chunk: Tensor = ttnn.to_torch(actions)
-        return chunk
+        return chunk[:, 0, : self.config.horizon, : self.config.action_dim]
 
     def upload(
         self,
