@@ -23,9 +23,10 @@ logger = logging.getLogger(__name__)
 if TYPE_CHECKING:
     from .tt.board import Board
     from .tt.model import PI0ModelTTNN
+    from .tt.replicas import PI0ReplicasTTNN
     from .tt.weight_cache import WeightCache
 
-    Model = PI0ModelTorch | PI0ModelTTNN
+    Model = PI0ModelTorch | PI0ModelTTNN | PI0ReplicasTTNN
 
 
 def open_backend(config: PI0TTNNConfig) -> "Board | None":
@@ -45,6 +46,8 @@ def open_backend(config: PI0TTNNConfig) -> "Board | None":
 def build_model(config: PI0TTNNConfig, weights: Mapping[str, Tensor], board: "Board | None") -> "Model":
     """Returns the model that `config.backend` names, with a progress bar if it takes over two seconds.
 
+    A board of several chips gets a replica of it on each.
+
     Args:
         config: what the user chose.
         weights: all tensors by name.
@@ -61,27 +64,29 @@ def build_model(config: PI0TTNNConfig, weights: Mapping[str, Tensor], board: "Bo
         if board is None:
             return PI0ModelTorch(model, counted, dtype=getattr(torch, config.dtype))
         from .tt.model import PI0ModelTTNN
+        from .tt.replicas import PI0ReplicasTTNN
 
-        if board.traces is None:
+        traces = board.traces
+        if traces is None:
             logger.info("%s: no traces, ops run one by one: %s.", board.name, board.why_no_trace)
         with board.in_use("loading the weights"):
-            return PI0ModelTTNN(
-                model,
-                counted,
-                board.device,
-                precision=config.precision,
-                cache=weight_cache(config, weights, board),
-                traces=board.traces,
-            )
+            cache = weight_cache(config, weights, board)
+            if len(board.devices) > 1:
+                return PI0ReplicasTTNN(
+                    model, counted, board.devices, precision=config.precision, cache=cache, traces=traces
+                )
+            own = traces[0] if traces else None
+            return PI0ModelTTNN(model, counted, board.device, precision=config.precision, cache=cache, traces=own)
 
 
-def warm_up(model: "Model", *, cameras: int, tokens: int, max_gain: float | None) -> None:
+def warm_up(model: "Model", *, chips: int, cameras: int, tokens: int, max_gain: float | None) -> None:
     """Runs the model on blank rows, so that later calls find kernels compiled, traces captured and weights in memory.
 
-    A batch of several rows runs row by row and needs no more than one row does.
+    A batch of several rows runs row by row on a chip, which needs no more than one row does.
 
     Args:
         model: what `build_model` returned.
+        chips: that it is on, each of which is given a row.
         cameras: the most that will be present.
         tokens: of the longest prompt.
         max_gain: of the guidance that will be asked for beside free chunks; None for none.
@@ -90,17 +95,17 @@ def warm_up(model: "Model", *, cameras: int, tokens: int, max_gain: float | None
         FloatingPointError: the model computes NaN or infinity.
     """
     config = model.config
-    image = torch.zeros(1, 3, config.vision.image_size, config.vision.image_size)
-    chunk = torch.zeros(1, config.horizon, config.action_dim)
+    image = torch.zeros(chips, 3, config.vision.image_size, config.vision.image_size)
+    chunk = torch.zeros(chips, config.horizon, config.action_dim)
     guided = [Guidance(chunk, torch.zeros(config.horizon, 1), max_gain)] if max_gain else []
     rows = list(itertools.product((None, *guided), model.warm_up_shapes(cameras, tokens)))
     for guidance, (present, prompt) in tqdm(rows * model.warm_up_rounds, desc="Warming up pi0", delay=2):
         actions = model.sample_actions(
             [image] * present,
-            [torch.ones(1, dtype=torch.bool)] * present,
-            torch.zeros(1, prompt, dtype=torch.long),
-            torch.ones(1, prompt, dtype=torch.bool),
-            torch.zeros(1, config.state_dim),
+            [torch.ones(chips, dtype=torch.bool)] * present,
+            torch.zeros(chips, prompt, dtype=torch.long),
+            torch.ones(chips, prompt, dtype=torch.bool),
+            torch.zeros(chips, config.state_dim),
             noise=chunk,
             guidance=guidance,
         )
@@ -124,9 +129,12 @@ class _Counted(Mapping[str, Tensor]):
 
     def __init__(self, weights: Mapping[str, Tensor], bar: Any) -> None:
         self._weights, self._bar = weights, bar
+        self._taken: set[str] = set()
 
     def __getitem__(self, name: str) -> Tensor:
-        self._bar.update()
+        if name not in self._taken:
+            self._taken.add(name)
+            self._bar.update()
         return self._weights[name]
 
     def __str__(self) -> str:

@@ -40,8 +40,8 @@ class PI0TTNNConfig(PI0Config):
     backend: str = "ttnn"
     """What computes: `ttnn` (a Tenstorrent card) or `torch` (the CPU, in `dtype`). There is no fallback."""
     board: str = "auto"
-    """Which Tenstorrent board: `auto`, the first card; `0`, `1`, ..., that card; `emulated:n150` and the like, none at all
-    (see `emulation/`: exact, slow)."""
+    """Which Tenstorrent board: `auto`, the first chip; `0`, `1`, ..., that chip; `0,1`, both, which share a batch's rows;
+    `emulated:n150` and the like, none at all (see `emulation/`: exact, slow)."""
     precision: str = "balanced"
     """Of the ttnn backend: `accurate`, `balanced` or `fast`, see `tt/precision.py`."""
     cache_weights: bool = True

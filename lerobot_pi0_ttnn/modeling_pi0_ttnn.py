@@ -166,6 +166,7 @@ class PI0TTNNPolicy(PreTrainedPolicy):
         with self._backend("warming up"):
             warm_up(
                 self.model,
+                chips=len(self.board.devices) if self.board else 1,
                 cameras=len(self.config.image_features),
                 tokens=self.config.tokenizer_max_length,
                 max_gain=self.config.rtc_config.max_guidance_weight if self._rtc_enabled() else None,

@@ -4,6 +4,7 @@ import json
 import time
 
 import pytest
+import torch
 
 from lerobot_pi0_ttnn.checkpoint.files import CheckpointSource
 from lerobot_pi0_ttnn.cli import main
@@ -69,6 +70,12 @@ def test_a_card_is_timed_with_and_without_waiting(run, board, monkeypatch):
     assert f"{result['speedup']:.1f}x |" in text
 
 
+def test_a_batch_on_both_backends(run):
+    text, result = run("--batch", "2", "--steps", "1", "--cameras", "1", "--chunks", "1")
+    assert "batch 2" in text
+    assert 0.999 < result["pcc"] < 1.0
+
+
 def test_one_backend(run):
     text, result = run("--backends", "torch", "--dtype", "bfloat16")
     assert list(result["backends"]) == ["torch"]
@@ -101,6 +108,11 @@ def test_the_batch_is_what_was_asked_for(checkpoint):
     assert batch["observation.images.front"].shape == (1, 3, 480, 640)
     assert batch["observation.language.attention_mask"].sum() == 5
     assert batch["observation.state"].shape == (1, 14)
+    rows = make_batch(load_config(CheckpointSource(checkpoint)), rows=2, cameras=2, tokens=5)
+    assert {value.shape[0] for value in rows.values()} == {2}
+    assert rows["observation.language.attention_mask"].sum() == 10
+    assert not torch.equal(*rows["observation.images.front"])
+    assert not torch.equal(*rows["observation.language.tokens"])
 
 
 def stages(**medians):
@@ -113,7 +125,7 @@ def stages(**medians):
 @pytest.fixture
 def result():
     """Two backends, by hand: 400 ms and 50 ms."""
-    board = {"name": "0", "kind": "card", "arch": "blackhole", "grid": [13, 10]}
+    board = {"name": "0", "kind": "card", "arch": "blackhole", "grid": [13, 10], "chips": 1}
     common = {"steps": 10, "chunks": 9, "note": None}
     on_card = stages(**{TOTAL: 50.0, HOST: 2.0, "upload": 1.0, "step 10": 2.0, "step 2": 3.0, "readback": 1.0})
     return {
@@ -121,6 +133,7 @@ def result():
         "cameras": 2,
         "camera_slots": 3,
         "tokens": 12,
+        "batch": 1,
         "n_action_steps": 10,
         "fps": 20.0,
         "control_period_ms": 50.0,
@@ -137,6 +150,14 @@ def result():
             "ttnn": common | {"model": "PI0ModelTTNN", "board": board, "precision": "fast", "milliseconds": on_card},
         },
     }
+
+
+def test_it_says_what_the_chips_were_given(result):
+    assert "batch 1" in as_text(result)
+    assert "on 0 (card, blackhole, 13 x 10)" in as_text(result)
+    result["batch"] = result["backends"]["ttnn"]["board"]["chips"] = 2
+    assert "batch 2" in as_text(result)
+    assert "on 0 (card, blackhole, 2 chips of 13 x 10)" in as_text(result)
 
 
 def test_the_table(result):

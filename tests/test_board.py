@@ -27,11 +27,11 @@ class FakeTTNN(SimpleNamespace):
         self.GetNumAvailableDevices = lambda: count
         self.close_device = self.closed.append
 
-    def open_device(self, *, device_id, **options):
+    def CreateDevices(self, numbers, **options):  # noqa: N802
         if self.failure:
             raise self.failure
-        self.opened.append((device_id, options))
-        return f"device {device_id}"
+        self.opened.append((numbers, options))
+        return {number: f"device {number}" for number in sorted(numbers)}
 
 
 @pytest.fixture
@@ -54,7 +54,7 @@ def machine(monkeypatch, tmp_path):
 def test_auto_takes_the_first_card(machine):
     board = open_board("auto")
     assert (board.name, board.kind, board.device) == ("0", "card", "device 0")
-    assert machine.ttnn.opened == [(0, {"trace_region_size": boards.TRACE_REGION_BYTES})]
+    assert machine.ttnn.opened == [([0], {"trace_region_size": boards.TRACE_REGION_BYTES})]
     board.close()
     assert machine.ttnn.closed == ["device 0"]
 
@@ -64,10 +64,46 @@ def test_a_card_by_its_number(machine):
     assert open_board("1").device == "device 1"
 
 
-def test_a_number_beyond_the_cards(machine):
-    with pytest.raises(ValueError, match=r"board '1': expected a number below 1"):
-        open_board("1")
+def test_several_chips_are_one_board_in_the_order_asked_for(machine):
+    machine.ttnn.GetNumAvailableDevices = lambda: 3
+    board = open_board("2,0")
+    assert (board.name, board.devices, board.device) == ("2,0", ("device 2", "device 0"), "device 2")
+    assert [numbers for numbers, _ in machine.ttnn.opened] == [[2, 0]]
+    assert open_board("auto") is open_board("2,0") is board
+    with pytest.raises(RuntimeError, match=r"board '0': this process has board '2,0' open"):
+        open_board("0")
+    for _ in range(3):
+        board.close()
+    assert machine.ttnn.closed == ["device 2", "device 0"]
+
+
+def test_a_chip_that_does_not_close_leaves_the_others_and_the_lock_free(machine, caplog):
+    machine.ttnn.GetNumAvailableDevices = lambda: 2
+
+    def close(device):
+        machine.ttnn.closed.append(device)
+        raise RuntimeError(f"{device} is gone")
+
+    machine.ttnn.close_device = close
+    open_board("0,1").close()
+    assert machine.ttnn.closed == ["device 0", "device 1"]
+    assert "device 0 is gone" in caplog.text
+    assert "device 1 is gone" in caplog.text
+    cards.CardLock(cards.card_nodes()).release()
+
+
+@pytest.mark.parametrize("name", ["1", "0,1"])
+def test_a_number_beyond_the_chips(machine, name):
+    with pytest.raises(ValueError, match=rf"board '{name}': expected numbers below 1"):
+        open_board(name)
+    assert machine.ttnn.opened == []
     open_board("0")
+
+
+@pytest.mark.parametrize("name", ["0,0", "1,0,01"])
+def test_a_chip_named_twice(machine, name):
+    with pytest.raises(ValueError, match=f"board '{name}': expected each chip once"):
+        open_board(name)
 
 
 def test_no_board_says_what_was_looked_for_and_how_to_go_on(machine):
@@ -97,9 +133,9 @@ def test_a_mocked_card_is_not_taken_for_one(machine, monkeypatch):
         open_board("auto")
 
 
-@pytest.mark.parametrize("name", ["n150", "gpu", "emulated", "-1", ""])
+@pytest.mark.parametrize("name", ["n150", "gpu", "emulated", "-1", "", "0,", "0;1", "0,emulated:n150"])
 def test_an_unknown_board_lists_the_known_ones(name):
-    with pytest.raises(ValueError, match=r"'auto', the number of a card .* emulated:n150, .*emulated:p150-130"):
+    with pytest.raises(ValueError, match=r"'auto', the number of a chip .* emulated:n150, .*emulated:p150-130"):
         open_board(name)
 
 
@@ -157,13 +193,13 @@ def test_what_is_open_at_exit_is_closed(machine, monkeypatch):
 
 
 def test_two_threads_open_one_board(machine):
-    really_open = machine.ttnn.open_device
+    really_open = machine.ttnn.CreateDevices
 
-    def slowly(**options):
+    def slowly(numbers, **options):
         time.sleep(0.05)
-        return really_open(**options)
+        return really_open(numbers, **options)
 
-    machine.ttnn.open_device = slowly
+    machine.ttnn.CreateDevices = slowly
     found = []
     threads = [threading.Thread(target=lambda: found.append(open_board("auto"))) for _ in range(4)]
     for thread in threads:

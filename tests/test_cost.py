@@ -107,7 +107,9 @@ def test_a_matmul_that_is_told_how():
         here = replace(told, inputs=near, operands=operands)
         assert 1e9 * cost(here, SMALL).times["multicast"] == pytest.approx(expected)
     twice = replace(told, blocks=replace(blocks, columns=4, passes=2))
-    assert 1e9 * cost(twice, SMALL).times["multicast"] == pytest.approx(2 * (12 * 2048 * (1 / 10 + 1 / 20) + 3 * (3 + 4)))
+    assert 1e9 * cost(twice, SMALL).times["multicast"] == pytest.approx(
+        2 * (12 * 2048 * (1 / 10 + 1 / 20) + 3 * (3 + 4))
+    )
     alone = replace(told, blocks=replace(blocks, columns=9))
     assert cost(alone, SMALL).times["multicast"] == 0, "one core hands nothing on"
 

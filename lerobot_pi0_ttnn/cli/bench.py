@@ -49,6 +49,7 @@ def register(subparsers: Any) -> None:
     )
     parser.add_argument("--chunks", type=_positive, default=20, help="timed calls for each backend (default: 20)")
     parser.add_argument("--cameras", type=_positive, help="how many of the policy's are present (default: all)")
+    parser.add_argument("--batch", type=_positive, default=1, help="observations at a time (default: 1)")
     parser.add_argument("--tokens", type=_positive, default=12, help="of the prompt (default: 12)")
     parser.add_argument("--steps", type=_positive, help="Euler steps (default: the checkpoint's)")
     parser.add_argument("--fps", type=_rate, default=30.0, help="of the robot that the policy drives (default: 30)")
@@ -101,13 +102,16 @@ def bench(options: argparse.Namespace) -> dict[str, Any]:
     ):
         if got > most:
             raise ValueError(f"--{name}: expected at most {most}, which is what {source} takes, got {got}")
-    batch = make_batch(config, cameras=cameras, tokens=options.tokens)
-    noise = torch.randn(1, config.chunk_size, config.max_action_dim, generator=torch.Generator().manual_seed(0))
+    batch = make_batch(config, rows=options.batch, cameras=cameras, tokens=options.tokens)
+    noise = torch.randn(
+        options.batch, config.chunk_size, config.max_action_dim, generator=torch.Generator().manual_seed(0)
+    )
     result: dict[str, Any] = {
         "checkpoint": str(source),
         "cameras": cameras,
         "camera_slots": len(config.image_features),
         "tokens": options.tokens,
+        "batch": options.batch,
         "chunk_size": config.chunk_size,
         "n_action_steps": config.n_action_steps,
         "fps": options.fps,
@@ -124,22 +128,23 @@ def bench(options: argparse.Namespace) -> dict[str, Any]:
     return result
 
 
-def make_batch(config: PI0TTNNConfig, *, cameras: int, tokens: int) -> dict[str, Tensor]:
-    """Returns one made-up observation as LeRobot's preprocessor hands it over, always the same.
+def make_batch(config: PI0TTNNConfig, *, rows: int = 1, cameras: int, tokens: int) -> dict[str, Tensor]:
+    """Returns made-up observations as LeRobot's preprocessor hands them over, always the same.
 
     Args:
         config: says of what size.
+        rows: how many.
         cameras: the first so many are present.
         tokens: of the prompt.
     """
     generator = torch.Generator().manual_seed(0)
     features = list(config.image_features.items())[:cameras]
-    batch = {name: torch.rand(1, *feature.shape, generator=generator) for name, feature in features}
+    batch = {name: torch.rand(rows, *feature.shape, generator=generator) for name, feature in features}
     state = config.robot_state_feature
-    batch["observation.state"] = torch.randn(1, state.shape[0] if state else 1, generator=generator)
-    ids = torch.zeros(1, config.tokenizer_max_length, dtype=torch.long)
-    ids[0, :tokens] = torch.randint(3, config.model_config().vocab_size, (tokens,), generator=generator)
-    mask = torch.arange(config.tokenizer_max_length)[None] < tokens
+    batch["observation.state"] = torch.randn(rows, state.shape[0] if state else 1, generator=generator)
+    ids = torch.zeros(rows, config.tokenizer_max_length, dtype=torch.long)
+    ids[:, :tokens] = torch.randint(3, config.model_config().vocab_size, (rows, tokens), generator=generator)
+    mask = (torch.arange(config.tokenizer_max_length)[None] < tokens).expand(rows, -1)
     return batch | {"observation.language.tokens": ids, "observation.language.attention_mask": mask}
 
 
@@ -200,7 +205,7 @@ def as_text(result: dict[str, Any]) -> str:
     backends = result["backends"]
     lines = [
         f"pi0, observation to actions: {result['checkpoint']}, {result['cameras']} of {result['camera_slots']} cameras, "
-        f"a prompt of {result['tokens']} tokens, batch 1",
+        f"a prompt of {result['tokens']} tokens, batch {result['batch']}",
         "",
         *(f"- {name}: {_subject(report)}" for name, report in backends.items()),
         "",
@@ -218,12 +223,16 @@ def as_text(result: dict[str, Any]) -> str:
 def _subject(report: dict[str, Any]) -> str:
     board = report["board"]
     where = (
-        f"{board['name']} ({board['kind']}, {board['arch']}, {board['grid'][0]} x {board['grid'][1]})"
+        f"{board['name']} ({board['kind']}, {board['arch']}, {_chips(board)}{board['grid'][0]} x {board['grid'][1]})"
         if board
         else "CPU"
     )
     said = f"{report['model']} on {where}, {report['precision']}, {report['steps']} steps"
     return f"{said}; not timed: {report['note']}" if report["note"] else f"{said}, {report['chunks']} chunks"
+
+
+def _chips(board: dict[str, Any]) -> str:
+    return f"{board['chips']} chips of " if board["chips"] > 1 else ""
 
 
 def _table(backends: dict[str, Any], speedup: float | None) -> list[str]:

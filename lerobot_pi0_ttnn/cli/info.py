@@ -217,9 +217,11 @@ def board_lines(report: dict[str, Any]) -> list[str]:
     """Returns a walk's report as lines for a person."""
     board, model = report["board"], report["model"]
     columns, rows = board["grid"]
+    each, of_each = (f"{board['chips']} chips, each of ", " of each chip") if board["chips"] > 1 else ("", "")
+    used, there = board["dram_bytes_in_use"] / 2**30, board["dram_bytes"] / 2**30
     lines = [
-        f"{'board':<14} {board['name']} ({board['kind']}, {board['arch']}), {columns} x {rows} workers",
-        f"{'memory':<14} {board['dram_bytes_in_use'] / 2**30:.2f} of {board['dram_bytes'] / 2**30:.1f} GiB of DRAM in use",
+        f"{'board':<14} {board['name']} ({board['kind']}, {board['arch']}), {each}{columns} x {rows} workers",
+        f"{'memory':<14} {used:.2f} of {there:.1f} GiB of DRAM in use{of_each}",
         f"{'precision':<14} {model['precision']['preset']}",
     ]
     lines += [f"  {part:<22} {size / 2**20:8.1f} MiB" for part, size in model["weight_bytes"].items()]

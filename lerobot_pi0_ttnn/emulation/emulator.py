@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -23,14 +23,14 @@ class Emulator:
     """A layer around ttnn (see `tt.hook`): ttnn runs the call for real, then a golden function says what it computed.
 
     Attributes:
-        device: The mocked device.
-        memory: The values of the tensors on it.
+        devices: The mocked device of each chip.
+        memory: The values of the tensors on the mocked devices.
         follows_values: False while only shapes are followed: ttnn checks each call, and no value can be read.
     """
 
-    def __init__(self, device: Any) -> None:
-        self.device = device
-        self.memory = ShadowMemory(device)
+    def __init__(self, devices: Sequence[Any]) -> None:
+        self.devices = list(devices)
+        self.memory = ShadowMemory(self.devices)
         self.follows_values = True
         # ttnn itself is not meant for two threads at once, and a value has to be read before the next call frees it.
         self._lock = threading.RLock()

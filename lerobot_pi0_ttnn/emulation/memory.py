@@ -1,12 +1,16 @@
-"""The memory of an emulated board: a value for each buffer that ttnn has allocated on the mocked device."""
+"""The memory of an emulated board: a value for each buffer that ttnn has allocated on a mocked device."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 import ttnn
+
+Place = tuple[int, Any, int]
+"""Device, type of memory and address: two chips use the same addresses."""
 
 
 @dataclass
@@ -22,9 +26,9 @@ class ShadowMemory:
     allocator knows which buffers live; asking it each time the memory has doubled keeps the cost per op constant.
     """
 
-    def __init__(self, device: Any) -> None:
-        self._device = device
-        self._cells: dict[tuple[Any, int], _Cell] = {}
+    def __init__(self, devices: Sequence[Any]) -> None:
+        self._devices = list(devices)
+        self._cells: dict[Place, _Cell] = {}
         self._bytes = 0
         self._sweep_at_bytes = 0
         self.sweep()
@@ -73,17 +77,18 @@ class ShadowMemory:
 
     def sweep(self) -> None:
         """Forgets the values of buffers that ttnn has freed."""
-        living = {(buffer.buffer_type, buffer.address) for buffer in ttnn._ttnn.reports.get_buffers([self._device])}
+        buffers = ttnn._ttnn.reports.get_buffers(self._devices)
+        living = {(buffer.device_id, buffer.buffer_type, buffer.address) for buffer in buffers}
         for place in [place for place in self._cells if place not in living]:
             self.forget(place)
         self._sweep_at_bytes = 2 * self._bytes + (16 << 20)
 
     @staticmethod
-    def place(tensor: Any) -> tuple[Any, int]:
+    def place(tensor: Any) -> Place:
         """Returns where the buffer of `tensor` lies: buffers that live together differ in it."""
-        return tensor.memory_config().buffer_type, tensor.buffer_address()
+        return tensor.device().id(), tensor.memory_config().buffer_type, tensor.buffer_address()
 
-    def forget(self, place: tuple[Any, int]) -> None:
+    def forget(self, place: Place) -> None:
         """Forgets the value at `place`, if there is one."""
         cell = self._cells.pop(place, None)
         if cell is not None:

@@ -24,12 +24,12 @@ class _Session:
 _session: _Session | None = None
 
 
-def open_emulated(name: str, **open_options: Any) -> tuple[Any, Any]:
-    """Returns ttnn's device and the `Emulator` around it, started.
+def open_emulated(name: str, **open_options: Any) -> tuple[list[Any], Any]:
+    """Returns ttnn's device for each chip of the board and the `Emulator` around them, started.
 
     Args:
         name: One of `BOARDS`, with or without `emulated:`.
-        **open_options: For `ttnn.open_device`.
+        **open_options: For `ttnn.CreateDevices`.
     """
     global _session
     board = emulated_board(name)
@@ -49,17 +49,18 @@ def open_emulated(name: str, **open_options: Any) -> tuple[Any, Any]:
         if board.tensix_dispatch:
             tensix, row = ttnn.device.DispatchCoreType.WORKER, ttnn.device.DispatchCoreAxis.ROW
             open_options["dispatch_core_config"] = ttnn.device.DispatchCoreConfig(type=tensix, axis=row)
-        device = ttnn.open_device(device_id=0, **open_options)
+        devices = ttnn.CreateDevices(list(range(board.chips)), **open_options)
     try:
-        _check(board, root, device)
+        for device in devices.values():
+            _check(board, root, device)
     except RuntimeError:
-        ttnn.close_device(device)
+        ttnn.CloseDevices(devices)
         raise
     _session = _Session(board, root)
-    emulator = Emulator(device)
+    emulator = Emulator(list(devices.values()))
     emulator.start()
     announce(board)
-    return device, emulator
+    return list(devices.values()), emulator
 
 
 def announce(board: EmulatedBoard) -> None:

@@ -45,10 +45,12 @@ def _as_tensor(emulator: Emulator, call: Call, proceed: Proceed) -> Any:
 
 def _allocated(emulator: Emulator, call: Call) -> Any:
     """Returns a tensor like that of `ttnn.from_torch` or `ttnn.as_tensor`, of which nothing but its spec is right."""
-    on_host = call.kwargs.get("device") is None
-    allocate = ttnn.allocate_tensor_on_host if on_host else ttnn.allocate_tensor_on_device
+    device = call.kwargs.get("device")
+    allocate = ttnn.allocate_tensor_on_host if device is None else ttnn.allocate_tensor_on_device
+    # A tensor on the host has the shape of a device, too: they are all alike in it.
+    device = emulator.devices[0] if device is None else device
     if call.kwargs.get("spec") is not None:
-        return allocate(call.kwargs["spec"], emulator.device)
+        return allocate(call.kwargs["spec"], device)
     if call.kwargs.get("tile") is not None or call.kwargs.get("col_tilize"):
         raise NotImplementedError(f"{call.name}: `tile` and `col_tilize` are not followed by shapes_only()")
     source = call.argument(0, "tensor")
@@ -60,7 +62,7 @@ def _allocated(emulator: Emulator, call: Call) -> Any:
     if layout is None:
         layout = ttnn.TILE_LAYOUT if dtype in BLOCK_FORMATS else ttnn.ROW_MAJOR_LAYOUT
     memory_config = call.kwargs.get("memory_config") or ttnn.DRAM_MEMORY_CONFIG
-    return allocate(ttnn.Shape(list(source.shape)), dtype, layout, emulator.device, memory_config)
+    return allocate(ttnn.Shape(list(source.shape)), dtype, layout, device, memory_config)
 
 
 def _to_device(emulator: Emulator, call: Call, proceed: Proceed) -> Any:

@@ -1,4 +1,4 @@
-"""The board that a process computes on: a card, the ttsim simulator, or an emulated board.
+"""The board that a process computes on: a card, chips of several cards, the ttsim simulator, or an emulated board.
 
     with open_board("auto") as board, board.in_use("trying it out"):
         tensor = ttnn.from_torch(values, device=board.device, ...)
@@ -12,8 +12,9 @@ import atexit
 import logging
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 from ..emulation.boards import BOARDS, PREFIX, emulated_board
@@ -56,9 +57,9 @@ class Board:
     """An open board. Made by `open_board`.
 
     Attributes:
-        name: What it was opened as: `0`, `emulated:n150`.
+        name: What it was opened as: `0`, `0,1`, `emulated:n150`.
         kind: What stands behind it.
-        device: ttnn's device.
+        devices: ttnn's device of each chip.
         lock: Held by whoever calls ttnn, see `in_use`: LeRobot loads and infers in different threads.
         doing: What the board is in use for, in words.
         failure: How the board failed; None while it works.
@@ -68,21 +69,21 @@ class Board:
         self,
         name: str,
         kind: Kind,
-        device: Any,
+        devices: Sequence[Any],
         *,
         emulator: Emulator | None = None,
         cards: cards.CardLock | None = None,
     ) -> None:
         self.name = name
         self.kind: Kind = kind
-        self.device = device
+        self.devices = tuple(devices)
         self.lock = threading.RLock()
         self.doing = ""
         self.failure: str | None = None
         self._emulator = emulator
         self._cards = cards
         self._users = 0
-        self._traces: Traces | None = None
+        self._traces: list[Traces] | None = None
         self._is_ending = False
 
     def __enter__(self) -> Board:
@@ -92,14 +93,19 @@ class Board:
         self.close()
 
     @property
+    def device(self) -> Any:
+        """Returns ttnn's device of the first chip."""
+        return self.devices[0]
+
+    @property
     def grid(self) -> tuple[int, int]:
-        """Returns (x, y), the workers that an op may use."""
+        """Returns (x, y), the workers of a chip that an op may use."""
         size = self.device.compute_with_storage_grid_size()
         return size.x, size.y
 
     @property
     def is_open(self) -> bool:
-        """Returns whether ttnn may still be called with `device`."""
+        """Returns whether ttnn may still be called with `devices`."""
         return self._users > 0
 
     @contextmanager
@@ -147,16 +153,25 @@ class Board:
         return followed
 
     def describe(self) -> dict[str, Any]:
-        """Returns what the board is, for a report: JSON values. Sizes are bytes, grid is [x, y]."""
+        """Returns what the board is, for a report: JSON values. Sizes are bytes, grid is [x, y].
+
+        Where there are several chips, all but `chips` is said of one of them; what is in use, of the fullest.
+        """
         import ttnn
 
-        dram = ttnn.get_memory_view(self.device, ttnn.BufferType.DRAM)
-        l1 = ttnn.get_memory_view(self.device, ttnn.BufferType.L1)
+        dram, l1 = (
+            max(
+                (ttnn.get_memory_view(device, memory) for device in self.devices),
+                key=lambda view: view.total_bytes_allocated_per_bank,
+            )
+            for memory in (ttnn.BufferType.DRAM, ttnn.BufferType.L1)
+        )
         x, y = self.grid
         return {
             "name": self.name,
             "kind": self.kind,
             "emulated": self.kind == "emulated",
+            "chips": len(self.devices),
             "arch": self.device.arch().name.lower(),
             "grid": [x, y],
             "workers": x * y,
@@ -184,21 +199,22 @@ class Board:
         return None
 
     @property
-    def traces(self) -> Traces | None:
-        """Returns the traces on this board, which all its models share; None where it cannot trace."""
+    def traces(self) -> list[Traces] | None:
+        """Returns the traces on each chip, which all models there share; None where the board cannot trace."""
         if self.why_no_trace is not None:
             return None
         if self._traces is None:
             from .trace import Traces
 
-            self._traces = Traces(self.device)
+            self._traces = [Traces(device) for device in self.devices]
         return self._traces
 
     def wait(self) -> None:
-        """Returns when the board has done all that it was asked."""
+        """Returns when every chip has done all that it was asked."""
         import ttnn
 
-        ttnn.synchronize_device(self.device)
+        for device in self.devices:
+            ttnn.synchronize_device(device)
 
     @contextmanager
     def shapes_only(self) -> Iterator[None]:
@@ -228,16 +244,22 @@ class Board:
         import ttnn
 
         try:
-            if self._traces is not None:
-                self._traces.release()
+            for traces in self._traces or []:
+                self._try(traces.release)
             if self._emulator is not None:
                 self._emulator.stop()
-            ttnn.close_device(self.device)
-        except RuntimeError as error:
-            logger.warning("board %r was given back, but did not close cleanly: %s", self.name, said(error))
+            for device in self.devices:
+                self._try(partial(ttnn.close_device, device))
         finally:
             if self._cards is not None:
                 self._cards.release()
+
+    def _try(self, closing: Callable[[], None]) -> None:
+        """Does a part of closing; where a chip fails in it, the rest is closed all the same."""
+        try:
+            closing()
+        except RuntimeError as error:
+            logger.warning("board %r was given back, but did not close cleanly: %s", self.name, said(error))
 
     def _shut_at_exit(self) -> None:
         # Daemon threads, such as LeRobot's for real-time chunking, go on until they are told, or until the process is gone.
@@ -259,8 +281,8 @@ def open_board(board: str = "auto") -> Board:
     """Returns the board of this process, opened if it is not yet.
 
     Args:
-        board: `auto`, the first card (or the simulator, where TT_METAL_SIMULATOR names one); `0`, `1`, ...: that card;
-            `emulated:n150` and the like: an emulated board, see `emulation.boards`.
+        board: `auto`, the first chip (or the simulator, where TT_METAL_SIMULATOR names one); `0`, `1`, ...: that chip;
+            `0,1`: these chips, as one board; `emulated:n150` and the like: an emulated board, see `emulation.boards`.
     """
     global _open
     wanted = _checked(board)
@@ -289,22 +311,31 @@ def require_ttnn() -> None:
 def _checked(board: str) -> str:
     if board.startswith(PREFIX):
         return PREFIX + emulated_board(board).name
-    if board == "auto" or board.isdecimal():
+    if board == "auto":
         return board
+    numbers = board.split(",")
+    if all(number.isdecimal() for number in numbers):
+        chips = [str(int(number)) for number in numbers]
+        if len(set(chips)) < len(chips):
+            raise ValueError(f"board {board!r}: expected each chip once")
+        return ",".join(chips)
     emulated = ", ".join(PREFIX + name for name in BOARDS)
-    raise ValueError(f"board {board!r}: expected 'auto', the number of a card ('0', '1', ...), or one of {emulated}")
+    raise ValueError(
+        f"board {board!r}: expected 'auto', the number of a chip ('0', '1', ...), several of them ('0,1'), or one of "
+        f"{emulated}"
+    )
 
 
 def _open_new(wanted: str) -> Board:
     if wanted.startswith(PREFIX):
         from ..emulation.session import open_emulated
 
-        device, emulator = open_emulated(wanted, trace_region_size=TRACE_REGION_BYTES)
-        return Board(wanted, "emulated", device, emulator=emulator)
-    return _open_card(0 if wanted == "auto" else int(wanted))
+        devices, emulator = open_emulated(wanted, trace_region_size=TRACE_REGION_BYTES)
+        return Board(wanted, "emulated", devices, emulator=emulator)
+    return _open_chips([0] if wanted == "auto" else [int(number) for number in wanted.split(",")])
 
 
-def _open_card(number: int) -> Board:
+def _open_chips(numbers: list[int]) -> Board:
     if os.environ.get("TT_METAL_MOCK_CLUSTER_DESC_PATH"):
         raise RuntimeError(
             "TT_METAL_MOCK_CLUSTER_DESC_PATH is set: ttnn would open a mocked card, which computes nothing. Unset "
@@ -319,15 +350,17 @@ def _open_card(number: int) -> Board:
         )
     import ttnn
 
+    name = ",".join(map(str, numbers))
     lock = cards.CardLock(nodes)
     try:
         count = ttnn.GetNumAvailableDevices()
-        if number >= count:
+        if max(numbers) >= count:
             raise ValueError(
-                f"board '{number}': expected a number below {count}, the chips that ttnn finds in this machine"
+                f"board {name!r}: expected numbers below {count}, the chips that ttnn finds in this machine"
             )
-        device = ttnn.open_device(device_id=number, trace_region_size=TRACE_REGION_BYTES)
+        # One call: the second chip of an n300 is reached through the first, and both are closed with the last.
+        devices = ttnn.CreateDevices(numbers, trace_region_size=TRACE_REGION_BYTES)
     except (RuntimeError, ValueError):
         lock.release()
         raise
-    return Board(str(number), "simulator" if simulator else "card", device, cards=lock)
+    return Board(name, "simulator" if simulator else "card", [devices[number] for number in numbers], cards=lock)

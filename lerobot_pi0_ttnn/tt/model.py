@@ -1,6 +1,6 @@
 """pi0 from images, prompt and state to a chunk of actions, in TTNN. Twin: `reference/model.py`."""
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -35,6 +35,7 @@ class PI0ModelTTNN:
         precision: `accurate`, `balanced` or `fast`, see `tt/precision.py`.
         cache: where to keep the converted weights of a checkpoint, so that it loads in seconds the next time.
         traces: the device's; without, ops run one by one. Whoever shares the device shares them.
+        first: the same model on another chip, from which the converted weights are copied.
 
     Attributes:
         one_by_one: Whether ops run one by one even where a trace could be replayed: no stage can be timed inside a trace.
@@ -54,6 +55,7 @@ class PI0ModelTTNN:
         precision: str = "balanced",
         cache: WeightCache | None = None,
         traces: Traces | None = None,
+        first: "PI0ModelTTNN | None" = None,
     ) -> None:
         self.precision = preset(precision)
         check_weights(config, weights)
@@ -61,7 +63,8 @@ class PI0ModelTTNN:
             traces.release()
         self.config = config
         self.device = device
-        on_device = DeviceWeights(Weights(weights), device, cache)
+        on_device = DeviceWeights(Weights(weights), device, cache, first=None if first is None else first._uploaded)
+        self._uploaded: Mapping[str, ttnn.Tensor] = on_device.uploaded
         self.backbone = PaliGemmaBackboneTTNN(config, on_device, self.precision)
         self.suffix_embedding = SuffixEmbeddingTTNN(
             config, on_device, self.backbone.expert_norm, self.precision.suffix, self.precision.expert.stream
@@ -77,7 +80,6 @@ class PI0ModelTTNN:
         # Not the model itself: a trace is not to keep it alive.
         self._identity = object()
 
-    @torch.no_grad()
     def sample_actions(
         self,
         images: Sequence[Tensor],
@@ -106,18 +108,51 @@ class PI0ModelTTNN:
             guidance: towards the former chunk; none by default.
             stage: in whose contexts the work is done, to time it.
         """
-        steps = self.config.num_steps if num_steps is None else num_steps
-        times = schedule(steps)
         if noise is None:
             noise = self.sample_noise(
                 (state.shape[0], self.config.horizon, self.config.action_dim), generator=generator
             )
+        finish = self.begin(
+            images,
+            img_masks,
+            lang_tokens,
+            lang_masks,
+            state,
+            noise=noise,
+            num_steps=num_steps,
+            guidance=guidance,
+            stage=stage,
+        )
+        return finish()
+
+    @torch.no_grad()
+    def begin(
+        self,
+        images: Sequence[Tensor],
+        img_masks: Sequence[Tensor],
+        lang_tokens: Tensor,
+        lang_masks: Tensor,
+        state: Tensor,
+        *,
+        noise: Tensor,
+        num_steps: int | None = None,
+        guidance: Guidance[Tensor] | None = None,
+        stage: Stage = untimed,
+    ) -> Callable[[], Tensor]:
+        """Asks the device for a chunk, and returns what waits for it: called, once, that returns it.
+
+        The arguments are those of `sample_actions`. Of several rows all but the last are waited for here where there are
+        traces, so that whoever has other things to do begins one row.
+        """
+        steps = self.config.num_steps if num_steps is None else num_steps
+        times = schedule(steps)
         traces = None if self.one_by_one else self._traces
         if traces is None and self._traces is not None:
             self._traces.release()
         time_bias = self.suffix_embedding.time_bias(times)
 
-        chunks: list[Any] = []
+        done: list[Tensor] = []
+        asked: list[ttnn.Tensor] = []
         for row in range(state.shape[0]):
             with stage("upload"):
                 present = [image[row] for image, mask in zip(images, img_masks, strict=True) if mask[row]]
@@ -127,16 +162,15 @@ class PI0ModelTTNN:
                 if traces is None:
                     inputs = inputs.on(self.device)
             if traces is None:
-                chunks.append(self._integrate(inputs, context, time_bias, times, stage))
-            else:
-                key = (self._identity, steps, guidance and guidance.max_gain, context.layout.state)
-                chunks.append(self._replay(traces, key, inputs, context, time_bias, times, stage))
-        if traces is None:
-            with stage("readback"):
-                chunk: Tensor = ttnn.to_torch(ttnn.concat(chunks, dim=0))
-        else:
-            chunk = torch.cat(chunks)
-        return chunk[:, 0, : self.config.horizon, : self.config.action_dim]
+                asked.append(self._integrate(inputs, context, time_bias, times, stage))
+                continue
+            if asked:
+                # A trace writes in one place: a row's result comes down before the next row runs.
+                done.append(self._read(asked.pop(), stage))
+            key = (self._identity, steps, guidance and guidance.max_gain, context.layout.state)
+            asked.append(self._replay(traces, key, inputs, context, time_bias, times, stage))
+        actions = asked[0] if len(asked) == 1 else ttnn.concat(asked, dim=0)
+        return lambda: torch.cat([*done, self._read(actions, stage)])
 
     def _replay(
         self,
@@ -147,15 +181,14 @@ class PI0ModelTTNN:
         time_bias: Sequence[ttnn.Tensor],
         times: Sequence[float],
         stage: Stage,
-    ) -> Tensor:
+    ) -> ttnn.Tensor:
         with stage("trace"):
-            actions = traces.run(
-                key, inputs, lambda inputs: self._integrate(inputs, context, time_bias, times, untimed)
-            )
-        # A trace writes in one place: a row's result comes down before the next row runs.
+            return traces.run(key, inputs, lambda inputs: self._integrate(inputs, context, time_bias, times, untimed))
+
+    def _read(self, actions: ttnn.Tensor, stage: Stage) -> Tensor:
         with stage("readback"):
             chunk: Tensor = ttnn.to_torch(actions)
-        return chunk
+        return chunk[:, 0, : self.config.horizon, : self.config.action_dim]
 
     def _integrate(
         self,

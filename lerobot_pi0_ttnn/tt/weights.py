@@ -1,6 +1,7 @@
 """From a checkpoint's tensors to tensors on the device, by way of a cache of converted ones on disk."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from copy import copy
 
 import torch
 import ttnn
@@ -22,22 +23,33 @@ class DeviceWeights:
         device: where the tensors go.
         cache: of converted tensors; None to convert every time.
         programs: of the device; new ones by default.
+        first: what was uploaded of the same checkpoint to another chip: it is copied from there, and converted no more.
 
     Attributes:
         programs: That whoever computes with these tensors uses.
+        uploaded: What this cursor and those below it have put on the device, by full name.
     """
 
     def __init__(
-        self, weights: Weights, device: ttnn.Device, cache: WeightCache | None = None, programs: Programs | None = None
+        self,
+        weights: Weights,
+        device: ttnn.Device,
+        cache: WeightCache | None = None,
+        programs: Programs | None = None,
+        first: Mapping[str, ttnn.Tensor] | None = None,
     ) -> None:
         self.device = device
         self.programs = programs or Programs(device)
+        self.uploaded: dict[str, ttnn.Tensor] = {}
         self._weights = weights
         self._cache = cache
+        self._first = first
 
     def at(self, name: str) -> "DeviceWeights":
         """Returns the cursor that stands at `name` below this one."""
-        return DeviceWeights(self._weights.at(name), self.device, self._cache, self.programs)
+        cursor = copy(self)
+        cursor._weights = self._weights.at(name)
+        return cursor
 
     def take(self, name: str, dtype: torch.dtype = torch.float32) -> Tensor:
         """Returns the checkpoint's tensor `name` below this cursor, on the host."""
@@ -54,14 +66,21 @@ class DeviceWeights:
             dtype: of the result.
             layout: of the result.
         """
-        if self._cache is None:
-            return to_device(make(), dtype, self.device, layout=layout)
         full_name = self._weights.at(name).name
-        cached = self._cache.load(full_name, self.device)
-        if cached is not None:
-            return cached
-        converted = on_host(make(), dtype, layout=layout)
-        self._cache.store(full_name, converted)
+        tensor = self.uploaded[full_name] = self._on_device(full_name, make, dtype, layout)
+        return tensor
+
+    def _on_device(self, full_name: str, make: Make, dtype: ttnn.DataType, layout: ttnn.Layout) -> ttnn.Tensor:
+        if self._first is not None:
+            converted = ttnn.from_device(self._first[full_name])
+        elif self._cache is None:
+            return to_device(make(), dtype, self.device, layout=layout)
+        else:
+            cached = self._cache.load(full_name, self.device)
+            if cached is not None:
+                return cached
+            converted = on_host(make(), dtype, layout=layout)
+            self._cache.store(full_name, converted)
         return ttnn.to_device(converted, self.device, memory_config=ttnn.DRAM_MEMORY_CONFIG)
 
 

@@ -66,7 +66,7 @@ def agrees() -> Callable[..., None]:
     return agrees
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def run_python() -> Callable[..., str]:
     """What a program in a process of its own prints; fails with its errors."""
 

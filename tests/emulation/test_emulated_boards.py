@@ -20,6 +20,7 @@ pytest.importorskip("ttnn")
 FACTS = {
     "n150": ("wormhole_b0", [8, 8], 12, 1 << 30),
     "n300": ("wormhole_b0", [8, 7], 12, 1 << 30),
+    "n300x2": ("wormhole_b0", [8, 7], 12, 1 << 30),
     "p100a": ("blackhole", [11, 10], 7, 4 << 30),
     "p150": ("blackhole", [11, 10], 8, 4 << 30),
     "p150-130": ("blackhole", [13, 10], 8, 4 << 30),
@@ -42,6 +43,7 @@ def check_description(found, name):
     arch, grid, banks, bank_bytes = FACTS[name]
     assert found["name"] == f"emulated:{name}"
     assert (found["kind"], found["emulated"]) == ("emulated", True)
+    assert found["chips"] == (2 if name.endswith("x2") else 1)
     assert (found["arch"], found["grid"], found["workers"]) == (arch, grid, grid[0] * grid[1])
     assert found["dram_banks"] == banks
     room = banks * bank_bytes - TRACE_REGION_BYTES

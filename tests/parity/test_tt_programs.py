@@ -92,10 +92,10 @@ def test_of_the_expert_nothing_but_weights_masks_and_caches_is_in_dram(board):
     """In a step, from x_t to the velocity; no operation is there to move or convert."""
     model = PI0ModelTTNN(TINY, random_weights(TINY), board.device)
     row = upload_row(model, random_inputs(TINY, 2, 23), 0, make_noise(batch=1))
-    prefix = model.backbone.prefill(model.backbone.embed_prefix(row), row)
+    prefix = model.backbone.prefill(model.backbone.embed_prefix(row.inputs.pixels, row.context), row.context)
     (bias,) = model.suffix_embedding.time_bias([1.0])
     with captured() as graph:
-        hidden = model.suffix_embedding.embed_actions(row.noise, bias)
+        hidden = model.suffix_embedding.embed_actions(row.inputs.noise, bias)
         model.suffix_embedding.velocity(model.backbone.forward_actions(hidden, prefix))
     assert {op.name for op in graph.operations} == {"Matmul", "LayerNorm", "GenericOp", "SDPA", "BinaryNg"}
     made = [place for op in graph.operations[:-1] for place in op.outputs]

@@ -19,7 +19,7 @@ LIMITS = {"pcc": 0.9995, "rel_rmse": 0.02}
 def traces(board):
     if board.traces is None:
         pytest.skip(f"{board.name}: {board.why_no_trace}")
-    return board.traces
+    return board.traces[0]
 
 
 @pytest.fixture(scope="module")
