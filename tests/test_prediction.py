@@ -113,7 +113,7 @@ def test_more_is_never_cheaper(run):
     few, many = milliseconds("--tokens", "12"), milliseconds("--tokens", "48")
     assert few < many
     assert milliseconds("--steps", "2") < milliseconds("--steps", "3")
-    assert milliseconds("--precision", "fast") < milliseconds("--precision", "accurate")
+    assert milliseconds("--precision", "fast") <= milliseconds("--precision", "accurate")
 
 
 @pytest.mark.parametrize("board_name", ["auto", "emulated:p999"])
