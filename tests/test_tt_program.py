@@ -5,7 +5,7 @@ import pytest
 ttnn = pytest.importorskip("ttnn", reason="the TTNN backend's package is not installed")
 
 from lerobot_pi0_ttnn.model_config import PI0_BASE  # noqa: E402
-from lerobot_pi0_ttnn.tt.inputs import token_layout  # noqa: E402
+from lerobot_pi0_ttnn.tt.context import token_layout  # noqa: E402
 from lerobot_pi0_ttnn.tt.precision import PRESETS, preset  # noqa: E402
 from lerobot_pi0_ttnn.tt.program import query_chunk, round_up  # noqa: E402
 
