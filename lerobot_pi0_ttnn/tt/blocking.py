@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 from math import ceil, log2
 
 ROUNDS = 4
@@ -71,6 +72,7 @@ class Blocks:
     passes: int = 1
 
 
+@cache
 def matmul_blocks(matmul: Matmul, grid: tuple[int, int], memory: int, *, out_shards: int = 0) -> Blocks | None:
     """Returns how to cut a matmul up, or None where no blocks of it fit into the cores' memory.
 
