@@ -92,8 +92,8 @@ def test_every_tile_is_somebodys_and_fits(role, grid):
         # Handing 17.8 MB to all of them would take longer than multiplying: two dimensions.
         ("vlm down", "8x8", Blocks((8, 8), 3, 8, 32, (1, 4), True)),
         ("siglip qkv", "11x10", Blocks((11, 10), 2, 14, 9, (1, 2), True)),
-        # 26 rows: the sums of eight columns do not fit, so four and then four, each handed all rows.
-        ("three cameras, gate", "8x8", Blocks((8, 8), 26, 8, 8, (1, 4), False, passes=2)),
+        # 26 rows: sums of 4 x 64 tiles do not fit, so 32 columns and then 32, each handed the rows.
+        ("three cameras, gate", "8x8", Blocks((8, 8), 4, 64, 2, (1, 4), True, passes=2)),
         # 19 is prime: all of it, or one at a time.
         ("patches", "11x10", Blocks((11, 10), 2, 4, 19, (1, 4), True)),
     ],
@@ -109,7 +109,7 @@ def test_a_result_in_shards_is_made_where_it_is_left():
 
 def test_less_memory_smaller_blocks_more_passes_and_at_last_none():
     matmul = Matmul(2, 64, 512)
-    blocks = [matmul_blocks(matmul, (8, 8), kilobytes * 1024) for kilobytes in (1000, 250, 150, 30)]
+    blocks = [matmul_blocks(matmul, (8, 8), kilobytes * 1024) for kilobytes in (1000, 250, 150, 20)]
     assert [(b.inner, b.passes) for b in blocks[:3]] == [(16, 1), (2, 1), (4, 2)]
     assert blocks[3] is None
 
