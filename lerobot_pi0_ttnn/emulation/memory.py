@@ -86,7 +86,9 @@ class ShadowMemory:
     @staticmethod
     def place(tensor: Any) -> Place:
         """Returns where the buffer of `tensor` lies: buffers that live together differ in it."""
-        return tensor.device().id(), tensor.memory_config().buffer_type, tensor.buffer_address()
+        # The address first: of a tensor that is no longer there ttnn says so, where its device is None.
+        address = tensor.buffer_address()
+        return tensor.device().id(), tensor.memory_config().buffer_type, address
 
     def forget(self, place: Place) -> None:
         """Forgets the value at `place`, if there is one."""
