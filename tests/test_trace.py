@@ -7,8 +7,11 @@ import torch
 
 ttnn = pytest.importorskip("ttnn", reason="the TTNN backend's package is not installed")
 
+from lerobot_pi0_ttnn.model_config import TINY  # noqa: E402
+from lerobot_pi0_ttnn.tt.model import PI0ModelTTNN  # noqa: E402
 from lerobot_pi0_ttnn.tt.trace import CAPACITY, Traces  # noqa: E402
 from lerobot_pi0_ttnn.tt.weights import on_host  # noqa: E402
+from tests.oracle import make_batch, make_noise, model_inputs, state_dict  # noqa: E402
 
 
 class Row:
@@ -169,3 +172,29 @@ def test_slow_dispatch_has_none(board, monkeypatch):
     assert "fast dispatch" in board.why_no_trace
     monkeypatch.delenv("TT_METAL_SLOW_DISPATCH_MODE")
     assert board.traces is board.traces
+
+
+class OnePlace:
+    """As traces are to a model: every result is in the same place, that of the first."""
+
+    def __init__(self, device):
+        self.device, self.output = device, None
+
+    def release(self):
+        pass
+
+    def run(self, key, inputs, program):
+        actions = program(inputs.on(self.device))
+        self.output = actions if self.output is None else ttnn.multiply(actions, 1.0, output_tensor=self.output)
+        return self.output
+
+
+def test_rows_of_a_batch_are_read_in_turn_before_the_next_is_written(board, policy):
+    inputs = model_inputs(policy, make_batch(batch=3, lengths=(10, 23, 5)))
+    noise = make_noise(3)
+    one_by_one, traced = (
+        PI0ModelTTNN(TINY, state_dict(policy), board.device, traces=traces) for traces in (None, OnePlace(board.device))
+    )
+    want = one_by_one.sample_actions(**inputs, noise=noise, num_steps=1)
+    assert torch.equal(traced.sample_actions(**inputs, noise=noise, num_steps=1), want)
+    assert not torch.equal(want[0], want[1])

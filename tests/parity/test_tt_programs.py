@@ -88,6 +88,18 @@ def test_matmuls_are_run_as_they_are_cut_up(board, x):
     assert (matmul.blocks.inner, matmul.blocks.is_2d, matmul.blocks.passes) == (8, False, 1)
 
 
+def test_a_core_that_is_short_of_memory_makes_its_columns_in_passes(board, x):
+    layer, weight = linear(board, columns=8192)
+    layer.programs.memory = 45_000
+    with captured() as graph:
+        got = layer(to_device(x[None, None], ttnn.bfloat16, board.device))
+    (matmul,) = graph.operations
+    assert matmul.blocks.passes > 1
+    assert matmul.blocks.columns % matmul.blocks.passes == 0
+    assert_quality(down(got, 64), torch.nn.functional.silu(x @ weight.T), pcc=0.9999, rel_rmse=0.006)
+    assert layer.programs.refused == {}
+
+
 def test_of_the_expert_nothing_but_weights_masks_and_caches_is_in_dram(board):
     """In a step, from x_t to the velocity; no operation is there to move or convert."""
     model = PI0ModelTTNN(TINY, random_weights(TINY), board.device)
