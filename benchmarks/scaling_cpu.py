@@ -1,6 +1,6 @@
 """How each stage of the torch backend grows on this CPU with cameras, prompt, steps and batch: full size, bfloat16.
 
-    uv run python -m benchmarks.scaling_cpu --plot docs/scaling_cpu.png   # about 7 minutes, 9 GB of memory
+    uv run python -m benchmarks.scaling_cpu --plot docs/scaling_cpu.png   # 8 minutes, 9 GB of memory
     uv run python -m benchmarks.scaling_cpu --layers 1 --rounds 1         # a try
 
 Every chunk is timed right after one at the base point, and only the ratio of the two counts: a change in the machine's speed
