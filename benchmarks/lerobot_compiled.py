@@ -2,8 +2,8 @@
 
     uv run python -m benchmarks.lerobot_compiled --cameras 2     # 3 layers of each kind; a few minutes, most of them compiling
 
-Three layers take up to two minutes to compile, and `torch.compile` unrolls ten steps of all of them. The three candidates have the
-same random weights in bfloat16 and are asked in turn. Prints a Markdown table.
+Three layers take up to two minutes to compile, and `torch.compile` unrolls ten steps of all of them. The three candidates
+have the same random weights in bfloat16 and are asked in turn. Prints a Markdown table.
 """
 
 import argparse
