@@ -6,6 +6,8 @@ from pathlib import Path
 BASE = {"cameras": 2, "tokens": 12, "steps": 10, "batch": 1}
 """One thing at a time is moved from here."""
 GROWTH = {"cameras": (1, 2, 3), "tokens": (12, 48), "steps": (5, 10, 20), "batch": (1, 2, 4)}
+POINTS = {(what, value): BASE | {what: value} for what, values in GROWTH.items() for value in values}
+"""All that is varied, for each value of what `GROWTH` varies."""
 
 Costs = Mapping[tuple[str, int], Mapping[str, float]]
 """The cost of each stage, for each value of what `GROWTH` varies."""

@@ -15,28 +15,18 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from lerobot_pi0_ttnn.model_config import PI0_BASE, PI0ModelConfig
 from lerobot_pi0_ttnn.reference import PI0ModelTorch
 from tests.oracle import CAMERAS, make_batch, make_lerobot_policy, make_noise, model_inputs, state_dict
 
-
-def few_layers(layers: int) -> PI0ModelConfig:
-    """Returns pi0_base with so many layers in each transformer and few words."""
-    return replace(
-        PI0_BASE,
-        vision=replace(PI0_BASE.vision, num_hidden_layers=layers),
-        vlm=replace(PI0_BASE.vlm, depth=layers),
-        expert=replace(PI0_BASE.expert, depth=layers),
-        vocab_size=512,
-    )
+from .scaling_cpu import shallow
 
 
-def timed(ask: Callable[[], Tensor]) -> tuple[float, Tensor]:
-    """Returns the seconds that a chunk takes, and the chunk."""
+def timed(ask: Callable[[], Tensor]) -> float:
+    """Returns the seconds that a chunk takes."""
     start = time.perf_counter()
     with torch.inference_mode():
-        chunk = ask()
-    return time.perf_counter() - start, chunk
+        ask()
+    return time.perf_counter() - start
 
 
 def main() -> None:
@@ -47,7 +37,7 @@ def main() -> None:
     parser.add_argument("--mode", default="max-autotune", help="LeRobot's compile_mode (default: its own default)")
     parser.add_argument("--rounds", type=int, default=5)
     options = parser.parse_args()
-    config = few_layers(options.layers)
+    config = replace(shallow(options.layers), vocab_size=512)
     cameras = CAMERAS[: options.cameras]
     batch, noise = make_batch(1, cameras=cameras, lengths=[12], vocab=config.vocab_size, size=(480, 640)), make_noise(1)
 
@@ -62,8 +52,8 @@ def main() -> None:
         f"LeRobot, compiled ({options.mode})": lambda: compiled.predict_action_chunk(batch, noise=noise),
         "ours": lambda: ours.sample_actions(**inputs, noise=noise, num_steps=10),
     }
-    first = {name: timed(ask)[0] for name, ask in candidates.items()}
-    rounds = [{name: timed(ask)[0] for name, ask in candidates.items()} for _ in range(options.rounds)]
+    first = {name: timed(ask) for name, ask in candidates.items()}
+    rounds = [{name: timed(ask) for name, ask in candidates.items()} for _ in range(options.rounds)]
     base = "LeRobot, eager"
     print("| | first chunk, s | later ones, s | eager's time / its |\n|---|---:|---:|---:|")
     for name in candidates:

@@ -16,24 +16,23 @@ from lerobot_pi0_ttnn.tt.model import PI0ModelTTNN
 from lerobot_pi0_ttnn.tt.prediction import NOTE, dearest_table, predict, prediction_table
 from lerobot_pi0_ttnn.tt.report import ShapesOnly, Stage, made_up_weights, operations_by_stage
 
-from .growth import BASE, GROWTH, Costs, draw, growth_table
+from .growth import BASE, POINTS, Costs, draw, growth_table
 
 PRECISION = "balanced"
 
 
 def predictions(board: Board) -> dict[tuple[str, int], dict[str, Any]]:
     """Returns the prediction for each value of what `GROWTH` varies; the batch is 1 in all of them."""
-    calls = {(what, value): BASE | {what: value} for what, values in GROWTH.items() for value in values}
     with board.lock, board.shapes_only():
         model = PI0ModelTTNN(PI0_BASE, ShapesOnly(made_up_weights(PI0_BASE)), board.device, precision=PRECISION)
         walks: dict[tuple[int, int], dict[str, Stage]] = {}
-        for call in calls.values():
+        for call in POINTS.values():
             shape = call["cameras"], call["tokens"]
             if shape not in walks:
                 walks[shape] = operations_by_stage(model, board, cameras=call["cameras"], tokens=call["tokens"])
         on = machine(board.describe())
     return {
-        key: predict(walks[call["cameras"], call["tokens"]], on, steps=call["steps"]) for key, call in calls.items()
+        key: predict(walks[call["cameras"], call["tokens"]], on, steps=call["steps"]) for key, call in POINTS.items()
     }
 
 

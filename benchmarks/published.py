@@ -8,12 +8,11 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from math import prod
 
-from lerobot_pi0_ttnn.tt.blocking import Blocks, Matmul, matmul_blocks
+from lerobot_pi0_ttnn.tt.blocking import TILE_BYTES, Blocks, Matmul, matmul_blocks
 from lerobot_pi0_ttnn.tt.chips import CHIPS
 from lerobot_pi0_ttnn.tt.cost import TILE, Machine, cost, tiles
 from lerobot_pi0_ttnn.tt.graph import DeviceOperation, Operand, Place
 
-TILE_BYTES = {"FLOAT32": 4096, "BFLOAT16": 2048, "BFLOAT8_B": 1088, "BFLOAT4_B": 576}
 BF16, BFP8, BFP4 = "BFLOAT16", "BFLOAT8_B", "BFLOAT4_B"
 
 N150 = Machine(CHIPS["wormhole_b0"], 8, 8, 12)

@@ -24,7 +24,7 @@ from lerobot_pi0_ttnn.model_config import PI0_BASE, PI0ModelConfig
 from lerobot_pi0_ttnn.reference.model import PI0ModelTorch
 from lerobot_pi0_ttnn.weights import expected_shapes
 
-from .growth import BASE, GROWTH, Costs, draw, growth_table
+from .growth import BASE, POINTS, Costs, draw, growth_table
 
 SEED = 0
 
@@ -82,13 +82,12 @@ def measure(chunk: Callable[[Mapping[str, int]], Seconds], rounds: int) -> Costs
         chunk: times one chunk.
         rounds: how often each point is timed.
     """
-    points = {(what, value): BASE | {what: value} for what, values in GROWTH.items() for value in values}
-    moved = {key: point for key, point in points.items() if point != BASE}
+    moved = {key: point for key, point in POINTS.items() if point != BASE}
     chunk(BASE)  # the first one reads weights that no cache holds
     pairs = {key: [(chunk(BASE), chunk(point)) for _ in range(rounds)] for key, point in moved.items()}
     bases = [base for found in pairs.values() for base, _ in found]
     costs: dict[tuple[str, int], Seconds] = {}
-    for key in points:
+    for key in POINTS:
         costs[key] = {stage: statistics.median(base[stage] for base in bases) for stage in bases[0]}
         for stage in costs[key] if key in pairs else ():
             costs[key][stage] *= statistics.median(then[stage] / base[stage] for base, then in pairs[key])

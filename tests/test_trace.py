@@ -9,25 +9,23 @@ ttnn = pytest.importorskip("ttnn", reason="the TTNN backend's package is not ins
 
 from lerobot_pi0_ttnn.model_config import TINY  # noqa: E402
 from lerobot_pi0_ttnn.tt.model import PI0ModelTTNN  # noqa: E402
+from lerobot_pi0_ttnn.tt.movable import Movable  # noqa: E402
 from lerobot_pi0_ttnn.tt.trace import CAPACITY, Traces  # noqa: E402
 from lerobot_pi0_ttnn.tt.weights import on_host  # noqa: E402
 from tests.oracle import make_batch, make_noise, model_inputs, state_dict  # noqa: E402
 
 
-class Row:
+class Row(Movable):
     """Two inputs, on the host or on the board."""
 
     def __init__(self, *tensors):
         self._tensors = tensors
 
-    def tensors(self):
-        return list(self._tensors)
+    def moved(self, move):
+        return Row(*(move(tensor) for tensor in self._tensors))
 
     def specs(self):
         return tuple((tuple(tensor.shape), tensor.dtype, tensor.layout) for tensor in self._tensors)
-
-    def on(self, device):
-        return Row(*(ttnn.to_device(tensor, device) for tensor in self._tensors))
 
 
 def row(value, rows=32):

@@ -26,7 +26,10 @@ Wormhole reads and hands on in one (`chips.py`)."""
 MEMORY_SHARE = 0.9
 """Of a core's L1, for the circular buffers of a matmul; the rest is for tensors and what a program needs besides."""
 
-INTERMEDIATE = 4096
+TILE_BYTES = {"FLOAT32": 4096, "BFLOAT16": 2048, "BFLOAT8_B": 1088, "BFLOAT4_B": 576}
+"""Of a tile, by ttnn's name of the dtype."""
+
+INTERMEDIATE = TILE_BYTES["FLOAT32"]
 """Bytes of a tile of float32, in which partial sums are kept."""
 
 

@@ -20,6 +20,7 @@ from ..masks import block_mask, positions, suffix_positions
 from ..model_config import PI0ModelConfig
 from .gemma import RotaryTables, rotary_tables
 from .layers import pad_columns
+from .movable import Movable, Move
 from .precision import Precision
 from .program import KEY_CHUNK, TILE, round_up
 from .trace import Traces
@@ -30,8 +31,6 @@ MASKED = -1e4
 
 UPLOADS_PER_CONTEXT = 10
 """The prompt's tokens; for each of the three blocks a mask, cosines and sines."""
-
-Move = Callable[[ttnn.Tensor], ttnn.Tensor]
 
 
 @dataclass(frozen=True)
@@ -94,7 +93,7 @@ class Block:
 
 
 @dataclass(frozen=True)
-class Context:
+class Context(Movable):
     """What the rows of one prompt and one number of cameras share.
 
     Attributes:
@@ -122,17 +121,6 @@ class Context:
             state=self.state.moved(move),
             actions=self.actions.moved(move),
         )
-
-    def tensors(self) -> list[ttnn.Tensor]:
-        """Returns the tensors that the host makes, always in the same order."""
-        found: list[ttnn.Tensor] = []
-
-        def find(tensor: ttnn.Tensor) -> ttnn.Tensor:
-            found.append(tensor)
-            return tensor
-
-        self.moved(find)
-        return found
 
 
 def make_context(cameras: int, tokens: Tensor, config: PI0ModelConfig, precision: Precision) -> Context:
@@ -221,17 +209,15 @@ class Contexts:
                 self._traces.release()
             on_device = self._allocated(context)
         else:
-            for source, target in zip(context.tensors(), on_device.tensors(), strict=True):
-                ttnn.copy_host_to_device_tensor(source, target)
+            context.copy_over(on_device)
         if on_device.tokens is not None and on_device.language is not None:
             self._embed(on_device.tokens, on_device.language)
         self._contexts[size] = replace(on_device, layout=context.layout)
 
     def _allocated(self, context: Context) -> Context:
-        memory = ttnn.DRAM_MEMORY_CONFIG
-        on_device = context.moved(lambda tensor: ttnn.to_device(tensor, self.device, memory_config=memory))
+        on_device = context.on(self.device)
         if context.tokens is None:
             return on_device
         shape = (1, 1, context.tokens.shape[-1], self.config.vlm.width)
-        language = ttnn.empty(shape, self.precision.vlm.stream, ttnn.TILE_LAYOUT, self.device, memory)
+        language = ttnn.empty(shape, self.precision.vlm.stream, ttnn.TILE_LAYOUT, self.device, ttnn.DRAM_MEMORY_CONFIG)
         return replace(on_device, language=language)

@@ -1,6 +1,6 @@
 """What is new in a row at every call: pixels, state and noise. All else is in its `Context`."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +10,7 @@ from torch import Tensor
 from ..model_config import PI0ModelConfig
 from ..rtc import Guidance
 from .layers import pad_columns, pad_rows
+from .movable import Movable, Move
 from .precision import Precision
 from .program import TILE, round_up
 from .siglip import patch_rows
@@ -20,7 +21,7 @@ UPLOADS_PER_ROW = 3
 
 
 @dataclass(frozen=True)
-class RowInputs:
+class RowInputs(Movable):
     """What is new in one row of a batch, on the host or on the device.
 
     Attributes:
@@ -35,7 +36,7 @@ class RowInputs:
     noise: ttnn.Tensor
     guidance: Guidance[ttnn.Tensor] | None
 
-    def moved(self, move: Callable[[ttnn.Tensor], ttnn.Tensor]) -> "RowInputs":
+    def moved(self, move: Move) -> "RowInputs":
         """Returns the inputs, each of them moved, always in the same order."""
         guidance = self.guidance
         return RowInputs(
@@ -44,21 +45,6 @@ class RowInputs:
             noise=move(self.noise),
             guidance=guidance and Guidance(move(guidance.prefix), move(guidance.weights), guidance.max_gain),
         )
-
-    def on(self, device: ttnn.Device) -> "RowInputs":
-        """Returns the inputs, which are on the host, in the device's DRAM."""
-        return self.moved(lambda tensor: ttnn.to_device(tensor, device, memory_config=ttnn.DRAM_MEMORY_CONFIG))
-
-    def tensors(self) -> list[ttnn.Tensor]:
-        """Returns the tensors, always in the same order."""
-        found: list[ttnn.Tensor] = []
-
-        def find(tensor: ttnn.Tensor) -> ttnn.Tensor:
-            found.append(tensor)
-            return tensor
-
-        self.moved(find)
-        return found
 
     def specs(self) -> tuple[tuple[Any, ...], ...]:
         """Returns shape, dtype and layout of each tensor."""

@@ -7,12 +7,10 @@ from typing import Any
 
 import ttnn
 
-from .blocking import SUBBLOCK, Blocks, Matmul, matmul_blocks, shard_count
+from .blocking import TILE_BYTES, Blocks, Matmul, matmul_blocks, shard_count, subblock
 from .failure import is_failure, said
 
 logger = logging.getLogger(__name__)
-
-TILE_BYTES = {ttnn.float32: 4096, ttnn.bfloat16: 2048, ttnn.bfloat8_b: 1088, ttnn.bfloat4_b: 576}
 
 TILE = 32
 """Rows and columns of a tile: what the device computes and stores in."""
@@ -122,7 +120,7 @@ class Programs:
             rows=prod(rows) // TILE,
             inner=inner // TILE,
             columns=weight.padded_shape[-1] // TILE,
-            bytes=(TILE_BYTES[x.dtype], TILE_BYTES[weight.dtype], TILE_BYTES[output]),
+            bytes=(TILE_BYTES[x.dtype.name], TILE_BYTES[weight.dtype.name], TILE_BYTES[output.name]),
             shards=_shards(x.memory_config()),
         )
         blocks = matmul_blocks(matmul, self.grid, self.memory, out_shards=_shards(memory))
@@ -157,7 +155,7 @@ def norm_program(x: ttnn.Tensor) -> ttnn.LayerNormShardedMultiCoreProgramConfig 
     rows, columns = (size // TILE for size in x.memory_config().shard_spec.shape)
     return ttnn.LayerNormShardedMultiCoreProgramConfig(
         compute_with_storage_grid_size=ttnn.CoreCoord(_shards(x.memory_config()), 1),
-        subblock_w=next(size for size in range(min(columns, SUBBLOCK), 0, -1) if columns % size == 0),
+        subblock_w=subblock(1, columns)[1],
         block_h=rows,
         block_w=columns,
         inplace=False,

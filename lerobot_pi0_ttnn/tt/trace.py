@@ -62,8 +62,7 @@ class Traces:
         if entry is None:
             return self._run_first(full_key, row, compute)
         self._entries.move_to_end(full_key)
-        for on_host, on_device in zip(row.tensors(), entry.inputs.tensors(), strict=True):
-            ttnn.copy_host_to_device_tensor(on_host, on_device)
+        row.copy_over(entry.inputs)
         if entry.trace is None and not self._is_full:
             self._capture(entry, compute)
         if entry.trace is None:

@@ -22,7 +22,6 @@ class DeviceWeights:
         weights: cursor over the checkpoint.
         device: where the tensors go.
         cache: of converted tensors; None to convert every time.
-        programs: of the device; new ones by default.
         first: what was uploaded of the same checkpoint to another chip: it is copied from there, and converted no more.
 
     Attributes:
@@ -35,11 +34,10 @@ class DeviceWeights:
         weights: Weights,
         device: ttnn.Device,
         cache: WeightCache | None = None,
-        programs: Programs | None = None,
         first: Mapping[str, ttnn.Tensor] | None = None,
     ) -> None:
         self.device = device
-        self.programs = programs or Programs(device)
+        self.programs = Programs(device)
         self.uploaded: dict[str, ttnn.Tensor] = {}
         self._weights = weights
         self._cache = cache
