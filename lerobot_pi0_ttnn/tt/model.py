@@ -57,7 +57,7 @@ class PI0ModelTTNN:
         traces: Traces | None = None,
         first: "PI0ModelTTNN | None" = None,
     ) -> None:
-        self.precision = preset(precision)
+        self.precision = preset(precision, device.arch())
         check_weights(config, weights)
         if traces is not None:
             traces.release()

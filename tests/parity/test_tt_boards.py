@@ -11,13 +11,15 @@ import pytest
 pytest.importorskip("ttnn", reason="the TTNN backend's package is not installed")
 
 PARITY = ("tests/parity/test_tt_parts.py", "tests/parity/test_tt_whole.py::TestQuality")
-FULL_SIZE = ("tests/parity/test_tt_full_size.py",)
+SILICON = ("tests/parity/test_tt_silicon.py",)
+FULL_SIZE = (*SILICON, "tests/parity/test_tt_full_size.py")
 
 
 @pytest.mark.parametrize(
     ("board", "tests"),
     [
         pytest.param("p150", PARITY, id="p150-parity"),
+        *(pytest.param(board, SILICON, id=f"{board}-silicon") for board in ("n150", "n300x2")),
         *(pytest.param(board, FULL_SIZE, id=f"{board}-full-size") for board in ("n300", "p100a", "p150", "p150-130")),
     ],
 )
