@@ -11,8 +11,8 @@ Source: LeRobot `policies/rtc/modeling_rtc.py::RTCProcessor`. It differentiates 
 that its Jacobian is the identity: what remains needs no gradients, and is computed here as such.
 
 LeRobot's rollout engine fills a former chunk that has fewer than `execution_horizon` actions left with rows of zeros
-(`rollout/inference/rtc.py::_normalize_prev_actions_length`), and its processor guides towards them: in normalised units they are
-the mean pose. Here they count as absent, as if the engine had handed over what is left and no more.
+(`rollout/inference/rtc.py::_normalize_prev_actions_length`), and its processor guides towards them: in normalised units they
+are the mean pose. Here they count as absent, as if the engine had handed over what is left and no more.
 """
 
 import math
