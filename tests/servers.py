@@ -11,7 +11,9 @@ import numpy as np
 import pytest
 from lerobot.async_inference.configs import PolicyServerConfig
 from lerobot.async_inference.helpers import RemotePolicyConfig, TimedAction, TimedObservation
+from lerobot.transport import services_pb2
 from lerobot.transport.services_pb2 import Empty, PolicySetup
+from lerobot.transport.utils import send_bytes_in_chunks
 from lerobot.utils.constants import OBS_STR
 from lerobot.utils.feature_utils import hw_to_dataset_features
 
@@ -53,7 +55,7 @@ class Client:
         cameras: Mapping[str, tuple[int, ...]] | None = None,
         **asked: Any,
     ) -> None:
-        self.server, self.names = server, names
+        self.server, self.checkpoint, self.names = server, checkpoint, names
         self.cameras = dict.fromkeys(CAMERAS, (48, 64, 3)) if cameras is None else cameras
         hardware = {**dict.fromkeys(names, float), **self.cameras}
         self.features = hw_to_dataset_features(hardware, OBS_STR, use_video=False)
@@ -76,9 +78,11 @@ class Client:
         """The chunk for an observation."""
         return self.server._predict_action_chunk(self.observation(step, **values))
 
-    def is_worth_a_chunk(self, step: int, **values: Any) -> bool:
-        """Whether the server would compute one for this observation."""
-        return self.server._enqueue_observation(self.observation(step, **values))
+    def is_sent_a_chunk(self, step: int, **values: Any) -> bool:
+        """Whether it gets actions for this observation when it asks for them."""
+        message = pickle.dumps(self.observation(step, **values))
+        self.server.SendObservations(send_bytes_in_chunks(message, services_pb2.Observation), Connection())
+        return isinstance(self.server.GetActions(Empty(), Connection()), services_pb2.Actions)
 
 
 @contextmanager
@@ -94,6 +98,7 @@ def open_servicer(folder: Path) -> Iterator[Any]:
         for handler in set(root.handlers) - set(handlers):
             handler.close()
         root.handlers[:], root.level = handlers, level
-    servicer = PI0TTNNPolicyServer(PolicyServerConfig(), ["--architecture=tiny", "--backend=torch", "--warm_up=false"])
+    config = PolicyServerConfig(obs_queue_timeout=0.05)
+    servicer = PI0TTNNPolicyServer(config, ["--architecture=tiny", "--backend=torch", "--warm_up=false"])
     yield servicer
     servicer.close()

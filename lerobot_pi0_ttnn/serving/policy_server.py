@@ -24,6 +24,7 @@ from ..checkpoint.files import CheckpointSource
 from ..checkpoint.processors import read_processors
 from ..configuration_pi0_ttnn import PI0TTNNConfig, load_config
 from ..modeling_pi0_ttnn import PI0TTNNPolicy
+from .movement import Movement, read_movement
 from .observation import check_pictures, read_observation
 
 POLICY_TYPE = PI0TTNNPolicy.name
@@ -46,6 +47,7 @@ class PI0TTNNPolicyServer(PolicyServer):
         self._policy_overrides = policy_overrides
         self._busy = threading.Lock()  # a client that comes back may find the inference of its former self running
         self._failure: str | None = None
+        self._has_moved: Movement | None = None
 
     def SendPolicyInstructions(self, request: Any, context: grpc.ServicerContext) -> Any:  # noqa: N802
         """Loads the checkpoint that the client asks for; what it cannot have it is told, before the weights are read."""
@@ -66,6 +68,8 @@ class PI0TTNNPolicyServer(PolicyServer):
             self.policy = PI0TTNNPolicy.from_pretrained(asked.pretrained_name_or_path, config=config)
             self.policy_type, self.device = asked.policy_type, config.device
             self.lerobot_features, self.actions_per_chunk = asked.lerobot_features, asked.actions_per_chunk
+            joints = asked.lerobot_features[OBS_STATE]["names"] if OBS_STATE in asked.lerobot_features else []
+            self._has_moved = read_movement(self.preprocessor, joints)
             self.last_processed_obs = self._failure = None
             self.logger.info("%s: ready, backend %s", asked.pretrained_name_or_path, config.backend)
         return services_pb2.Empty()
@@ -122,6 +126,13 @@ class PI0TTNNPolicyServer(PolicyServer):
             observed.get_timestamp(), list(actions), observed.get_timestep()
         )
         return chunk
+
+    def _obs_sanity_checks(self, obs: TimedObservation, previous_obs: TimedObservation) -> bool:
+        """Returns whether an observation is worth a chunk, as LeRobot's method of that name; see `movement.py`."""
+        with self._predicted_timesteps_lock:
+            if obs.get_timestep() in self._predicted_timesteps:
+                return False
+        return self._has_moved is None or self._has_moved(previous_obs.get_observation(), obs.get_observation())
 
     def close(self) -> None:
         """Gives the board back."""
