@@ -15,6 +15,7 @@ from tests.checkpoints import edit_json, save_lerobot_checkpoint
 from tests.oracle import make_lerobot_policy
 
 JOINTS = 6
+NAMES = tuple(f"joint{number}.pos" for number in range(JOINTS))
 CAMERAS = ("front", "wrist")
 STATS = {
     "observation.state": {"mean": torch.linspace(-1, 1, JOINTS), "std": torch.linspace(0.5, 2, JOINTS)},
@@ -27,7 +28,7 @@ def save_robot_checkpoint(folder: Path) -> PI0Policy:
 
     Its config says of the cameras what pi0_base's says, 224x224; their frames are of other sizes and aspects.
     """
-    policy = make_lerobot_policy(cameras=CAMERAS, state_dim=JOINTS, action_dim=JOINTS)
+    policy = make_lerobot_policy(cameras=CAMERAS, state_dim=JOINTS, action_dim=JOINTS, action_feature_names=list(NAMES))
     save_lerobot_checkpoint(policy, folder, STATS)
     config = json.loads((folder / "config.json").read_text())
     for camera in CAMERAS:

@@ -17,9 +17,7 @@ from lerobot.transport.utils import send_bytes_in_chunks
 from lerobot.utils.constants import OBS_STR
 from lerobot.utils.feature_utils import hw_to_dataset_features
 
-from tests.robots import CAMERAS, JOINTS
-
-NAMES = tuple(f"joint{number}.pos" for number in range(JOINTS))
+from tests.robots import CAMERAS, NAMES
 
 
 class ToldError(Exception):

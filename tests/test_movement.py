@@ -9,8 +9,8 @@ from lerobot.async_inference.helpers import observations_similar
 
 from lerobot_pi0_ttnn.serving.movement import Movement, scale_of
 from tests.checkpoints import save_lerobot_checkpoint
-from tests.robots import JOINTS, STATS, save_robot_checkpoint
-from tests.servers import NAMES, Client
+from tests.robots import JOINTS, NAMES, STATS, save_robot_checkpoint
+from tests.servers import Client
 
 RADIANS = {"mean": torch.zeros(JOINTS), "std": torch.full((JOINTS,), 0.45)}
 DEGREES = {name: value * 180 / math.pi for name, value in RADIANS.items()}

@@ -26,6 +26,7 @@ from ..configuration_pi0_ttnn import PI0TTNNConfig, load_config
 from ..modeling_pi0_ttnn import PI0TTNNPolicy
 from .movement import Movement, read_movement
 from .observation import check_pictures, read_observation
+from .robot_joints import ClientJoints, match_client
 
 POLICY_TYPE = PI0TTNNPolicy.name
 MESSAGE_LIMIT = 2000
@@ -47,6 +48,7 @@ class PI0TTNNPolicyServer(PolicyServer):
         self._policy_overrides = policy_overrides
         self._busy = threading.Lock()  # a client that comes back may find the inference of its former self running
         self._failure: str | None = None
+        self._joints: ClientJoints | None = None
         self._has_moved: Movement | None = None
 
     def SendPolicyInstructions(self, request: Any, context: grpc.ServicerContext) -> Any:  # noqa: N802
@@ -54,6 +56,9 @@ class PI0TTNNPolicyServer(PolicyServer):
         with self._busy, _told(context, grpc.StatusCode.INVALID_ARGUMENT, self.logger):
             asked = pickle.loads(request.data)
             config = self._agree(asked)
+            joints = match_client(config, asked.lerobot_features, asked.pretrained_name_or_path)
+            level = logging.INFO if joints.is_certain else logging.WARNING
+            self.logger.log(level, "%s: %s", asked.pretrained_name_or_path, joints.note)
             self.logger.info("%s: loading for %s", asked.pretrained_name_or_path, context.peer())
             self.close()
             self.preprocessor, self.postprocessor = make_pre_post_processors(
@@ -67,9 +72,9 @@ class PI0TTNNPolicyServer(PolicyServer):
             )
             self.policy = PI0TTNNPolicy.from_pretrained(asked.pretrained_name_or_path, config=config)
             self.policy_type, self.device = asked.policy_type, config.device
-            self.lerobot_features, self.actions_per_chunk = asked.lerobot_features, asked.actions_per_chunk
-            joints = asked.lerobot_features[OBS_STATE]["names"] if OBS_STATE in asked.lerobot_features else []
-            self._has_moved = read_movement(self.preprocessor, joints)
+            self._joints, self._has_moved = joints, read_movement(self.preprocessor, joints.states)
+            self.lerobot_features = joints.among(asked.lerobot_features)
+            self.actions_per_chunk = asked.actions_per_chunk
             self.last_processed_obs = self._failure = None
             self.logger.info("%s: ready, backend %s", asked.pretrained_name_or_path, config.backend)
         return services_pb2.Empty()
@@ -119,6 +124,8 @@ class PI0TTNNPolicyServer(PolicyServer):
         batch = self.preprocessor(read_observation(observed.get_observation(), self.lerobot_features))
         self.last_processed_obs = observed
         actions = self.postprocessor(self._get_action_chunk(batch))[0]
+        if self._joints and self._joints.actions:
+            actions = actions[:, self._joints.actions]
         self.logger.info(
             "Observation %d: %d actions in %.2f s", observed.get_timestep(), len(actions), time.perf_counter() - begun
         )
