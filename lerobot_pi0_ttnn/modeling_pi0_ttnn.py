@@ -27,6 +27,7 @@ from .latency_report import HOST, TOTAL, device_stage, latency_report
 from .observation import ObservationReader
 from .processor_pi0_ttnn import warn_of_processors
 from .recording import Recorder
+from .rollout_robot import check_rollout
 from .rtc import Guidance, make_guidance
 
 logger = logging.getLogger(__name__)
@@ -125,12 +126,15 @@ class PI0TTNNPolicy(PreTrainedPolicy):
             ValueError: a file is damaged, or the checkpoint is of another model, incomplete or mis-shaped, or an adapter
                 that cannot be merged.
             ImportError: the ttnn backend's package is not installed.
+
+        Under `lerobot-rollout` the robot's joints are compared with the checkpoint's: see `check_rollout` for its ValueErrors.
         """
         source = CheckpointSource(
             pretrained_name_or_path, revision, token, cache_dir, local_files_only, subfolder, force_download
         )
         config = choose_config(config, source, kwargs)
         warn_of_processors(config, source)
+        check_rollout(config, str(source))
         limits = read_action_limits(config, source) if config.clamp_actions else None
         policy = cls(config, open_weights(source, config.base_model), action_limits=limits)
         if config.warm_up:

@@ -16,6 +16,8 @@ TOKENS = "observation.language.tokens"
 TOKENS_MASK = "observation.language.attention_mask"
 BLACK = -1.0
 """As the model sees it: around an image that is not square, and every pixel of an absent camera, as LeRobot has it."""
+FAR_OUT = 0.25
+"""How far pixels may be out of [0, 1]: more than any filter overshoots, less than any other scale than [0, 1] needs."""
 
 
 @dataclass(frozen=True)
@@ -55,14 +57,14 @@ class ObservationReader:
         """Returns the batch as the model takes it. Source: LeRobot `PI0Policy._preprocess_images`, `.prepare_state`.
 
         Args:
-            batch: LeRobot's preprocessed batch. Images (B, 3, H, W) or (B, H, W, 3) float32 in [0, 1], state (B, n)
-                normalised, tokens (B, L) int64 and their mask (B, L) bool. A camera's key may be absent; other keys are
-                not read.
+            batch: LeRobot's preprocessed batch. Images (B, 3, H, W) or (B, H, W, 3), float32 in [0, 1] or uint8, state
+                (B, n) normalised, tokens (B, L) int64 and their mask (B, L) bool. A camera's key may be absent; other keys
+                are not read.
 
         Raises:
             KeyError: a key is missing that cannot be.
             TypeError: an entry is of the wrong dtype.
-            ValueError: an entry is of the wrong shape, or not finite.
+            ValueError: an entry is of the wrong shape or far out of range, or not finite.
         """
         state = self.state(batch)
         lang_tokens, lang_masks = self._language(batch, rows=state.shape[0])
@@ -132,32 +134,41 @@ class ObservationReader:
         return images, masks
 
     def _image(self, key: str, image: Tensor, rows: int) -> Tensor:
-        if not image.is_floating_point():
-            raise TypeError(
-                f"{key}: expected float32 in [0, 1], got {image.dtype}; divide by 255 (LeRobot's preprocess_observation and "
-                "prepare_observation_for_inference do)."
-            )
-        if image.ndim != 4 or 3 not in (image.shape[1], image.shape[-1]) or image.shape[0] != rows:
+        if not (image.is_floating_point() or image.dtype == torch.uint8):
+            raise TypeError(f"{key}: expected float32 in [0, 1] or uint8, got {image.dtype}.")
+        if image.ndim != 4 or 3 not in (image.shape[1], image.shape[-1]) or image.shape[0] != rows or not image.numel():
             raise ValueError(
-                f"{key}: expected ({rows}, 3, H, W) or ({rows}, H, W, 3) for a state of {rows} row(s), got {tuple(image.shape)}"
+                f"{key}: expected ({rows}, 3, H, W) or ({rows}, H, W, 3) for a state of {rows} row(s), got "
+                f"{tuple(image.shape)}; pi0 takes pictures in colours, no depth, no gray, no alpha channel."
             )
-        image = image.detach().cpu().float()
+        # In float32 and laid out by channels, as LeRobot hands images over: the same picture gives the same pixels to the bit.
+        image = image.detach().cpu()
+        image = image.float() / 255 if image.dtype == torch.uint8 else image.float()
         if image.shape[1] != 3:
-            image = image.permute(0, 3, 1, 2)
+            image = image.permute(0, 3, 1, 2).contiguous()
         if image.shape[2:] != (self.image_size, self.image_size):
             image, low, high = resize_with_pad(image, self.image_size)
         else:
             low, high = (float(x) for x in image.aminmax())
             image = image.mul(2.0).sub_(1.0)
+        self._check_range(key, low, high)
+        return image
+
+    def _check_range(self, key: str, low: float, high: float) -> None:
         if not (math.isfinite(low) and math.isfinite(high)):
             raise ValueError(f"{key}: holds NaN or infinity; check the camera.")
-        if low < -0.01 or high > 1.01:
-            self._warn_once(
-                key,
-                f"{key}: expected values in [0, 1], got {low:.3g} to {high:.3g}; the policy was trained on [0, 1]: divide "
-                "by 255, and leave images out of the normalisation.",
+        seen = f"{key}: expected values in [0, 1], got {low:.3g} to {high:.3g}"
+        if low < -FAR_OUT or high > 1.0 + FAR_OUT:
+            raise ValueError(
+                f"{seen}; the picture would be lost. Give uint8, or divide by 255 once, and leave images out of the "
+                "normalisation."
             )
-        return image
+        if low < -0.01 or high > 1.01:
+            self._warn_once(key, f"{seen}; what is out of range is cut off: look at what scales this camera's frames.")
+        elif 0.0 < high <= 1.0 / 255:
+            self._warn_once(
+                key, f"{seen}, which is black: is the lens covered, or were the frames divided by 255 twice?"
+            )
 
     def _warn_once(self, subject: str, message: str) -> None:
         if subject not in self._warned:
@@ -177,7 +188,7 @@ def resize_with_pad(image: Tensor, size: int) -> tuple[Tensor, float, float]:
     """
     height, width = image.shape[2:]
     ratio = max(width / size, height / size)
-    fitted = (int(height / ratio), int(width / ratio))
+    fitted = (max(1, int(height / ratio)), max(1, int(width / ratio)))
     image = F.interpolate(image, size=fitted, mode="bilinear", align_corners=False)
     low, high = (float(x) for x in image.aminmax())
     top, left = (size - fitted[0]) // 2, (size - fitted[1]) // 2

@@ -13,7 +13,7 @@ ROOT = Path(lerobot_pi0_ttnn.__file__).parent
 
 LAYERS = [
     {"model_config"},
-    {"masks", "flow", "rtc", "weights", "latency"},
+    {"masks", "flow", "rtc", "weights", "latency", "joints"},
     {"observation", "recording", "checkpoint", "reference", "tt", "emulation"},
     {
         "configuration_pi0_ttnn",
@@ -21,6 +21,7 @@ LAYERS = [
         "backend",
         "action_limits",
         "latency_report",
+        "rollout_robot",
         "modeling_pi0_ttnn",
         "plugins",
     },

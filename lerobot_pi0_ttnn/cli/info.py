@@ -17,6 +17,7 @@ from ..checkpoint import CheckpointWeights, MergedWeights, open_weights
 from ..checkpoint.files import CheckpointSource
 from ..checkpoint.processors import read_processors, tokenizer_problem
 from ..configuration_pi0_ttnn import PRECISIONS, PI0TTNNConfig, load_config, saved_type
+from ..joints import names_of_actions
 from ..weights import check_shapes
 from .hub import add_checkpoint_options, checkpoint_source
 
@@ -39,6 +40,8 @@ class CheckpointInfo:
     cameras: list[str]
     state_dim: int | None
     action_dim: int | None
+    joints: list[str] | None
+    """Names of the actions in training, one by one; None where the checkpoint does not say."""
     chunk_size: int
     n_action_steps: int
     num_inference_steps: int
@@ -103,6 +106,7 @@ def inspect_checkpoint(source: CheckpointSource, config: PI0TTNNConfig, loader: 
         cameras=list(config.image_features),
         state_dim=state.shape[0] if state else None,
         action_dim=action.shape[0] if action else None,
+        joints=names_of_actions(config.action_feature_names, action.shape[0] if action else 0),
         chunk_size=config.chunk_size,
         n_action_steps=config.n_action_steps,
         num_inference_steps=config.num_inference_steps,
@@ -188,6 +192,7 @@ def as_text(info: CheckpointInfo) -> str:
         "parameters": f"{info.parameters:,} needed, {len(info.ignored)} tensors ignored",
         "cameras": ", ".join(info.cameras) or "none in its config",
         "state, action": f"{info.state_dim} and {info.action_dim} values",
+        "joints": ", ".join(info.joints) if info.joints else "not named, they go by position",
         "chunk": f"{info.chunk_size} actions, {info.n_action_steps} of them executed; {info.num_inference_steps} Euler steps",
         "statistics": stats or "none",
         "tokenizer": info.tokenizer or "none saved",

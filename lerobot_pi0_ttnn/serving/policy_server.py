@@ -24,6 +24,9 @@ from ..checkpoint.files import CheckpointSource
 from ..checkpoint.processors import read_processors
 from ..configuration_pi0_ttnn import PI0TTNNConfig, load_config
 from ..modeling_pi0_ttnn import PI0TTNNPolicy
+from .movement import Movement, read_movement
+from .observation import check_pictures, read_observation
+from .robot_joints import ClientJoints, match_client
 
 POLICY_TYPE = PI0TTNNPolicy.name
 MESSAGE_LIMIT = 2000
@@ -45,12 +48,17 @@ class PI0TTNNPolicyServer(PolicyServer):
         self._policy_overrides = policy_overrides
         self._busy = threading.Lock()  # a client that comes back may find the inference of its former self running
         self._failure: str | None = None
+        self._joints: ClientJoints | None = None
+        self._has_moved: Movement | None = None
 
     def SendPolicyInstructions(self, request: Any, context: grpc.ServicerContext) -> Any:  # noqa: N802
         """Loads the checkpoint that the client asks for; what it cannot have it is told, before the weights are read."""
         with self._busy, _told(context, grpc.StatusCode.INVALID_ARGUMENT, self.logger):
             asked = pickle.loads(request.data)
             config = self._agree(asked)
+            joints = match_client(config, asked.lerobot_features, asked.pretrained_name_or_path)
+            level = logging.INFO if joints.is_certain else logging.WARNING
+            self.logger.log(level, "%s: %s", asked.pretrained_name_or_path, joints.note)
             self.logger.info("%s: loading for %s", asked.pretrained_name_or_path, context.peer())
             self.close()
             self.preprocessor, self.postprocessor = make_pre_post_processors(
@@ -64,7 +72,9 @@ class PI0TTNNPolicyServer(PolicyServer):
             )
             self.policy = PI0TTNNPolicy.from_pretrained(asked.pretrained_name_or_path, config=config)
             self.policy_type, self.device = asked.policy_type, config.device
-            self.lerobot_features, self.actions_per_chunk = asked.lerobot_features, asked.actions_per_chunk
+            self._joints, self._has_moved = joints, read_movement(self.preprocessor, joints.states)
+            self.lerobot_features = joints.among(asked.lerobot_features)
+            self.actions_per_chunk = asked.actions_per_chunk
             self.last_processed_obs = self._failure = None
             self.logger.info("%s: ready, backend %s", asked.pretrained_name_or_path, config.backend)
         return services_pb2.Empty()
@@ -80,6 +90,7 @@ class PI0TTNNPolicyServer(PolicyServer):
         config = load_config(source, self._policy_overrides)
         config.validate_features()
         check_cameras(asked.lerobot_features, list(config.image_features), str(source))
+        check_pictures(asked.lerobot_features)
         processors = read_processors(source)
         if processors and OBS_STATE in processors.stats:
             check_state(asked.lerobot_features, config.robot_state_feature.shape[0], str(source))
@@ -100,12 +111,35 @@ class PI0TTNNPolicyServer(PolicyServer):
             try:
                 if self.policy is None:
                     raise RuntimeError("this server has no checkpoint loaded; if it was restarted, restart the client.")
-                chunk: list[TimedAction] = super()._predict_action_chunk(observation_t)
+                chunk = self._chunk(observation_t)
             except Exception as error:
                 self.logger.exception("Inference failed")
                 self._failure = f"inference failed, the robot gets no more actions: {_message(error)}"
                 raise
         return chunk
+
+    def _chunk(self, observed: TimedObservation) -> list[TimedAction]:
+        """Returns what LeRobot's method of that name would, had it left the pictures' aspect alone; see `observation.py`."""
+        begun = time.perf_counter()
+        batch = self.preprocessor(read_observation(observed.get_observation(), self.lerobot_features))
+        self.last_processed_obs = observed
+        actions = self.postprocessor(self._get_action_chunk(batch))[0]
+        if self._joints and self._joints.actions:
+            actions = actions[:, self._joints.actions]
+        self.logger.info(
+            "Observation %d: %d actions in %.2f s", observed.get_timestep(), len(actions), time.perf_counter() - begun
+        )
+        chunk: list[TimedAction] = self._time_action_chunk(
+            observed.get_timestamp(), list(actions), observed.get_timestep()
+        )
+        return chunk
+
+    def _obs_sanity_checks(self, obs: TimedObservation, previous_obs: TimedObservation) -> bool:
+        """Returns whether an observation is worth a chunk, as LeRobot's method of that name; see `movement.py`."""
+        with self._predicted_timesteps_lock:
+            if obs.get_timestep() in self._predicted_timesteps:
+                return False
+        return self._has_moved is None or self._has_moved(previous_obs.get_observation(), obs.get_observation())
 
     def close(self) -> None:
         """Gives the board back."""
