@@ -26,7 +26,7 @@ from .latency import Stopwatch
 from .latency_report import HOST, TOTAL, device_stage, latency_report
 from .observation import ObservationReader
 from .recording import Recorder
-from .review import refuse_or_warn, review
+from .review import refuse_or_warn, review, settle_features
 from .rtc import Guidance, make_guidance
 
 logger = logging.getLogger(__name__)
@@ -131,6 +131,7 @@ class PI0TTNNPolicy(PreTrainedPolicy):
         )
         config = choose_config(config, source, kwargs)
         refuse_or_warn(review(config, source), source, logger)
+        settle_features(config, source)
         limits = read_action_limits(config, source) if config.clamp_actions else None
         policy = cls(config, open_weights(source, config.base_model), action_limits=limits)
         if config.warm_up:
