@@ -225,12 +225,19 @@ class PI0TTNNPolicy(PreTrainedPolicy):
             noise: for the chunk, if one is predicted.
 
         Raises:
-            RuntimeError: real-time chunking is enabled, and LeRobot's engine is to manage the queue.
+            RuntimeError: real-time chunking is enabled, and LeRobot's engine is to manage the queue; or actions are relative
+                to the state at the chunk's observation, which whoever post-processes one at a time does not have any more.
         """
         if self._rtc_enabled():
             raise RuntimeError(
                 "select_action: real-time chunking is enabled, and needs predict_action_chunk and a queue that knows the "
                 "delay: run lerobot-rollout --inference.type=rtc, or set config.rtc_config.enabled = False."
+            )
+        if self.config.use_relative_actions and self.config.n_action_steps > 1:
+            raise RuntimeError(
+                "select_action: this checkpoint's actions are relative to the state at their chunk's observation, and "
+                "LeRobot's post-processing of single ones adds the state of the tick, so that the arm drifts: run "
+                "lerobot-rollout --inference.type=rtc or lerobot-pi0-ttnn serve, or set --policy.n_action_steps=1."
             )
         with self._queue_lock:
             if not self._action_queue:

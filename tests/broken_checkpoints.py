@@ -276,3 +276,56 @@ STATISTICS = {
         lambda f: edit_step(f, "normalizer_processor", normalize_observation_keys=["observation.environment_state"]),
     ),
 }
+
+
+def relative(folder: Path, *, config: bool = True, pre: bool = True, post: bool = True, **settings) -> None:
+    """Switches relative actions on."""
+    edit_json(folder / "config.json", use_relative_actions=config)
+    edit_step(folder, "relative_actions_processor", enabled=pre, **settings)
+    edit_step(folder, "absolute_actions_processor", enabled=post)
+
+
+def swap_steps(folder: Path, first: str, second: str) -> None:
+    for pipeline in (folder / name for name in PIPELINES):
+        saved = json.loads(pipeline.read_text())
+        names = [step["registry_name"] for step in saved["steps"]]
+        if first in names and second in names:
+            i, j = names.index(first), names.index(second)
+            saved["steps"][i], saved["steps"][j] = saved["steps"][j], saved["steps"][i]
+        pipeline.write_text(json.dumps(saved))
+
+
+RELATIVE_ACTIONS = {
+    "relative": Case("note", "actions are relative to the state at their chunk's observation", relative),
+    "relative-pre": Case("error", "policy_postprocessor.json has not", lambda f: relative(f, post=False)),
+    "relative-post": Case("error", "policy_preprocessor.json has not", lambda f: relative(f, pre=False)),
+    "relative-config": Case(
+        "error", "its processors take actions as absolute", lambda f: relative(f, pre=False, post=False)
+    ),
+    "relative-pipelines": Case(
+        "warning", "its processors take actions as relative", lambda f: relative(f, config=False)
+    ),
+    "relative-unnamed": Case(
+        "warning",
+        "gripper is to stay absolute, but the checkpoint has no action names",
+        lambda f: relative(f, exclude_joints=["gripper"]),
+    ),
+    "relative-misnamed": Case(
+        "warning",
+        "gripper is to stay absolute, but is none of joint_0.pos",
+        lambda f: relative(f, exclude_joints=["gripper"], action_names=[f"joint_{i}.pos" for i in range(6)]),
+    ),
+    "relative-order": Case(
+        "error",
+        "relative_actions_processor after normalizer_processor",
+        all_of(relative, lambda f: swap_steps(f, "relative_actions_processor", "normalizer_processor")),
+    ),
+    "absolute-order": Case(
+        "error",
+        "unnormalizer_processor after absolute_actions_processor",
+        all_of(relative, lambda f: swap_steps(f, "unnormalizer_processor", "absolute_actions_processor")),
+    ),
+    "relative-to-less": Case(
+        "error", "6 actions cannot be relative to a state of 4 values", all_of(relative, wide(4, 6))
+    ),
+}

@@ -6,10 +6,11 @@ import pickle
 from types import SimpleNamespace
 
 import grpc
+import numpy as np
 import pytest
 import torch
 from lerobot.async_inference.configs import PolicyServerConfig
-from lerobot.async_inference.helpers import RemotePolicyConfig
+from lerobot.async_inference.helpers import RemotePolicyConfig, TimedObservation
 from lerobot.configs import FeatureType, PolicyFeature
 from lerobot.envs.configs import AlohaEnv
 from lerobot.policies.factory import make_policy, make_pre_post_processors
@@ -19,14 +20,16 @@ from lerobot.utils.feature_utils import hw_to_dataset_features
 from lerobot_pi0_ttnn import PI0TTNNPolicy
 from lerobot_pi0_ttnn.checkpoint.files import CheckpointSource
 from lerobot_pi0_ttnn.cli import main
+from lerobot_pi0_ttnn.cli.plot import unnormalised
 from lerobot_pi0_ttnn.configuration_pi0_ttnn import load_config
+from lerobot_pi0_ttnn.recording import read_recording
 from lerobot_pi0_ttnn.review import review
-from tests.broken_checkpoints import STATISTICS, copy_of, of_lerobot_0_3, set_widths
+from tests.broken_checkpoints import RELATIVE_ACTIONS, STATISTICS, copy_of, of_lerobot_0_3, relative, set_widths
 from tests.checkpoints import edit_json
 from tests.oracle import make_batch, make_noise
-from tests.robots import CAMERAS, JOINTS, save_robot_checkpoint
+from tests.robots import CAMERAS, JOINTS, STATS, save_robot_checkpoint
 
-CASES = STATISTICS
+CASES = STATISTICS | RELATIVE_ACTIONS
 
 
 @pytest.fixture(scope="module")
@@ -187,3 +190,73 @@ def test_convert_says_what_is_left_and_mends_what_it_can(good, tmp_path, caplog)
     config = json.loads((tmp_path / "new" / "config.json").read_text())
     assert config["input_features"]["observation.state"]["shape"] == [JOINTS]
     assert config["output_features"]["action"]["shape"] == [JOINTS]
+
+
+class TestRelativeActions:
+    """An arm that has moved by 90 degrees when the second action is due, by LeRobot's own pipelines."""
+
+    @pytest.fixture
+    def folder(self, good, tmp_path):
+        folder = copy_of(good, tmp_path / "pi0")
+        relative(folder)
+        return folder
+
+    def test_one_action_per_tick_is_refused(self, folder):
+        policy = PI0TTNNPolicy.from_pretrained(folder, warm_up=False)
+        with pytest.raises(RuntimeError, match=r"the arm drifts: run lerobot-rollout --inference\.type=rtc"):
+            policy.select_action(make_batch(cameras=CAMERAS, state_dim=JOINTS))
+
+    def test_the_processors_count(self, folder):
+        relative(folder, config=False)
+        policy = PI0TTNNPolicy.from_pretrained(folder, warm_up=False)
+        with pytest.raises(RuntimeError, match="the arm drifts"):
+            policy.select_action(make_batch(cameras=CAMERAS, state_dim=JOINTS))
+
+    def test_a_chunk_for_each_action_does_not_drift(self, folder):
+        policy = PI0TTNNPolicy.from_pretrained(folder, warm_up=False, n_action_steps=1, num_inference_steps=1)
+        preprocess, postprocess = make_pre_post_processors(policy.config, str(folder))
+        images = {f"observation.images.{camera}": torch.zeros(1, 3, 48, 64) for camera in CAMERAS}
+        for degrees in (0.0, 90.0):
+            state = torch.full((1, JOINTS), degrees)
+            batch = preprocess({**images, "observation.state": state, "task": ["push"]})
+            torch.manual_seed(0)
+            got = postprocess(policy.select_action(batch))
+            torch.manual_seed(0)
+            offsets = policy.predict_action_chunk(batch)[:, 0] * STATS["action"]["std"] + STATS["action"]["mean"]
+            assert (got - (state + offsets)).abs().max() < 1e-3
+
+    def test_serve_is_right(self, folder, server):
+        """Every action of a chunk is relative to the state that the chunk was computed from."""
+        assert connect(server, folder) == []
+        chunks = {}
+        for degrees in (0.0, 90.0):
+            observation = {f"joint_{number}.pos": degrees for number in range(JOINTS)} | {"task": "push"}
+            observation |= {camera: np.zeros((48, 64, 3), np.uint8) for camera in CAMERAS}
+            torch.manual_seed(0)
+            timed = server._predict_action_chunk(TimedObservation(timestamp=0.0, timestep=0, observation=observation))
+            chunks[degrees] = torch.stack([action.get_action() for action in timed])
+        state = torch.full((JOINTS,), 90.0)
+        batch = server.preprocessor(
+            {
+                "observation.state": state[None],
+                **{f"observation.images.{camera}": torch.zeros(1, 3, 48, 64) for camera in CAMERAS},
+                "task": "push",
+            }
+        )
+        torch.manual_seed(0)
+        offsets = server.policy.predict_action_chunk(batch)[0] * STATS["action"]["std"] + STATS["action"]["mean"]
+        assert (chunks[90.0] - (state + offsets)).abs().max() < 1e-2
+        assert (chunks[90.0] - chunks[0.0]).abs().max() > 1
+
+    def test_plot(self, folder, tmp_path):
+        recording = tmp_path / "run.jsonl"
+        policy = PI0TTNNPolicy.from_pretrained(
+            folder, warm_up=False, n_action_steps=1, num_inference_steps=1, recording_path=recording
+        )
+        policy.select_action(make_batch(batch=1, lengths=(10,), cameras=CAMERAS, state_dim=JOINTS))
+        assert main(["plot", str(recording), "--checkpoint", str(folder), "-o", str(tmp_path / "run.png")]) == 0
+        assert (tmp_path / "run.png").stat().st_size > 1000
+        plotted, unit = unnormalised(read_recording(recording), str(folder))
+        raw = read_recording(recording).chunks[0][2]
+        assert "relative" in unit
+        assert torch.allclose(plotted.chunks[0][2], raw * STATS["action"]["std"] + STATS["action"]["mean"], atol=1e-4)

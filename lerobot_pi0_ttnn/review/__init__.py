@@ -12,6 +12,7 @@ from ..checkpoint.processors import SavedProcessors, read_processors
 from ..configuration_pi0_ttnn import PI0TTNNConfig
 from .problem import Problem, Severity, Subject
 from .processors import check_processors
+from .relative import are_relative, check_relative_actions
 from .statistics import check_statistics
 from .tokenizer import check_tokenizer
 from .weights import check_weights_fit
@@ -24,6 +25,7 @@ Check = Callable[[Subject], Iterator[Problem]]
 CHECKS: tuple[Check, ...] = (
     check_statistics,
     check_widths,
+    check_relative_actions,
     check_tokenizer,
     check_processors,
     check_weights_fit,
@@ -65,9 +67,11 @@ def _read(source: CheckpointSource) -> tuple[list[Problem], SavedProcessors]:
 
 
 def settle_features(config: PI0TTNNConfig, source: CheckpointSource) -> None:
-    """Writes into the config what the checkpoint's processors decide: of how many values state and actions are."""
+    """Writes into the config what the checkpoint's processors decide: widths, and whether actions are relative."""
     _, processors = _read(source)
-    adopt_widths(Subject(config, source, processors))
+    subject = Subject(config, source, processors)
+    adopt_widths(subject)
+    config.use_relative_actions = are_relative(subject)
 
 
 def refuse_or_warn(problems: Sequence[Problem], source: CheckpointSource, logger: logging.Logger) -> None:
