@@ -386,4 +386,5 @@ def _observation_reader(config: PI0TTNNConfig) -> ObservationReader:
         image_size=model.vision.image_size,
         state_dim=model.state_dim,
         vocab_size=model.vocab_size,
+        aliases=config.camera_aliases,
     )

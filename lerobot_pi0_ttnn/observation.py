@@ -43,12 +43,14 @@ class ObservationReader:
         image_size: height and width that the model takes.
         state_dim: width that the model takes.
         vocab_size: tokens are below it.
+        aliases: another batch key -> the camera that it is, where the batch lacks that camera's own.
     """
 
     cameras: Sequence[str]
     image_size: int
     state_dim: int
     vocab_size: int
+    aliases: Mapping[str, str] = field(default_factory=dict)
     _warned: set[str] = field(default_factory=set, repr=False)
 
     def __call__(self, batch: Mapping[str, object]) -> Observation:
@@ -108,22 +110,28 @@ class ObservationReader:
 
     def images(self, batch: Mapping[str, object], rows: int) -> tuple[list[Tensor], list[Tensor]]:
         """Returns the images and masks of `__call__`, for a batch of so many rows."""
-        present = [key for key in self.cameras if key in batch]
-        strangers = [key for key in batch if key.startswith("observation.image") and key not in self.cameras]
+        keys = {self.aliases[key]: key for key in batch if key in self.aliases}
+        keys |= {key: key for key in self.cameras if key in batch}
+        present = [key for key in self.cameras if key in keys]
+        strangers = [
+            key
+            for key in batch
+            if key.startswith("observation.image") and key not in self.cameras and key not in self.aliases
+        ]
         if not present:
             raise KeyError(
                 f"none of the policy's cameras {list(self.cameras)} is in the batch, which has "
                 f"{strangers or sorted(batch)}; rename them, e.g. "
                 f'--rename_map=\'{{"{strangers[0] if strangers else "observation.images.x"}": "{_first(self.cameras)}"}}\'.'
             )
-        absent = [key for key in self.cameras if key not in batch]
+        absent = [key for key in self.cameras if key not in keys]
         if absent and strangers:
             self._warn_once(
                 "cameras",
                 f"the batch has {strangers}, which the policy does not know, and lacks {absent}, which then count as absent "
                 "cameras; if they are the same, use --rename_map.",
             )
-        images = [self._image(key, _tensor(batch, key, "a camera"), rows) for key in present]
+        images = [self._image(key, _tensor(batch, keys[key], "a camera"), rows) for key in present]
         shape = (rows, 3, self.image_size, self.image_size)
         images += [torch.full((1, 1, 1, 1), BLACK).expand(shape) for _ in absent]
         masks = [torch.ones(rows, dtype=torch.bool) for _ in present] + [

@@ -329,3 +329,40 @@ RELATIVE_ACTIONS = {
         "error", "6 actions cannot be relative to a state of 4 values", all_of(relative, wide(4, 6))
     ),
 }
+
+
+def rename_map(folder: Path, **names: str) -> None:
+    """The robot's camera -> the checkpoint's."""
+    full = {f"observation.images.{theirs}": f"observation.images.{ours}" for theirs, ours in names.items()}
+    edit_step(folder, "rename_observations_processor", rename_map=full)
+
+
+NAMES = {
+    "renamed": Case(
+        "note", "observation.images.top is taken for observation.images.front", lambda f: rename_map(f, top="front")
+    ),
+    "swapped": Case(
+        "warning",
+        "which lerobot-eval and lerobot-rollout leave out",
+        lambda f: rename_map(f, front="wrist", wrist="front"),
+    ),
+    "renamed-state": Case(
+        "warning",
+        "observation.qpos is taken for observation.state",
+        lambda f: edit_step(f, "rename_observations_processor", rename_map={"observation.qpos": "observation.state"}),
+    ),
+    "renamed-astray": Case(
+        "warning", "the config has only observation.images.front", lambda f: rename_map(f, top="base_0_rgb")
+    ),
+    "renamed-twice": Case(
+        "warning", "renamed from more than one name", lambda f: rename_map(f, top="front", up="front")
+    ),
+    "no-camera": Case(
+        "warning",
+        "the config names none",
+        lambda f: edit_json(
+            f / "config.json",
+            input_features={"observation.state": {"type": "STATE", "shape": [6]}},
+        ),
+    ),
+}

@@ -24,12 +24,21 @@ from lerobot_pi0_ttnn.cli.plot import unnormalised
 from lerobot_pi0_ttnn.configuration_pi0_ttnn import load_config
 from lerobot_pi0_ttnn.recording import read_recording
 from lerobot_pi0_ttnn.review import review
-from tests.broken_checkpoints import RELATIVE_ACTIONS, STATISTICS, copy_of, of_lerobot_0_3, relative, set_widths
+from tests.broken_checkpoints import (
+    NAMES,
+    RELATIVE_ACTIONS,
+    STATISTICS,
+    copy_of,
+    of_lerobot_0_3,
+    relative,
+    rename_map,
+    set_widths,
+)
 from tests.checkpoints import edit_json
 from tests.oracle import make_batch, make_noise
 from tests.robots import CAMERAS, JOINTS, STATS, save_robot_checkpoint
 
-CASES = STATISTICS | RELATIVE_ACTIONS
+CASES = STATISTICS | RELATIVE_ACTIONS | NAMES
 
 
 @pytest.fixture(scope="module")
@@ -176,6 +185,76 @@ def test_an_environment_with_other_joints(good):
     config.pretrained_path = good
     with pytest.raises(ValueError, match="action: the policy is to give 7 values, the statistics are of 6"):
         make_policy(config, env_cfg=environment, rename_map={"a": "b"})
+
+
+class TestRenaming:
+    """A checkpoint whose preprocessor renames the robot's `top` to its own `front`: the picture must arrive on each path."""
+
+    @pytest.fixture
+    def folder(self, good, tmp_path):
+        folder = copy_of(good, tmp_path / "pi0")
+        rename_map(folder, top="front")
+        return folder
+
+    @pytest.fixture
+    def raw(self):
+        generator = torch.Generator().manual_seed(1)
+        images = {
+            f"observation.images.{name}": torch.rand(1, 3, 48, 64, generator=generator) for name in ("top", "wrist")
+        }
+        return {**images, "observation.state": torch.zeros(1, JOINTS), "task": ["push"]}
+
+    @pytest.fixture
+    def want(self, good, raw):
+        raw = {key.replace("top", "front"): value for key, value in raw.items()}
+        policy = PI0TTNNPolicy.from_pretrained(good, warm_up=False)
+        return policy.predict_action_chunk(
+            make_pre_post_processors(policy.config, str(good))[0](raw), noise=make_noise(1)
+        )
+
+    def test_eval(self, folder, raw, want):
+        """What lerobot-eval does: its --rename_map, empty by default, replaces the saved one."""
+        environment = AlohaEnv()  # its camera is `top`
+        environment.features["action"] = PolicyFeature(FeatureType.ACTION, (JOINTS,))
+        config = load_config(CheckpointSource(folder))
+        config.pretrained_path = folder
+        policy = make_policy(config, env_cfg=environment, rename_map={})
+        overrides = {"rename_observations_processor": {"rename_map": {}}}
+        preprocess, _ = make_pre_post_processors(config, str(folder), preprocessor_overrides=overrides)
+        assert torch.equal(policy.predict_action_chunk(preprocess(raw), noise=make_noise(1)), want)
+
+    def test_with_the_saved_pipeline(self, folder, raw, want):
+        policy = PI0TTNNPolicy.from_pretrained(folder, warm_up=False)
+        preprocess, _ = make_pre_post_processors(policy.config, str(folder))
+        assert torch.equal(policy.predict_action_chunk(preprocess(raw), noise=make_noise(1)), want)
+
+    def test_a_robot_with_the_checkpoints_names(self, folder, raw, want):
+        policy = PI0TTNNPolicy.from_pretrained(folder, warm_up=False)
+        raw = {key.replace("top", "front"): value for key, value in raw.items()}
+        preprocess, _ = make_pre_post_processors(policy.config, str(folder))
+        assert torch.equal(policy.predict_action_chunk(preprocess(raw), noise=make_noise(1)), want)
+
+    def test_saved_and_loaded_again(self, folder, tmp_path):
+        policy = PI0TTNNPolicy.from_pretrained(folder, warm_up=False)
+        policy.save_pretrained(tmp_path / "saved")
+        again = PI0TTNNPolicy.from_pretrained(tmp_path / "saved", warm_up=False)
+        assert again.config == policy.config
+        assert list(again.config.image_features) == [f"observation.images.{camera}" for camera in CAMERAS]
+
+    def test_serve(self, folder, server):
+        assert connect(server, folder, robots_features(cameras=("top", "wrist"))) == []
+        renaming = server.preprocessor.steps[0]
+        assert renaming.rename_map == {"observation.images.top": "observation.images.front"}
+
+    def test_serve_compares_after_renaming(self, folder, server):
+        (refusal,) = connect(server, folder, robots_features(cameras=("up", "wrist")))
+        assert "trained with the cameras observation.images.front" in refusal
+        (refusal,) = connect(server, folder, robots_features(cameras=("top", "front")))
+        assert "observation.images.top, observation.images.front of the robot are all taken for" in refusal
+
+    def test_info(self, folder, capsys):
+        assert main(["info", str(folder)]) == 0
+        assert "observation.images.top -> observation.images.front" in capsys.readouterr().out
 
 
 def test_convert_says_what_is_left_and_mends_what_it_can(good, tmp_path, caplog):

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from ..checkpoint.files import CheckpointSource
 from ..checkpoint.processors import SavedProcessors, read_processors
 from ..configuration_pi0_ttnn import PI0TTNNConfig
+from .cameras import adopt_camera_aliases, check_cameras_and_names
 from .problem import Problem, Severity, Subject
 from .processors import check_processors
 from .relative import are_relative, check_relative_actions
@@ -26,6 +27,7 @@ CHECKS: tuple[Check, ...] = (
     check_statistics,
     check_widths,
     check_relative_actions,
+    check_cameras_and_names,
     check_tokenizer,
     check_processors,
     check_weights_fit,
@@ -67,10 +69,11 @@ def _read(source: CheckpointSource) -> tuple[list[Problem], SavedProcessors]:
 
 
 def settle_features(config: PI0TTNNConfig, source: CheckpointSource) -> None:
-    """Writes into the config what the checkpoint's processors decide: widths, and whether actions are relative."""
+    """Writes into the config what the checkpoint's processors decide: widths, cameras' names, relative actions."""
     _, processors = _read(source)
     subject = Subject(config, source, processors)
     adopt_widths(subject)
+    adopt_camera_aliases(subject)
     config.use_relative_actions = are_relative(subject)
 
 
