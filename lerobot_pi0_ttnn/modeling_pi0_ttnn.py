@@ -314,6 +314,11 @@ class PI0TTNNPolicy(PreTrainedPolicy):
             self._recorder.chunk(actions)
         return actions
 
+    def take_warnings(self) -> list[str]:
+        """Returns what was warned of the observations since this was last called: `serve` passes it on to its client."""
+        taken, self._read.warnings = self._read.warnings, []
+        return taken
+
     def _preprocess_images(self, batch: Mapping[str, object]) -> tuple[list[Tensor], list[Tensor]]:
         """Returns the images and masks of an `Observation`, for LeRobot's tests; of `self` only `config` is used."""
         read = _observation_reader(self.config)

@@ -2,6 +2,7 @@
 
 import logging
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -14,6 +15,9 @@ logger = logging.getLogger(__name__)
 STATE = "observation.state"
 TOKENS = "observation.language.tokens"
 TOKENS_MASK = "observation.language.attention_mask"
+TASK = "task"
+NEWLINE = 108
+"""PaliGemma's token for a line break. LeRobot's pi0 ends each prompt with one (`Pi0NewLineProcessor`)."""
 BLACK = -1.0
 """As the model sees it: around an image that is not square, and every pixel of an absent camera, as LeRobot has it."""
 
@@ -51,7 +55,9 @@ class ObservationReader:
     state_dim: int
     vocab_size: int
     aliases: Mapping[str, str] = field(default_factory=dict)
-    _warned: set[str] = field(default_factory=set, repr=False)
+    warnings: list[str] = field(default_factory=list, repr=False)
+    """What was warned of, each once. Whoever takes them empties the list."""
+    _warned: set[object] = field(default_factory=set, repr=False)
 
     def __call__(self, batch: Mapping[str, object]) -> Observation:
         """Returns the batch as the model takes it. Source: LeRobot `PI0Policy._preprocess_images`, `.prepare_state`.
@@ -106,7 +112,27 @@ class ObservationReader:
                 f"{TOKENS}: expected ids from 0 to {self.vocab_size - 1}, got {low} to {high}; use the tokenizer that the "
                 "checkpoint was trained with."
             )
+        if bool(mask.all(dim=1).any()):
+            self._check_ends(tokens[mask.all(dim=1)], _texts(batch, mask))
         return tokens, mask
+
+    def _check_ends(self, tokens: Tensor, texts: Sequence[str | None]) -> None:
+        """Warns, once for each, of prompts that the tokenizer has cut: it keeps as many tokens as fit, and says nothing.
+
+        Args:
+            tokens: (n, L), of prompts without padding.
+            texts: what they say, where that is known.
+        """
+        for ids, text in zip(tokens.tolist(), texts, strict=True):
+            breaks = len(re.findall(r"(?<!\n)\n(?!\n)", text or "\n"))
+            if ids[-1] != NEWLINE or ids.count(NEWLINE) < breaks:
+                said = f" {text.strip()!r}" if text else ""
+                self._warn_once(
+                    ("prompt", tuple(ids)),
+                    f"the prompt{said} is longer than the {len(ids)} tokens that are kept, so its end is lost: say it in fewer "
+                    "words, as in training. More tokens (max_length of tokenizer_processor in policy_preprocessor.json) help "
+                    "only if it was trained with them.",
+                )
 
     def images(self, batch: Mapping[str, object], rows: int) -> tuple[list[Tensor], list[Tensor]]:
         """Returns the images and masks of `__call__`, for a batch of so many rows."""
@@ -167,9 +193,10 @@ class ObservationReader:
             )
         return image
 
-    def _warn_once(self, subject: str, message: str) -> None:
+    def _warn_once(self, subject: object, message: str) -> None:
         if subject not in self._warned:
             self._warned.add(subject)
+            self.warnings.append(message)
             logger.warning(message)
 
 
@@ -202,6 +229,14 @@ def _tensor(batch: Mapping[str, object], key: str, made_by: str) -> Tensor:
             f"{key}: expected a tensor, got {type(value).__name__}; pass the batch through the preprocessor."
         )
     return value
+
+
+def _texts(batch: Mapping[str, object], mask: Tensor) -> list[str | None]:
+    """Returns the prompts of the rows that have no padding; None where the batch does not hold them."""
+    tasks = batch.get(TASK)
+    tasks = [tasks] * len(mask) if isinstance(tasks, str) else tasks
+    texts = list(tasks) if isinstance(tasks, Sequence) and len(tasks) == len(mask) else [None] * len(mask)
+    return [text for text, is_full in zip(texts, mask.all(dim=1).tolist(), strict=True) if is_full]
 
 
 def _rows_not_finite(state: Tensor) -> list[int]:

@@ -366,3 +366,18 @@ NAMES = {
         ),
     ),
 }
+
+
+PROMPT = {
+    "shorter": Case(
+        "warning",
+        "policy_preprocessor.json cuts it at 20 tokens, which is what happens; the config says 48",
+        lambda f: edit_step(f, "tokenizer_processor", max_length=20),
+    ),
+    "no-newline": Case(
+        "warning", "would not end with the line break", lambda f: without_step(f, "pi0_new_line_processor")
+    ),
+    "no-tokenizer": Case(
+        "error", "no step of policy_preprocessor.json tokenizes it", lambda f: without_step(f, "tokenizer_processor")
+    ),
+}

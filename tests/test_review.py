@@ -26,6 +26,7 @@ from lerobot_pi0_ttnn.recording import read_recording
 from lerobot_pi0_ttnn.review import review
 from tests.broken_checkpoints import (
     NAMES,
+    PROMPT,
     RELATIVE_ACTIONS,
     STATISTICS,
     copy_of,
@@ -38,7 +39,7 @@ from tests.checkpoints import edit_json
 from tests.oracle import make_batch, make_noise
 from tests.robots import CAMERAS, JOINTS, STATS, save_robot_checkpoint
 
-CASES = STATISTICS | RELATIVE_ACTIONS | NAMES
+CASES = STATISTICS | RELATIVE_ACTIONS | NAMES | PROMPT
 
 
 @pytest.fixture(scope="module")
@@ -98,6 +99,13 @@ def connect(server, folder, features=None) -> list[str]:
         except AbortedError as error:
             said.append(str(error))
     raise AssertionError(f"the same again and again: {said}")
+
+
+def observed(degrees: float = 0.0, task: str = "push") -> TimedObservation:
+    """What the client sends: all joints at so many degrees, all pictures black."""
+    joints = {f"joint_{number}.pos": degrees for number in range(JOINTS)}
+    images = {camera: np.zeros((48, 64, 3), np.uint8) for camera in CAMERAS}
+    return TimedObservation(timestamp=0.0, timestep=0, observation={**joints, **images, "task": task})
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -257,6 +265,55 @@ class TestRenaming:
         assert "observation.images.top -> observation.images.front" in capsys.readouterr().out
 
 
+class TestPrompt:
+    """The stand-in tokenizer has a token for each byte: 46 letters, the first token and the line break are 48."""
+
+    @pytest.fixture
+    def policy(self, good):
+        return PI0TTNNPolicy.from_pretrained(good, warm_up=False, num_inference_steps=1)
+
+    @pytest.fixture
+    def run(self, good, policy, caplog):
+        """Runs prompts through the saved pipeline and the policy, and returns the warnings."""
+        preprocess, _ = make_pre_post_processors(policy.config, str(good))
+
+        def run(*tasks: str) -> list[str]:
+            batch = {f"observation.images.{camera}": torch.zeros(len(tasks), 3, 48, 64) for camera in CAMERAS}
+            caplog.clear()
+            policy.predict_action_chunk(
+                preprocess({**batch, "observation.state": torch.zeros(len(tasks), JOINTS), "task": list(tasks)})
+            )
+            return [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
+
+        return run
+
+    def test_cut(self, run):
+        (warning,) = run("a" * 47)
+        assert f"the prompt '{'a' * 47}' is longer than the 48 tokens that are kept" in warning
+
+    @pytest.mark.parametrize("task", ["a" * 46, "push", "two\nlines", "a" * 45 + "\n", "a" * 20 + "\n" + "b" * 25])
+    def test_whole(self, run, task):
+        assert run(task) == []
+
+    def test_cut_at_a_line_break(self, run):
+        """The tokens alone look like those of a whole prompt."""
+        (warning,) = run("a" * 46 + "\n" + "and then the other")
+        assert "is longer than the 48 tokens" in warning
+
+    def test_each_once_and_by_row(self, run):
+        assert len(run("a" * 60, "push")) == 1
+        assert run("a" * 60, "push") == []
+        assert len(run("push", "b" * 60)) == 1
+
+    def test_serve_tells_the_client_once(self, good, server):
+        assert connect(server, good) == []
+        server._predict_action_chunk(observed(task="a" * 60))
+        with pytest.raises(AbortedError, match="warning, the robot moves all the same: the prompt 'aaa"):
+            server.GetActions(services_pb2.Empty(), Context())
+        server._predict_action_chunk(observed(task="a" * 60))
+        server.GetActions(services_pb2.Empty(), Context())
+
+
 def test_convert_says_what_is_left_and_mends_what_it_can(good, tmp_path, caplog):
     """Statistics from the weights of LeRobot 0.3, of a joint that never moved; the base model's widths in the config."""
     folder = copy_of(good, tmp_path / "old")
@@ -309,10 +366,8 @@ class TestRelativeActions:
         assert connect(server, folder) == []
         chunks = {}
         for degrees in (0.0, 90.0):
-            observation = {f"joint_{number}.pos": degrees for number in range(JOINTS)} | {"task": "push"}
-            observation |= {camera: np.zeros((48, 64, 3), np.uint8) for camera in CAMERAS}
             torch.manual_seed(0)
-            timed = server._predict_action_chunk(TimedObservation(timestamp=0.0, timestep=0, observation=observation))
+            timed = server._predict_action_chunk(observed(degrees))
             chunks[degrees] = torch.stack([action.get_action() for action in timed])
         state = torch.full((JOINTS,), 90.0)
         batch = server.preprocessor(

@@ -13,6 +13,7 @@ from ..configuration_pi0_ttnn import PI0TTNNConfig
 from .cameras import adopt_camera_aliases, check_cameras_and_names
 from .problem import Problem, Severity, Subject
 from .processors import check_processors
+from .prompt import check_prompt
 from .relative import are_relative, check_relative_actions
 from .statistics import check_statistics
 from .tokenizer import check_tokenizer
@@ -28,6 +29,7 @@ CHECKS: tuple[Check, ...] = (
     check_widths,
     check_relative_actions,
     check_cameras_and_names,
+    check_prompt,
     check_tokenizer,
     check_processors,
     check_weights_fit,

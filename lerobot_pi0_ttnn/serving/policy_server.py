@@ -53,7 +53,7 @@ class PI0TTNNPolicyServer(PolicyServer):
         """Loads the checkpoint that the client asks for; what it cannot have it is told, before the weights are read."""
         with self._busy, _told(context, grpc.StatusCode.INVALID_ARGUMENT, self.logger):
             asked = pickle.loads(request.data)
-            config, renamed, warnings = self._agree(asked)
+            config, warnings = self._agree(asked)
             self.logger.info("%s: loading for %s", asked.pretrained_name_or_path, context.peer())
             self.close()
             self.preprocessor, self.postprocessor = make_pre_post_processors(
@@ -61,7 +61,7 @@ class PI0TTNNPolicyServer(PolicyServer):
                 pretrained_path=asked.pretrained_name_or_path,
                 preprocessor_overrides={
                     "device_processor": {"device": config.device},
-                    RENAME: {"rename_map": renamed},
+                    **({RENAME: {"rename_map": asked.rename_map}} if asked.rename_map else {}),
                 },
                 postprocessor_overrides={"device_processor": {"device": config.device}},
             )
@@ -73,8 +73,8 @@ class PI0TTNNPolicyServer(PolicyServer):
             self.logger.info("%s: ready, backend %s", asked.pretrained_name_or_path, config.backend)
         return services_pb2.Empty()
 
-    def _agree(self, asked: RemotePolicyConfig) -> tuple[PI0TTNNConfig, dict[str, str], list[str]]:
-        """Returns the config to load with, how observations are renamed, and what the client is to be warned of.
+    def _agree(self, asked: RemotePolicyConfig) -> tuple[PI0TTNNConfig, list[str]]:
+        """Returns the config to load with, and what the client is to be warned of.
 
         The checkpoint's own renaming counts, unless the client has one: that of LeRobot 0.6.1 cannot.
 
@@ -101,7 +101,7 @@ class PI0TTNNPolicyServer(PolicyServer):
                 check_state(asked.lerobot_features, config.robot_state_feature.shape[0], str(source))
         except ValueError as error:
             raise ValueError("\n".join([str(error), *warnings])) from error
-        return config, renamed, warnings
+        return config, warnings
 
     def GetActions(self, request: Any, context: grpc.ServicerContext) -> Any:  # noqa: N802
         """Returns the next chunk; once an inference has failed, the reason, until a client connects anew.
@@ -127,6 +127,7 @@ class PI0TTNNPolicyServer(PolicyServer):
                 if self.policy is None:
                     raise RuntimeError("this server has no checkpoint loaded; if it was restarted, restart the client.")
                 chunk: list[TimedAction] = super()._predict_action_chunk(observation_t)
+                self._untold += self.policy.take_warnings()
             except Exception as error:
                 self.logger.exception("Inference failed")
                 self._failure = f"inference failed, the robot gets no more actions: {_message(error)}"
