@@ -16,7 +16,8 @@ from lerobot.processor import (
 )
 
 from .configuration_pi0_ttnn import PI0TTNNConfig
-from .review.statistics import missing_stats, missing_stats_problem
+from .review import refuse_or_warn
+from .review.statistics import check_given_statistics
 
 logger = logging.getLogger(__name__)
 
@@ -36,9 +37,11 @@ def make_pi0_ttnn_pre_post_processors(config: PI0TTNNConfig, dataset_stats: Stat
         config: the policy's.
         dataset_stats: for `observation.state` and `action`, their `mean` and `std`; without them normalisation does
             nothing, and there is a warning.
+
+    Raises:
+        ValueError: statistics that no data set has, or not those that the config's normalisation takes.
     """
-    if missing := missing_stats(config, dataset_stats or {}):
-        logger.warning(str(missing_stats_problem(missing)))
+    refuse_or_warn(list(check_given_statistics(config, dataset_stats or {})), "the data set's statistics", logger)
     relative = RelativeActionsProcessorStep(
         enabled=config.use_relative_actions,
         exclude_joints=config.relative_exclude_joints,

@@ -223,7 +223,7 @@ STATISTICS = {
     "inf": Case("error", "action: mean, std are not finite", with_stats(action_mean=INF, action_std=INF)),
     "negative": Case("error", "action: std is negative for value 0", with_stats(action_std=[-1, 1, 1, 1, 1, 1.0])),
     "zero-state": Case(
-        "warning", "observation.state: std is 0 for value 5", with_stats(state_std=[1, 1, 1, 1, 1, 0.0])
+        "warning", "observation.state: std is 0, or next to it, for value 5", with_stats(state_std=[1, 1, 1, 1, 1, 0.0])
     ),
     "zero-everywhere": Case("error", "action: std is 0 everywhere", with_stats(action_std=0.0)),
     "huge": Case("warning", "action: std reaches 1e+09", with_stats(action_std=1e9)),
@@ -252,9 +252,28 @@ STATISTICS = {
     ),
     "two-sides": Case("warning", "action: the preprocessor's mean differs", with_stats("pre", action_mean=7.0)),
     "modes": Case(
-        "warning",
-        "action: the config says MEAN_STD, policy_postprocessor.json IDENTITY",
+        "error",
+        "action: policy_preprocessor.json normalises by MEAN_STD, policy_postprocessor.json undoes IDENTITY",
         lambda f: modes(f, "IDENTITY", config=False, pre=False),
+    ),
+    "mode-post": Case(
+        "warning",
+        "action: the config says MEAN_STD, policy_postprocessor.json IDENTITY, which is what happens",
+        lambda f: modes(f, "IDENTITY", config=False),
+    ),
+    "written": Case(
+        "error",
+        "action: std is 0 everywhere",
+        lambda f: edit_step(f, "unnormalizer_processor", stats={"action": {"mean": [0.0] * 6, "std": [0.0] * 6}}),
+    ),
+    "nearly-zero": Case("warning", "next to it, for value 0", with_stats(state_std=[1e-8, 1, 1, 1, 1, 1.0])),
+    "placeholder-quantiles": Case(
+        "warning",
+        "observation.state: q01 -1 and q99 1 everywhere",
+        all_of(QUANTILES, with_stats(state_q01=-1.0, state_q99=1.0), lambda f: modes(f, "QUANTILES")),
+    ),
+    "lerobot-0.3-without": Case(
+        "warning", "there are no saved processors", lambda folder: of_lerobot_0_3(folder, scale=INF)
     ),
     "mode-config": Case(
         "warning",

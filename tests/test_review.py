@@ -322,7 +322,7 @@ def test_convert_says_what_is_left_and_mends_what_it_can(good, tmp_path, caplog)
     set_widths(folder, state=32, action=32)
     tokenizer = str(good / "tokenizer")
     assert main(["convert", str(folder), str(tmp_path / "new"), "--tokenizer", tokenizer]) == 0
-    assert "observation.state: std is 0 for value 5" in caplog.text
+    assert "observation.state: std is 0, or next to it, for value 5" in caplog.text
     config = json.loads((tmp_path / "new" / "config.json").read_text())
     assert config["input_features"]["observation.state"]["shape"] == [JOINTS]
     assert config["output_features"]["action"]["shape"] == [JOINTS]
@@ -394,3 +394,10 @@ class TestRelativeActions:
         raw = read_recording(recording).chunks[0][2]
         assert "relative" in unit
         assert torch.allclose(plotted.chunks[0][2], raw * STATS["action"]["std"] + STATS["action"]["mean"], atol=1e-4)
+
+
+def test_a_data_sets_statistics_are_looked_at_too(good):
+    config = load_config(CheckpointSource(good))
+    config.tokenizer_name = str(good / "tokenizer")
+    with pytest.raises(ValueError, match=r"these cannot be right\.\n.*action: MEAN_STD needs mean and std, got mean"):
+        make_pre_post_processors(config, dataset_stats=STATS | {"action": {"mean": STATS["action"]["mean"]}})

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import torch
 from huggingface_hub import HfApi, constants, try_to_load_from_cache
 from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, OfflineModeIsEnabled, RepositoryNotFoundError
 from torch import Tensor
@@ -110,7 +111,17 @@ def _read_pipeline(source: CheckpointSource, filename: str) -> SavedPipeline | N
         for key in file.keys():  # noqa: SIM118 - not a dict
             feature, _, statistic = key.rpartition(".")
             stats.setdefault(feature, {})[statistic] = file.get_tensor(key)
+    for name in NORMALISES:  # what is written into the settings themselves counts for LeRobot, too, and alone
+        written = steps.get(name, {}).get("stats") or {}
+        stats = {feature: _tensors(path, feature, values) for feature, values in written.items()} or stats
     return SavedPipeline(path, steps, stats)
+
+
+def _tensors(path: Path, feature: str, values: Any) -> dict[str, Tensor]:
+    try:
+        return {name: torch.as_tensor(value, dtype=torch.float32) for name, value in values.items()}
+    except (AttributeError, TypeError, ValueError, RuntimeError) as error:
+        raise ValueError(f"{path}: the statistics of {feature} are not numbers ({error}); fetch it again.") from error
 
 
 def tokenizer_is_here(name: str) -> bool:

@@ -124,6 +124,7 @@ def _make_processors(config: Any, loader: CheckpointWeights, target: Path) -> No
     from ..processor_pi0_ttnn import make_pi0_ttnn_pre_post_processors
 
     saved = {name: loader.saved(name) for name in loader.layout.ignored}
-    stats = extract_normalization_stats(saved)
+    # LeRobot <= 0.3 wrote infinity where it had no statistics.
+    stats = extract_normalization_stats({name: value for name, value in saved.items() if not value.isinf().all()})
     for pipeline in make_pi0_ttnn_pre_post_processors(config, stats):
         pipeline.save_pretrained(target)

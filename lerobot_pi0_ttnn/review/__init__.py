@@ -79,12 +79,12 @@ def settle_features(config: PI0TTNNConfig, source: CheckpointSource) -> None:
     config.use_relative_actions = are_relative(subject)
 
 
-def refuse_or_warn(problems: Sequence[Problem], source: CheckpointSource, logger: logging.Logger) -> None:
+def refuse_or_warn(problems: Sequence[Problem], source: CheckpointSource | str, logger: logging.Logger) -> None:
     """Logs each warning, and each note as INFO; errors it raises.
 
     Args:
         problems: what `review` returned.
-        source: the checkpoint, for the messages.
+        source: what was reviewed, for the messages.
         logger: of whoever loads it.
 
     Raises:
@@ -96,8 +96,9 @@ def refuse_or_warn(problems: Sequence[Problem], source: CheckpointSource, logger
     refuse(problems, source)
 
 
-def refuse(problems: Sequence[Problem], source: CheckpointSource) -> None:
+def refuse(problems: Sequence[Problem], source: CheckpointSource | str) -> None:
     """Raises ValueError with all errors, if there are any."""
     errors = [problem for problem in problems if problem.severity == "error"]
     if errors:
-        raise ValueError("\n".join([f"{source}: this checkpoint cannot run.", *(f"  {error}" for error in errors)]))
+        what = "this checkpoint cannot run" if isinstance(source, CheckpointSource) else "these cannot be right"
+        raise ValueError("\n".join([f"{source}: {what}.", *(f"  {error}" for error in errors)]))

@@ -96,6 +96,8 @@ class PI0TTNNPolicyServer(PolicyServer):
         processors = read_processors(source)
         renamed = asked.rename_map or processors.rename_map
         try:
+            if processors.preprocessor is None:
+                raise ValueError(f"{source}: without processors it cannot be served.")
             check_cameras(asked.lerobot_features, list(config.image_features), str(source), renamed)
             if processors.state_stats:
                 check_state(asked.lerobot_features, config.robot_state_feature.shape[0], str(source))
