@@ -13,12 +13,11 @@ import draccus
 from lerobot.configs import PreTrainedConfig, parser
 from lerobot.policies.pi0.configuration_pi0 import PI0Config
 
-from .checkpoint.files import CheckpointSource
+from .checkpoint.files import CONFIG_FILE, CheckpointSource
 from .model_config import GEMMA_VARIANTS, TINY, PI0ModelConfig
 
 logger = logging.getLogger(__name__)
 
-CONFIG_FILE = "config.json"
 BACKENDS = ("ttnn", "torch")
 ARCHITECTURES = ("pi0", "tiny")
 PRECISIONS = ("accurate", "balanced", "fast")

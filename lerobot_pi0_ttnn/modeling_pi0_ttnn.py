@@ -21,11 +21,12 @@ from .action_limits import ActionLimits, check_finite, read_action_limits
 from .backend import build_model, open_backend, warm_up
 from .checkpoint import CheckpointWeights, open_weights
 from .checkpoint.files import SINGLE, CheckpointSource
+from .checkpoint.tokenizer import FOLDER, save_tokenizer
 from .configuration_pi0_ttnn import PI0TTNNConfig, choose_config
 from .latency import Stopwatch
 from .latency_report import HOST, TOTAL, device_stage, latency_report
 from .observation import ObservationReader
-from .processor_pi0_ttnn import warn_of_processors
+from .processor_pi0_ttnn import tokenizer_of, warn_of_processors
 from .recording import Recorder
 from .rtc import Guidance, make_guidance
 
@@ -130,6 +131,7 @@ class PI0TTNNPolicy(PreTrainedPolicy):
             pretrained_name_or_path, revision, token, cache_dir, local_files_only, subfolder, force_download
         )
         config = choose_config(config, source, kwargs)
+        config.pretrained_path, config.pretrained_revision = Path(pretrained_name_or_path), revision
         warn_of_processors(config, source)
         limits = read_action_limits(config, source) if config.clamp_actions else None
         policy = cls(config, open_weights(source, config.base_model), action_limits=limits)
@@ -143,7 +145,9 @@ class PI0TTNNPolicy(PreTrainedPolicy):
             raise ValueError(
                 "state_dict: this policy has no parameters to gather; it saves the checkpoint it was loaded from."
             )
-        dataclasses.replace(self.config, base_model=None)._save_pretrained(save_directory)
+        dataclasses.replace(self.config, base_model=None, pretrained_path=None)._save_pretrained(save_directory)
+        if self.config.tokenizer_name == FOLDER and self.config.pretrained_path:
+            save_tokenizer(tokenizer_of(self.config), save_directory)
         if isinstance(self.weights, CheckpointWeights):
             self.weights.save(save_directory)
         else:

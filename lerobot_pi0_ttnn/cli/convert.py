@@ -3,11 +3,14 @@
 The weights are hard-linked where the file system allows, else copied; a LoRA adapter is merged into its base model and written
 as one file. The config is rewritten for this package, without the
 fields of other LeRobot releases. Saved processors are kept; where there are none they are made, with the statistics that
-LeRobot <= 0.3 kept among the weights.
+LeRobot <= 0.3 kept among the weights. A tokenizer that is on this machine is copied into the folder, which so names nothing
+outside itself and can be moved to another machine.
 """
 
 import argparse
+import dataclasses
 import json
+import logging
 import shutil
 from pathlib import Path
 from typing import Any
@@ -16,9 +19,20 @@ from ..checkpoint import CheckpointWeights, open_weights
 from ..checkpoint.files import CheckpointSource
 from ..checkpoint.loader import link_or_copy
 from ..checkpoint.processors import POSTPROCESSOR, PREPROCESSOR
-from ..configuration_pi0_ttnn import load_config
+from ..checkpoint.tokenizer import (
+    FOLDER,
+    TOKENIZER_STEP,
+    TokenizerState,
+    inspect_tokenizer,
+    name_tokenizer,
+    read_tokenizer_step,
+    save_tokenizer,
+)
+from ..configuration_pi0_ttnn import PI0TTNNConfig, load_config
 from ..weights import check_weights
 from .hub import add_checkpoint_options, checkpoint_source
+
+logger = logging.getLogger(__name__)
 
 
 def register(subparsers: Any) -> None:
@@ -53,34 +67,33 @@ def convert(source: CheckpointSource, target: Path, *, tokenizer: str | None, ov
     Args:
         source: the pi0 checkpoint.
         target: the folder to make.
-        tokenizer: tokenizer folder or Hub id to name in the processors; theirs by default.
+        tokenizer: tokenizer folder or Hub id; the one that the processors name by default.
         overrides: `--field=value` for each field of the config to set.
 
     Raises:
         FileExistsError: the target exists.
         FileNotFoundError, PermissionError, ConnectionError: the source cannot be had.
-        ValueError: the source is damaged, or not a complete pi0 checkpoint.
+        ValueError: the source is damaged, or not a complete pi0 checkpoint, or its tokenizer will not load.
     """
     if target.exists():
         raise FileExistsError(f"{target}: exists already; name a folder that does not, or remove it.")
-    if tokenizer is not None and Path(tokenizer).expanduser().is_dir():
-        tokenizer = str(Path(tokenizer).expanduser().resolve())
     config = load_config(source, overrides)
     loader = open_weights(source, config.base_model)
     config.base_model = None  # what is saved is whole
-    if tokenizer is not None:
-        config.tokenizer_name = tokenizer
     check_weights(config.model_config(), loader)
+    state = choose_tokenizer(source, config, tokenizer)
     staging = target.with_name(f".{target.name}.partial")
     shutil.rmtree(staging, ignore_errors=True)
     staging.mkdir(parents=True)
     try:
-        config.save_pretrained(staging)
+        if state.is_here and state.place:
+            save_tokenizer(state.place, staging)
         if source.find(PREPROCESSOR) is not None:
             for name in (PREPROCESSOR, POSTPROCESSOR):
-                _convert_processor(source, name, staging, tokenizer)
+                _convert_processor(source, name, staging, config.tokenizer_name)
         else:
-            _make_processors(config, loader, staging)
+            _make_processors(dataclasses.replace(config, pretrained_path=staging), loader, staging)
+        config.save_pretrained(staging)
         loader.save(staging)
         staging.rename(target)
     except BaseException:
@@ -88,7 +101,35 @@ def convert(source: CheckpointSource, target: Path, *, tokenizer: str | None, ov
         raise
 
 
-def _convert_processor(source: CheckpointSource, name: str, target: Path, tokenizer: str | None) -> None:
+def choose_tokenizer(source: CheckpointSource, config: PI0TTNNConfig, asked: str | None) -> TokenizerState:
+    """Returns what is known of the tokenizer that the new checkpoint is to have, and names it in `config`.
+
+    Args:
+        source: the checkpoint.
+        config: its config; `tokenizer_name` becomes the new checkpoint's own folder where the tokenizer is here, to be copied.
+        asked: what the user names; what the checkpoint names by default.
+
+    Raises:
+        ValueError: no prompt could be tokenized with it, or it is not here and processors are to be made.
+    """
+    saved = read_tokenizer_step(source)
+    name = asked or (saved.name if saved else config.tokenizer_name)
+    state = inspect_tokenizer(
+        name,
+        saved.folder if saved and not asked else None,
+        artifact_of=source if saved and saved.is_artifact and not asked else None,
+        vocab_size=config.model_config().vocab_size,
+        is_paligemma=config.architecture == "pi0",
+    )
+    if state.is_fatal or (state.problem and not state.is_here and saved is None):
+        raise ValueError(f"{source}: tokenizer: {state.problem}; {state.fix}.")
+    if state.problem:
+        logger.warning("%s: tokenizer: %s; %s.", source, state.problem, state.fix)
+    config.tokenizer_name = FOLDER if state.is_here else name
+    return state
+
+
+def _convert_processor(source: CheckpointSource, name: str, target: Path, tokenizer: str) -> None:
     path = source.find(name)
     if path is None:
         raise FileNotFoundError(f"{source}: has {PREPROCESSOR} but no {name}; fetch the whole folder.")
@@ -97,8 +138,8 @@ def _convert_processor(source: CheckpointSource, name: str, target: Path, tokeni
         settings = step.get("config", {})
         if step.get("registry_name") == "device_processor":
             settings["device"] = "cpu"
-        if step.get("registry_name") == "tokenizer_processor" and tokenizer is not None:
-            settings["tokenizer_name"] = tokenizer
+        if step.get("registry_name") == TOKENIZER_STEP:
+            name_tokenizer(step, tokenizer)
         state_file = step.get("state_file")
         if state_file is not None:
             state = source.find(state_file)

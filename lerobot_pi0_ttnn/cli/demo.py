@@ -5,6 +5,7 @@ the size with random weights, and a tokenizer of bytes. Every part of the pipeli
 """
 
 import argparse
+import dataclasses
 import os
 import shlex
 import shutil
@@ -16,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..checkpoint.tokenizer import FOLDER
 from ..configuration_pi0_ttnn import BACKENDS, PI0TTNNConfig
 from ..demo.checkpoint import write_random_weights
 from ..demo.tokenizer import make_tokenizer
@@ -129,19 +131,19 @@ def make_demo_checkpoint(folder: Path, env: str) -> None:
 
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    tokenizer = (folder / "tokenizer").resolve()
-    make_tokenizer(tokenizer)
+    make_tokenizer(folder / FOLDER)
     features = env_to_policy_features(EnvConfig.get_choice_class(env)())
     config = PI0TTNNConfig(
         architecture="tiny",
-        tokenizer_name=str(tokenizer),
+        tokenizer_name=FOLDER,
+        pretrained_path=folder,
         n_action_steps=ACTION_STEPS,
         input_features={name: feature for name, feature in features.items() if name != ACTION},
         output_features={ACTION: features[ACTION]},
     )
-    config.save_pretrained(folder)
     for pipeline in make_pi0_ttnn_pre_post_processors(config, demo_stats(env)):
         pipeline.save_pretrained(folder)
+    dataclasses.replace(config, pretrained_path=None).save_pretrained(folder)
     shapes = {f"model.{name}": shape for name, shape in expected_shapes(config.model_config()).items()}
     write_random_weights(folder / "model.safetensors", shapes, seed=SEED, dtype=torch.float32)
 
