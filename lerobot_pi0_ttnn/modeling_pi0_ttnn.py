@@ -26,8 +26,9 @@ from .configuration_pi0_ttnn import PI0TTNNConfig, choose_config
 from .latency import Stopwatch
 from .latency_report import HOST, TOTAL, device_stage, latency_report
 from .observation import ObservationReader
-from .processor_pi0_ttnn import tokenizer_of, warn_of_processors
+from .processor_pi0_ttnn import tokenizer_of
 from .recording import Recorder
+from .review import refuse_or_warn, review
 from .rtc import Guidance, make_guidance
 
 logger = logging.getLogger(__name__)
@@ -124,7 +125,7 @@ class PI0TTNNPolicy(PreTrainedPolicy):
             PermissionError: the repository is private or gated.
             ConnectionError: the Hub cannot be reached and the files are not in the cache.
             ValueError: a file is damaged, or the checkpoint is of another model, incomplete or mis-shaped, or an adapter
-                that cannot be merged.
+                that cannot be merged; or its processors would move a robot wrongly, see `review`.
             ImportError: the ttnn backend's package is not installed.
         """
         source = CheckpointSource(
@@ -132,7 +133,7 @@ class PI0TTNNPolicy(PreTrainedPolicy):
         )
         config = choose_config(config, source, kwargs)
         config.pretrained_path, config.pretrained_revision = Path(pretrained_name_or_path), revision
-        warn_of_processors(config, source)
+        refuse_or_warn(review(config, source), source, logger)
         limits = read_action_limits(config, source) if config.clamp_actions else None
         policy = cls(config, open_weights(source, config.base_model), action_limits=limits)
         if config.warm_up:

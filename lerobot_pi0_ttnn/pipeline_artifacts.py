@@ -17,7 +17,15 @@ from lerobot.processor import TokenizerProcessorStep
 from lerobot.processor.pipeline import DataProcessorPipeline
 
 from .checkpoint.files import CheckpointSource
-from .checkpoint.tokenizer import ARGUMENT, FOLDER, TOKENIZER_STEP, find_tokenizer, name_tokenizer, save_tokenizer
+from .checkpoint.tokenizer import (
+    ARGUMENT,
+    FOLDER,
+    TOKENIZER_STEP,
+    find_tokenizer,
+    inspect_tokenizer,
+    name_tokenizer,
+    save_tokenizer,
+)
 
 OWN = "_is_checkpoints_own"
 
@@ -59,7 +67,11 @@ def _resolving(build: Callable[..., Any]) -> Callable[..., Any]:
             _resolve(step, arguments["overrides"].get(TOKENIZER_STEP, {}), arguments["base_path"], source)
             for step in arguments["loaded_config"]["steps"]
         ]
-        steps, unused = build(*call.args, **call.kwargs)
+        try:
+            steps, unused = build(*call.args, **call.kwargs)
+        except ValueError as error:
+            _explain(arguments["loaded_config"]["steps"], arguments["overrides"], source, error)
+            raise
         for step, is_own in zip(steps, own, strict=True):
             if is_own:
                 mark_own(step)
@@ -79,6 +91,18 @@ def _resolve(saved: dict[str, Any], overrides: dict[str, Any], folder: Path | No
     is_artifact = settings is not overrides and ARGUMENT in saved.get("artifacts", {})
     settings[ARGUMENT] = find_tokenizer(name, folder, artifact_of=source if is_artifact else None)
     return is_artifact
+
+
+def _explain(
+    steps: list[dict[str, Any]], overrides: dict[str, Any], source: CheckpointSource, error: ValueError
+) -> None:
+    """Raises ValueError with the fix where it is the tokenizer that does not load."""
+    for step in steps:
+        name = (step.get("config", {}) | overrides.get(TOKENIZER_STEP, {})).get(ARGUMENT)
+        if step.get("registry_name") == TOKENIZER_STEP and isinstance(name, str):
+            state = inspect_tokenizer(name)
+            if state.problem and not state.is_here:
+                raise ValueError(f"{source}: tokenizer: {state.problem}; {state.fix}.") from error
 
 
 def _saving(save: Callable[..., None]) -> Callable[..., None]:

@@ -188,8 +188,8 @@ class TestLoading:
 
     def test_missing_statistics_are_said_before_loading(self, checkpoint, tmp_path, caplog):
         folder = shutil.copytree(checkpoint, tmp_path / "copy")
-        preprocessor = folder / "policy_preprocessor.json"
-        preprocessor.write_text(preprocessor.read_text().replace('"state_file"', '"no_state_file"'))
+        for pipeline in folder.glob("policy_*processor.json"):
+            pipeline.write_text(pipeline.read_text().replace('"state_file"', '"no_state_file"'))
         (folder / "model.safetensors").unlink()
         with caplog.at_level(logging.WARNING), pytest.raises(FileNotFoundError):
             PI0TTNNPolicy.from_pretrained(folder)
@@ -205,8 +205,8 @@ class TestLoading:
         (folder / "model.safetensors").unlink()
         with caplog.at_level(logging.WARNING), pytest.raises(FileNotFoundError):
             PI0TTNNPolicy.from_pretrained(folder)
-        assert "the tokenizer cannot be had: google/paligemma-3b-pt-224" in caplog.text
-        assert "convert --tokenizer" in caplog.text
+        assert "tokenizer: google/paligemma-3b-pt-224: it is not, or not whole, in the Hub's cache" in caplog.text
+        assert "convert CKPT DST --tokenizer" in caplog.text
 
     def test_a_cache_without_the_processors_is_a_warning(self, checkpoint, lerobot_policy, tmp_path, caplog):
         """As `hf download REPO config.json model.safetensors` leaves it: to load the policy, no more is needed."""
@@ -217,7 +217,7 @@ class TestLoading:
         cache = hub_cache(tmp_path / "hub", "me/pi0", part)
         with caplog.at_level(logging.WARNING):
             policy = PI0TTNNPolicy.from_pretrained("me/pi0", cache_dir=cache, local_files_only=True)
-        assert "The processors could not be looked for. me/pi0: " in caplog.text
+        assert "processors: they could not be looked for. me/pi0: " in caplog.text
         assert "policy_preprocessor.json is not in the Hub's cache" in caplog.text
         want = lerobot_policy.predict_action_chunk(make_batch(), noise=make_noise())
         assert (policy.predict_action_chunk(make_batch(), noise=make_noise()) - want).abs().max() <= 1e-5
@@ -228,6 +228,8 @@ class TestSaving:
         policy.save_pretrained(tmp_path / "again")
         assert (tmp_path / "again" / "model.safetensors").samefile(checkpoint / "model.safetensors")
         again = PI0TTNNPolicy.from_pretrained(tmp_path / "again")
+        assert again.config.pretrained_path == tmp_path / "again"
+        again.config.pretrained_path = policy.config.pretrained_path
         assert again.config == policy.config
         noise = make_noise()
         assert torch.equal(

@@ -1,7 +1,7 @@
-"""Tokenizers: what is said to be here loads, what will not load is said before weights are read, and checkpoints can be moved."""
+"""Tokenizers: what is said to be here loads, what will not is said before weights are read, and a checkpoint can be moved."""
 
 import json
-import logging
+import pickle
 import shlex
 import shutil
 from pathlib import Path
@@ -12,12 +12,11 @@ from lerobot.policies.factory import make_pre_post_processors
 from lerobot.processor import PolicyProcessorPipeline
 
 from lerobot_pi0_ttnn import PI0TTNNConfig, PI0TTNNPolicy
-from lerobot_pi0_ttnn.checkpoint.files import CheckpointSource
 from lerobot_pi0_ttnn.checkpoint.tokenizer import FETCH, PALIGEMMA, inspect_tokenizer
 from lerobot_pi0_ttnn.cli import main
 from lerobot_pi0_ttnn.cli.demo import make_demo_checkpoint
 from lerobot_pi0_ttnn.demo.tokenizer import make_tokenizer
-from tests.checkpoints import edit_json, hub_cache, save_lerobot_checkpoint
+from tests.checkpoints import hub_cache, save_lerobot_checkpoint
 from tests.oracle import make_lerobot_policy
 
 TINY = ["--set", "architecture=tiny", "--set", "backend=torch"]
@@ -92,16 +91,16 @@ class TestHubCache:
         hub_cache(hub, PALIGEMMA, part)
         state = inspect_tokenizer(PALIGEMMA)
         assert not state.is_here
-        assert PALIGEMMA in state.problem or str(hub) in state.problem
+        assert state.problem.startswith(f"{PALIGEMMA}: it is not, or not whole, in the Hub's cache")
         checkpoint = name_tokenizer(shutil.copytree(trained, tmp_path / "copy"), PALIGEMMA)
-        with pytest.raises(ValueError, match="tokenizer_processor"):
+        with pytest.raises(ValueError, match="tokenizer: google/paligemma-3b-pt-224: it is not, or not whole"):
             tokens(checkpoint)
 
     def test_the_advised_download_fetches_what_is_needed(self, monkeypatch, tokenizer, hub):
         """The command is run by huggingface_hub's own command line, with the download replaced."""
+        from click.testing import CliRunner
         from huggingface_hub.cli import download
         from huggingface_hub.cli.hf import app
-        from click.testing import CliRunner
 
         wanted = []
         monkeypatch.setattr(download, "snapshot_download", lambda **named: wanted.append(named) or str(hub))
@@ -136,7 +135,10 @@ class TestMoving:
         arguments = [tokenizer.name if argument == "TOKENIZER" else argument for argument in named]
         assert main(["convert", str(bare), "ours", *TINY, *arguments]) == 0
         ours = self.moved(bare, tokenizer, tmp_path / "ours")
-        assert sorted(file.name for file in (ours / "tokenizer").iterdir()) == ["tokenizer.json", "tokenizer_config.json"]
+        assert sorted(file.name for file in (ours / "tokenizer").iterdir()) == [
+            "tokenizer.json",
+            "tokenizer_config.json",
+        ]
         for file in ours.rglob("*.json"):
             assert str(tmp_path) not in file.read_text(), file
         assert tokens(ours) == PROMPT
@@ -200,7 +202,9 @@ class TestArtifacts:
 
     def test_through_lerobots_pi0_type(self, checkpoint):
         """`plugins.as_pi0`, and LeRobot's own policy where this package is installed, load the same pipeline."""
-        pipeline = PolicyProcessorPipeline.from_pretrained(checkpoint, PREPROCESSOR, overrides=CPU["preprocessor_overrides"])
+        pipeline = PolicyProcessorPipeline.from_pretrained(
+            checkpoint, PREPROCESSOR, overrides=CPU["preprocessor_overrides"]
+        )
         batch = pipeline({"observation.state": torch.zeros(14), "task": "go"})
         assert batch["observation.language.tokens"][0, :5].tolist() == PROMPT
 
@@ -241,3 +245,159 @@ class TestArtifacts:
         batch = pipeline({"observation.state": torch.zeros(14), "task": "go"})
         assert batch["observation.language.tokens"][0, :5].tolist() == PROMPT
         assert asked == [("me/pi0", "v1", "tokenizer/*")]
+
+
+def vocabulary_of(tokenizer: Path, size: int) -> None:
+    """Gives a tokenizer tokens up to an id."""
+    path = tokenizer / "tokenizer.json"
+    saved = json.loads(path.read_text())
+    saved["model"]["vocab"] |= {f"token {number}": number for number in range(len(saved["model"]["vocab"]), size)}
+    path.write_text(json.dumps(saved))
+
+
+def added_beyond_the_table(tokenizer: Path) -> None:
+    """As PaliGemma's own <image>, which has the id 257152 where the table has 257152 rows."""
+    vocabulary_of(tokenizer, 512)
+    path = tokenizer / "tokenizer.json"
+    saved = json.loads(path.read_text())
+    image = {"id": 512, "content": "<image>", "special": True}
+    flags = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
+    saved["added_tokens"].append(image | flags)
+    path.write_text(json.dumps(saved))
+
+
+class RefusedError(Exception):
+    pass
+
+
+class Client:
+    """The robot's end of `serve`."""
+
+    def peer(self) -> str:
+        return "robot"
+
+    def abort(self, code, message) -> None:
+        raise RefusedError(message)
+
+
+def ask_server(checkpoint: Path) -> None:
+    from lerobot.async_inference.configs import PolicyServerConfig
+    from lerobot.async_inference.helpers import RemotePolicyConfig
+    from lerobot.transport import services_pb2
+
+    from lerobot_pi0_ttnn.serving.policy_server import PI0TTNNPolicyServer
+
+    features = {f"observation.images.{camera}": {"shape": (8, 8, 3)} for camera in ("front", "wrist", "side")}
+    features["observation.state"] = {"names": [f"joint_{number}" for number in range(14)], "shape": (14,)}
+    asked = RemotePolicyConfig("pi0_ttnn", str(checkpoint), features, 50, "cpu")
+    server = PI0TTNNPolicyServer(PolicyServerConfig(), ["--architecture=tiny", "--backend=torch"])
+    server.SendPolicyInstructions(services_pb2.PolicySetup(data=pickle.dumps(asked)), Client())
+
+
+class TestWhatWillNotLoad:
+    """Each way in says the same, and no tensor has been read."""
+
+    @pytest.fixture
+    def checkpoint(self, trained, tmp_path, monkeypatch):
+        def read(tensors, name):
+            raise AssertionError(f"{name} is read")
+
+        main(["convert", str(trained), str(tmp_path / "ours"), *TINY])
+        monkeypatch.setattr("lerobot_pi0_ttnn.checkpoint.files.MappedTensors.tensor", read)
+        return tmp_path / "ours"
+
+    def sayings(self, checkpoint, capsys) -> dict[str, str]:
+        """What load, info, doctor and serve say of it; the first two and the last do not go on."""
+        said = {}
+        with pytest.raises(ValueError, match="cannot run") as refusal:
+            PI0TTNNPolicy.from_pretrained(checkpoint)
+        said["load"] = str(refusal.value)
+        for command in (["info", str(checkpoint)], ["doctor", "--backend", "torch", "--checkpoint", str(checkpoint)]):
+            capsys.readouterr()
+            assert main(command) == 1
+            said[command[0]] = capsys.readouterr().out
+        with pytest.raises(RefusedError) as refused:
+            ask_server(checkpoint)
+        said["serve"] = str(refused.value)
+        return said
+
+    @pytest.mark.parametrize(
+        ("name", "problem"),
+        [
+            ("/home/trainer/tokenizer", "/home/trainer/tokenizer: there is no such folder on this machine"),
+            ("~/no such tokenizer", "~/no such tokenizer: there is no such folder on this machine"),
+            ("./gone/tokenizer", "./gone/tokenizer: there is no such folder on this machine"),
+            ("runs/42/tokenizer", "runs/42/tokenizer: there is no such folder on this machine"),
+            ("C:\\Users\\me\\tokenizer", "C:\\Users\\me\\tokenizer: a path of a Windows machine"),
+            ("", "its name is empty"),
+        ],
+    )
+    def test_a_folder_that_is_not_here(self, checkpoint, capsys, name, problem):
+        name_tokenizer(checkpoint, name, artifacts={})
+        for who, said in self.sayings(checkpoint, capsys).items():
+            assert problem in said, who
+            assert "lerobot-pi0-ttnn convert CKPT DST --tokenizer FOLDER_OR_HUB_ID" in said, who
+        with pytest.raises(FileNotFoundError, match=r"Windows|no such folder|empty"):
+            tokens(checkpoint)
+
+    @pytest.mark.parametrize(
+        ("damage", "problem"),
+        [
+            (lambda folder: (folder / "tokenizer.json").unlink(), "transformers loads no tokenizer from this folder"),
+            (
+                lambda folder: (folder / "tokenizer.json").write_text("{"),
+                "transformers loads no tokenizer from this folder",
+            ),
+            (
+                lambda folder: (folder / "tokenizer.json").write_text("version https://git-lfs.github.com/spec/v1\n"),
+                "a git-lfs pointer, not the file itself",
+            ),
+            (lambda folder: (folder / "tokenizer_config.json").unlink(), "this tokenizer has no padding token"),
+            (lambda folder: vocabulary_of(folder, 513), "expected a tokenizer with ids from 0 to 511"),
+            (shutil.rmtree, "should be in the checkpoint's folder tokenizer, which is absent"),
+        ],
+    )
+    def test_a_tokenizer_that_is_not_pi0s(self, checkpoint, capsys, damage, problem):
+        damage(checkpoint / "tokenizer")
+        for who, said in self.sayings(checkpoint, capsys).items():
+            assert problem in said, who
+
+    def test_a_hub_id_that_is_not_here(self, checkpoint, capsys, caplog):
+        """The policy itself needs no tokenizer; the server does, and so does whoever asks about this machine."""
+        name_tokenizer(checkpoint, PALIGEMMA, artifacts={})
+        problem = f"{PALIGEMMA}: it is not, or not whole, in the Hub's cache, and HF_HUB_OFFLINE forbids the network"
+        with pytest.raises(AssertionError, match="is read"):
+            PI0TTNNPolicy.from_pretrained(checkpoint)
+        assert problem in caplog.text
+        assert main(["info", str(checkpoint)]) == 0
+        assert f"warning: tokenizer: {problem}" in capsys.readouterr().out
+        assert main(["doctor", "--backend", "torch", "--checkpoint", str(checkpoint)]) == 1
+        assert f"fail  tokenizer        {problem}" in capsys.readouterr().out
+        with pytest.raises(RefusedError, match="HF_HUB_OFFLINE forbids the network; accept its terms"):
+            ask_server(checkpoint)
+
+    def test_added_tokens_may_lie_beyond_the_table(self, checkpoint):
+        added_beyond_the_table(checkpoint / "tokenizer")
+        assert inspect_tokenizer("tokenizer", checkpoint, vocab_size=512).problem == ""
+
+    def test_a_strangers_ids_are_a_warning(self, checkpoint):
+        path = checkpoint / "tokenizer" / "tokenizer.json"
+        saved = json.loads(path.read_text())
+        saved["post_processor"] = None  # no <bos>
+        path.write_text(json.dumps(saved))
+        state = inspect_tokenizer("tokenizer", checkpoint, vocab_size=512, is_paligemma=True)
+        assert (
+            "expected PaliGemma's tokenizer, with which pi0 is trained, whose ids for a newline are [2, 108]"
+            in state.problem
+        )
+        assert "got [108]" in state.problem
+        assert not state.is_fatal
+
+    def test_convert_refuses_it(self, trained, tokenizer, tmp_path, capsys):
+        gone = name_tokenizer(shutil.copytree(trained, tmp_path / "gone"), "/home/trainer/tokenizer")
+        assert main(["convert", str(gone), str(tmp_path / "ours"), *TINY]) == 1
+        assert "tokenizer: /home/trainer/tokenizer: there is no such folder" in capsys.readouterr().err
+        assert not (tmp_path / "ours").exists()
+        vocabulary_of(tokenizer, 600)
+        assert main(["convert", str(gone), str(tmp_path / "ours"), *TINY, "--tokenizer", str(tokenizer)]) == 1
+        assert "got ids up to 599: it is another model's" in capsys.readouterr().err

@@ -18,9 +18,9 @@ from huggingface_hub.errors import (
     OfflineModeIsEnabled,
     RepositoryNotFoundError,
 )
-from huggingface_hub.utils import validate_repo_id
+from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined] # it is in its documentation
 
-from .files import CONFIG_FILE, CheckpointSource
+from .files import CONFIG_FILE, LFS_POINTER, CheckpointSource
 from .processors import PREPROCESSOR
 
 FOLDER = "tokenizer"
@@ -28,7 +28,8 @@ FOLDER = "tokenizer"
 TOKENIZER_STEP = "tokenizer_processor"
 ARGUMENT = "tokenizer_name"
 """Of LeRobot's tokenizer step: folder or Hub id, and the key under which the step declares an artifact."""
-TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json")
+VOCABULARIES = ("tokenizer.json", "tokenizer.model")
+"""One of these a tokenizer has; tokenizer_config.json alone says which tokens are special."""
 FETCH = f"{CONFIG_FILE} tokenizer.json tokenizer_config.json special_tokens_map.json"
 """What `hf download` is to be given: transformers asks for config.json before it looks at a tokenizer on the Hub."""
 PALIGEMMA = "google/paligemma-3b-pt-224"
@@ -62,6 +63,16 @@ class TokenizerState:
     """No prompt can be tokenized with it, on this machine as it is."""
 
 
+@dataclass(frozen=True)
+class NamedTokenizer:
+    """A checkpoint's tokenizer."""
+
+    name: str
+    state: TokenizerState
+    by_preprocessor: bool
+    """Its saved preprocessor names it, else only its config, for processors that are still to be made."""
+
+
 def read_tokenizer_step(source: CheckpointSource) -> TokenizerStep | None:
     """Returns which tokenizer a checkpoint's saved preprocessor names; None where it names none.
 
@@ -79,6 +90,35 @@ def read_tokenizer_step(source: CheckpointSource) -> TokenizerStep | None:
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{path}: not a LeRobot processor ({error!r}); fetch it again.") from error
     return None
+
+
+def inspect_checkpoint_tokenizer(
+    source: CheckpointSource, *, otherwise: str, vocab_size: int | None = None, is_paligemma: bool = False
+) -> NamedTokenizer:
+    """Returns what is known of a checkpoint's tokenizer.
+
+    Args:
+        source: the checkpoint.
+        otherwise: the tokenizer that its config names, if its preprocessor names none.
+        vocab_size: see `inspect_tokenizer`.
+        is_paligemma: see there.
+
+    Raises:
+        FileNotFoundError, PermissionError: the checkpoint cannot be had.
+    """
+    try:
+        step = read_tokenizer_step(source)
+    except (ValueError, ConnectionError):  # the preprocessor cannot be read, which is said elsewhere
+        step = None
+    name = step.name if step else otherwise
+    state = inspect_tokenizer(
+        name,
+        step.folder if step else None,
+        artifact_of=source if (step.is_artifact if step else name == FOLDER) else None,
+        vocab_size=vocab_size,
+        is_paligemma=is_paligemma,
+    )
+    return NamedTokenizer(name, state, by_preprocessor=step is not None)
 
 
 def find_tokenizer(name: str, checkpoint: Path | None = None, *, artifact_of: CheckpointSource | None = None) -> str:
@@ -107,9 +147,9 @@ def find_tokenizer(name: str, checkpoint: Path | None = None, *, artifact_of: Ch
     if not _may_be_hub_id(name):
         raise FileNotFoundError(_no_such_folder(name))
     if _cached(name, CONFIG_FILE) is None:
-        cached = next((file for file in map(lambda file: _cached(name, file), TOKENIZER_FILES) if file), None)
-        if cached is not None:
-            return str(cached.parent)
+        for file in VOCABULARIES:
+            if (cached := _cached(name, file)) is not None:
+                return str(cached.parent)
     return name
 
 
@@ -151,7 +191,7 @@ def inspect_tokenizer(
         if not Path(place).is_dir():
             problem, fix = _hub_problem(name)
             return TokenizerState(place, problem=problem, fix=fix)
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+        reason = _is_lfs_pointer(Path(place)) or (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
         problem = f"{place}: transformers loads no tokenizer from this folder ({reason})"
         fix = f"fetch it again, whole, or {_convert('FOLDER_OR_HUB_ID')}"
         return TokenizerState(place, problem=problem, fix=fix, is_fatal=True)
@@ -211,7 +251,7 @@ def _may_be_hub_id(name: str) -> bool:
 
 def _no_such_folder(name: str) -> str:
     if not name:
-        return "it is empty"
+        return "its name is empty"
     if re.match(r"[A-Za-z]:[\\/]|\\\\", name):
         return f"{name}: a path of a Windows machine"
     return f"{name}: there is no such folder on this machine, and no Hub id is written like that"
@@ -226,14 +266,22 @@ def _cached(repo: str, file: str) -> Path | None:
     return Path(path) if isinstance(path, str) else None
 
 
+def _is_lfs_pointer(folder: Path) -> str | None:
+    for file in VOCABULARIES:
+        path = folder / file
+        if path.is_file() and path.read_bytes().startswith(LFS_POINTER):
+            return f"{file} is a git-lfs pointer, not the file itself: `git lfs pull` fetches it"
+    return None
+
+
 def _highest_id(tokenizer: Any) -> int:
     """Returns the highest id that a prompt or its padding can have.
 
     Added tokens, such as PaliGemma's <image>, may lie beyond the table: only a prompt that spells one out has it.
     """
-    vocabulary = tokenizer.get_vocab()
-    added = tokenizer.get_added_vocab()
-    return max([tokenizer.pad_token_id, *(number for token, number in vocabulary.items() if token not in added)])
+    vocabulary: dict[str, int] = tokenizer.get_vocab()
+    added, pad = tokenizer.get_added_vocab(), int(tokenizer.pad_token_id)
+    return max([pad, *(number for token, number in vocabulary.items() if token not in added)])
 
 
 def _hub_problem(name: str) -> tuple[str, str]:

@@ -8,7 +8,6 @@ outside itself and can be moved to another machine.
 """
 
 import argparse
-import dataclasses
 import json
 import logging
 import shutil
@@ -19,16 +18,9 @@ from ..checkpoint import CheckpointWeights, open_weights
 from ..checkpoint.files import CheckpointSource
 from ..checkpoint.loader import link_or_copy
 from ..checkpoint.processors import POSTPROCESSOR, PREPROCESSOR
-from ..checkpoint.tokenizer import (
-    FOLDER,
-    TOKENIZER_STEP,
-    TokenizerState,
-    inspect_tokenizer,
-    name_tokenizer,
-    read_tokenizer_step,
-    save_tokenizer,
-)
+from ..checkpoint.tokenizer import FOLDER, TOKENIZER_STEP, TokenizerState, name_tokenizer, save_tokenizer
 from ..configuration_pi0_ttnn import PI0TTNNConfig, load_config
+from ..review.tokenizer import checkpoint_tokenizer, other_tokenizer
 from ..weights import check_weights
 from .hub import add_checkpoint_options, checkpoint_source
 
@@ -92,7 +84,9 @@ def convert(source: CheckpointSource, target: Path, *, tokenizer: str | None, ov
             for name in (PREPROCESSOR, POSTPROCESSOR):
                 _convert_processor(source, name, staging, config.tokenizer_name)
         else:
-            _make_processors(dataclasses.replace(config, pretrained_path=staging), loader, staging)
+            config.pretrained_path = staging
+            _make_processors(config, loader, staging)
+        config.pretrained_path = None
         config.save_pretrained(staging)
         loader.save(staging)
         staging.rename(target)
@@ -112,16 +106,9 @@ def choose_tokenizer(source: CheckpointSource, config: PI0TTNNConfig, asked: str
     Raises:
         ValueError: no prompt could be tokenized with it, or it is not here and processors are to be made.
     """
-    saved = read_tokenizer_step(source)
-    name = asked or (saved.name if saved else config.tokenizer_name)
-    state = inspect_tokenizer(
-        name,
-        saved.folder if saved and not asked else None,
-        artifact_of=source if saved and saved.is_artifact and not asked else None,
-        vocab_size=config.model_config().vocab_size,
-        is_paligemma=config.architecture == "pi0",
-    )
-    if state.is_fatal or (state.problem and not state.is_here and saved is None):
+    named = checkpoint_tokenizer(config, source)
+    name, state = (asked, other_tokenizer(config, asked)) if asked else (named.name, named.state)
+    if state.is_fatal or (state.problem and not state.is_here and not named.by_preprocessor):
         raise ValueError(f"{source}: tokenizer: {state.problem}; {state.fix}.")
     if state.problem:
         logger.warning("%s: tokenizer: %s; %s.", source, state.problem, state.fix)

@@ -5,7 +5,6 @@ the size with random weights, and a tokenizer of bytes. Every part of the pipeli
 """
 
 import argparse
-import dataclasses
 import os
 import shlex
 import shutil
@@ -136,14 +135,15 @@ def make_demo_checkpoint(folder: Path, env: str) -> None:
     config = PI0TTNNConfig(
         architecture="tiny",
         tokenizer_name=FOLDER,
-        pretrained_path=folder,
         n_action_steps=ACTION_STEPS,
         input_features={name: feature for name, feature in features.items() if name != ACTION},
         output_features={ACTION: features[ACTION]},
     )
+    config.pretrained_path = folder
     for pipeline in make_pi0_ttnn_pre_post_processors(config, demo_stats(env)):
         pipeline.save_pretrained(folder)
-    dataclasses.replace(config, pretrained_path=None).save_pretrained(folder)
+    config.pretrained_path = None
+    config.save_pretrained(folder)
     shapes = {f"model.{name}": shape for name, shape in expected_shapes(config.model_config()).items()}
     write_random_weights(folder / "model.safetensors", shapes, seed=SEED, dtype=torch.float32)
 

@@ -15,9 +15,9 @@ from typing import Any
 
 from ..checkpoint import CheckpointWeights, MergedWeights, open_weights
 from ..checkpoint.files import CheckpointSource
-from ..checkpoint.processors import read_processors, tokenizer_problem
+from ..checkpoint.processors import SavedProcessors, read_processors
 from ..configuration_pi0_ttnn import PRECISIONS, PI0TTNNConfig, load_config, saved_type
-from ..weights import check_shapes
+from ..review import review
 from .hub import add_checkpoint_options, checkpoint_source
 
 
@@ -50,6 +50,8 @@ class CheckpointInfo:
     """Why it cannot run."""
     warnings: list[str] = field(default_factory=list)
     """What will go wrong later, or differently than its user may think."""
+    notes: list[str] = field(default_factory=list)
+    """What one should know of it."""
     board: dict[str, Any] | None = None
     """What its model asks of the board, see `tt/report.py`."""
 
@@ -85,11 +87,12 @@ def inspect_checkpoint(source: CheckpointSource, config: PI0TTNNConfig, loader: 
         loader: its weights.
 
     Raises:
-        FileNotFoundError, PermissionError, ConnectionError, ValueError: its processors cannot be read.
+        FileNotFoundError, PermissionError: it cannot be had.
     """
-    from ..processor_pi0_ttnn import missing_stats, missing_stats_message
-
-    processors = read_processors(source)
+    try:
+        processors = read_processors(source)
+    except (ValueError, ConnectionError):  # which the review says
+        processors = SavedProcessors(None, None)
     state, action = config.robot_state_feature, config.action_feature
     info = CheckpointInfo(
         checkpoint=str(source),
@@ -106,24 +109,19 @@ def inspect_checkpoint(source: CheckpointSource, config: PI0TTNNConfig, loader: 
         chunk_size=config.chunk_size,
         n_action_steps=config.n_action_steps,
         num_inference_steps=config.num_inference_steps,
-        stats=processors.stats if processors else {},
-        tokenizer=processors.tokenizer_name if processors else None,
+        stats=stats_names(processors),
+        tokenizer=processors.tokenizer_name,
         adapter=adapter_info(loader),
     )
-    try:
-        check_shapes(config.model_config(), loader.shapes(), where=str(source))
-    except ValueError as error:
-        info.problems.append(str(error))
-    if processors is None:
-        info.warnings.append(
-            "there are no saved processors, which lerobot-eval needs; `lerobot-pi0-ttnn convert` makes them."
-        )
-    elif missing := missing_stats(config, processors.stats):
-        info.warnings.append(missing_stats_message(missing))
-    tokenizer = info.tokenizer or config.tokenizer_name
-    if problem := tokenizer_problem(tokenizer):
-        info.warnings.append(f"the tokenizer cannot be had: {problem}")
+    for problem in review(config, source):
+        {"error": info.problems, "warning": info.warnings, "note": info.notes}[problem.severity].append(str(problem))
     return info
+
+
+def stats_names(processors: SavedProcessors) -> dict[str, list[str]]:
+    """Returns the names of the statistics that a checkpoint's processors hold, by feature."""
+    pipelines = (processors.preprocessor, processors.postprocessor)
+    return {feature: list(stats) for pipeline in pipelines if pipeline for feature, stats in pipeline.stats.items()}
 
 
 def adapter_info(weights: CheckpointWeights) -> dict[str, Any] | None:
@@ -197,6 +195,7 @@ def as_text(info: CheckpointInfo) -> str:
         lines += adapter_lines(info.adapter)
     if info.board:
         lines += board_lines(info.board)
+    lines += [f"note: {note}" for note in info.notes]
     lines += [f"warning: {warning}" for warning in info.warnings]
     lines += [f"cannot run: {problem}" for problem in info.problems]
     return "\n".join(lines)

@@ -24,6 +24,7 @@ from ..checkpoint.files import CheckpointSource
 from ..checkpoint.processors import read_processors
 from ..configuration_pi0_ttnn import PI0TTNNConfig, load_config
 from ..modeling_pi0_ttnn import PI0TTNNPolicy
+from ..review import refuse, review
 
 POLICY_TYPE = PI0TTNNPolicy.name
 MESSAGE_LIMIT = 2000
@@ -45,12 +46,14 @@ class PI0TTNNPolicyServer(PolicyServer):
         self._policy_overrides = policy_overrides
         self._busy = threading.Lock()  # a client that comes back may find the inference of its former self running
         self._failure: str | None = None
+        self._untold: list[str] = []
+        """Warnings that the client has not been told yet."""
 
     def SendPolicyInstructions(self, request: Any, context: grpc.ServicerContext) -> Any:  # noqa: N802
         """Loads the checkpoint that the client asks for; what it cannot have it is told, before the weights are read."""
         with self._busy, _told(context, grpc.StatusCode.INVALID_ARGUMENT, self.logger):
             asked = pickle.loads(request.data)
-            config = self._agree(asked)
+            config, warnings = self._agree(asked)
             self.logger.info("%s: loading for %s", asked.pretrained_name_or_path, context.peer())
             self.close()
             self.preprocessor, self.postprocessor = make_pre_post_processors(
@@ -66,11 +69,12 @@ class PI0TTNNPolicyServer(PolicyServer):
             self.policy_type, self.device = asked.policy_type, config.device
             self.lerobot_features, self.actions_per_chunk = asked.lerobot_features, asked.actions_per_chunk
             self.last_processed_obs = self._failure = None
+            self._untold = warnings
             self.logger.info("%s: ready, backend %s", asked.pretrained_name_or_path, config.backend)
         return services_pb2.Empty()
 
-    def _agree(self, asked: RemotePolicyConfig) -> PI0TTNNConfig:
-        """Returns the config to load with, if checkpoint and robot go together."""
+    def _agree(self, asked: RemotePolicyConfig) -> tuple[PI0TTNNConfig, list[str]]:
+        """Returns the config to load with, if checkpoint and robot go together, and what the client is to be warned of."""
         if asked.policy_type != POLICY_TYPE:
             raise ValueError(
                 f"this server runs policies of type {POLICY_TYPE}, got {asked.policy_type!r}: start the client with "
@@ -80,13 +84,22 @@ class PI0TTNNPolicyServer(PolicyServer):
         config = load_config(source, self._policy_overrides)
         config.validate_features()
         check_cameras(asked.lerobot_features, list(config.image_features), str(source))
-        processors = read_processors(source)
-        if processors and OBS_STATE in processors.stats:
+        if read_processors(source).state_stats:
             check_state(asked.lerobot_features, config.robot_state_feature.shape[0], str(source))
-        return config
+        problems = review(config, source)
+        refuse(problems, source)
+        return config, [str(problem) for problem in problems if problem.severity == "warning"]
 
     def GetActions(self, request: Any, context: grpc.ServicerContext) -> Any:  # noqa: N802
-        """Returns the next chunk; once an inference has failed, the reason, until a client connects anew."""
+        """Returns the next chunk; once an inference has failed, the reason, until a client connects anew.
+
+        Warnings go before the first chunk, each once and as an error: LeRobot's client logs an error and asks again, and
+        shows its user nothing else that a server says.
+        """
+        if self._untold and not self._failure:
+            context.abort(
+                grpc.StatusCode.ABORTED, _cut(f"warning, the robot moves all the same: {self._untold.pop(0)}")
+            )
         if self._failure:
             time.sleep(self.config.obs_queue_timeout)  # the client asks again at once, and would fill its log
         else:
@@ -162,4 +175,8 @@ def _told(context: grpc.ServicerContext, code: grpc.StatusCode, logger: logging.
 
 def _message(error: Exception) -> str:
     text = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
-    return (text if isinstance(error, ValueError | OSError) else f"{type(error).__name__}: {text}")[:MESSAGE_LIMIT]
+    return _cut(text if isinstance(error, ValueError | OSError) else f"{type(error).__name__}: {text}")
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= MESSAGE_LIMIT else f"{text[:MESSAGE_LIMIT]} ..."
