@@ -28,7 +28,7 @@ from .latency_report import HOST, TOTAL, device_stage, latency_report
 from .observation import ObservationReader
 from .processor_pi0_ttnn import tokenizer_of
 from .recording import Recorder
-from .review import refuse_or_warn, review
+from .review import refuse_or_warn, review, settle_features
 from .rtc import Guidance, make_guidance
 
 logger = logging.getLogger(__name__)
@@ -134,6 +134,7 @@ class PI0TTNNPolicy(PreTrainedPolicy):
         config = choose_config(config, source, kwargs)
         config.pretrained_path, config.pretrained_revision = Path(pretrained_name_or_path), revision
         refuse_or_warn(review(config, source), source, logger)
+        settle_features(config, source)
         limits = read_action_limits(config, source) if config.clamp_actions else None
         policy = cls(config, open_weights(source, config.base_model), action_limits=limits)
         if config.warm_up:
@@ -229,12 +230,19 @@ class PI0TTNNPolicy(PreTrainedPolicy):
             noise: for the chunk, if one is predicted.
 
         Raises:
-            RuntimeError: real-time chunking is enabled, and LeRobot's engine is to manage the queue.
+            RuntimeError: real-time chunking is enabled, and LeRobot's engine is to manage the queue; or actions are relative
+                to the state at the chunk's observation, which whoever post-processes one at a time does not have any more.
         """
         if self._rtc_enabled():
             raise RuntimeError(
                 "select_action: real-time chunking is enabled, and needs predict_action_chunk and a queue that knows the "
                 "delay: run lerobot-rollout --inference.type=rtc, or set config.rtc_config.enabled = False."
+            )
+        if self.config.use_relative_actions and self.config.n_action_steps > 1:
+            raise RuntimeError(
+                "select_action: this checkpoint's actions are relative to the state at their chunk's observation, and "
+                "LeRobot's post-processing of single ones adds the state of the tick, so that the arm drifts: run "
+                "lerobot-rollout --inference.type=rtc or lerobot-pi0-ttnn serve, or set --policy.n_action_steps=1."
             )
         with self._queue_lock:
             if not self._action_queue:

@@ -119,7 +119,9 @@ class TestInfo:
         main(["info", str(tmp_path), "--json"])
         warnings = json.loads(capsys.readouterr().out)["warnings"]
         assert any("no saved processors" in warning for warning in warnings)
-        assert any("google/paligemma-3b-pt-224: it is not, or not whole, in the Hub's cache" in warning for warning in warnings)
+        assert any(
+            "google/paligemma-3b-pt-224: it is not, or not whole, in the Hub's cache" in warning for warning in warnings
+        )
 
     def test_no_such_checkpoint(self, capsys):
         assert main(["info", "./absent"]) == 1

@@ -17,6 +17,8 @@ RENAME = "rename_observations_processor"
 TOKENIZER = "tokenizer_processor"
 NORMALIZER = "normalizer_processor"
 UNNORMALIZER = "unnormalizer_processor"
+RELATIVE = "relative_actions_processor"
+ABSOLUTE = "absolute_actions_processor"
 NORMALISES = (NORMALIZER, UNNORMALIZER)
 
 

@@ -20,6 +20,7 @@ from ..checkpoint.loader import link_or_copy
 from ..checkpoint.processors import POSTPROCESSOR, PREPROCESSOR
 from ..checkpoint.tokenizer import FOLDER, TOKENIZER_STEP, TokenizerState, name_tokenizer, save_tokenizer
 from ..configuration_pi0_ttnn import PI0TTNNConfig, load_config
+from ..review import review, settle_features
 from ..review.tokenizer import checkpoint_tokenizer, other_tokenizer
 from ..weights import check_weights
 from .hub import add_checkpoint_options, checkpoint_source
@@ -44,11 +45,14 @@ def register(subparsers: Any) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Converts, and prints the folder."""
+    """Converts, says what is still wrong with it, and prints the folder."""
     overrides = [f"--{setting}" for setting in options.set]
     if options.base_model:
         overrides.append(f"--base_model={options.base_model}")
     convert(checkpoint_source(options, "source"), options.target, tokenizer=options.tokenizer, overrides=overrides)
+    target = CheckpointSource(options.target)
+    for problem in review(load_config(target), target):
+        logger.log(logging.INFO if problem.severity == "note" else logging.WARNING, "%s: %s", target, problem)
     print(options.target)
     return 0
 
@@ -87,6 +91,7 @@ def convert(source: CheckpointSource, target: Path, *, tokenizer: str | None, ov
             config.pretrained_path = staging
             _make_processors(config, loader, staging)
         config.pretrained_path = None
+        settle_features(config, CheckpointSource(staging))
         config.save_pretrained(staging)
         loader.save(staging)
         staging.rename(target)
@@ -110,8 +115,6 @@ def choose_tokenizer(source: CheckpointSource, config: PI0TTNNConfig, asked: str
     name, state = (asked, other_tokenizer(config, asked)) if asked else (named.name, named.state)
     if state.is_fatal or (state.problem and not state.is_here and not named.by_preprocessor):
         raise ValueError(f"{source}: tokenizer: {state.problem}; {state.fix}.")
-    if state.problem:
-        logger.warning("%s: tokenizer: %s; %s.", source, state.problem, state.fix)
     config.tokenizer_name = FOLDER if state.is_here else name
     return state
 

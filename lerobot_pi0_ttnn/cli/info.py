@@ -17,7 +17,7 @@ from ..checkpoint import CheckpointWeights, MergedWeights, open_weights
 from ..checkpoint.files import CheckpointSource
 from ..checkpoint.processors import SavedProcessors, read_processors
 from ..configuration_pi0_ttnn import PRECISIONS, PI0TTNNConfig, load_config, saved_type
-from ..review import review
+from ..review import review, settle_features
 from .hub import add_checkpoint_options, checkpoint_source
 
 
@@ -93,6 +93,8 @@ def inspect_checkpoint(source: CheckpointSource, config: PI0TTNNConfig, loader: 
         processors = read_processors(source)
     except (ValueError, ConnectionError):  # which the review says
         processors = SavedProcessors(None, None)
+    problems = review(config, source)
+    settle_features(config, source)
     state, action = config.robot_state_feature, config.action_feature
     info = CheckpointInfo(
         checkpoint=str(source),
@@ -113,7 +115,7 @@ def inspect_checkpoint(source: CheckpointSource, config: PI0TTNNConfig, loader: 
         tokenizer=processors.tokenizer_name,
         adapter=adapter_info(loader),
     )
-    for problem in review(config, source):
+    for problem in problems:
         {"error": info.problems, "warning": info.warnings, "note": info.notes}[problem.severity].append(str(problem))
     return info
 

@@ -11,17 +11,23 @@ from ..checkpoint.files import CheckpointSource
 from ..checkpoint.processors import SavedProcessors, read_processors
 from ..configuration_pi0_ttnn import PI0TTNNConfig
 from .problem import Problem, Severity, Subject
+from .processors import check_processors
+from .relative import are_relative, check_relative_actions
 from .statistics import check_statistics
 from .tokenizer import check_tokenizer
 from .weights import check_weights_fit
+from .widths import adopt_widths, check_widths
 
-__all__ = ["CHECKS", "Problem", "Severity", "Subject", "refuse", "refuse_or_warn", "review"]
+__all__ = ["CHECKS", "Problem", "Severity", "Subject", "refuse", "refuse_or_warn", "review", "settle_features"]
 
 Check = Callable[[Subject], Iterator[Problem]]
 
 CHECKS: tuple[Check, ...] = (
     check_statistics,
+    check_widths,
+    check_relative_actions,
     check_tokenizer,
+    check_processors,
     check_weights_fit,
 )
 """In this order; the weights' headers come last, since a Hub checkpoint is downloaded for them."""
@@ -36,10 +42,11 @@ def review(config: PI0TTNNConfig, source: CheckpointSource, *, checks: Sequence[
         checks: which.
 
     Raises:
-        FileNotFoundError, PermissionError, ConnectionError: there is no such checkpoint, or it has no weights.
-        ValueError: its weights are damaged or of another model, see `open_weights`.
+        FileNotFoundError, PermissionError: there is no such checkpoint.
     """
     problems, processors = _read(source)
+    if problems:
+        checks = [check for check in checks if check in (check_tokenizer, check_weights_fit)]
     subject = Subject(config, source, processors)
     for check in checks:
         problems += check(subject)
@@ -56,10 +63,15 @@ def _read(source: CheckpointSource) -> tuple[list[Problem], SavedProcessors]:
     except ValueError as error:
         message, _, fix = str(error).rstrip(".").rpartition("; ")
         return [Problem("error", "processors", message, fix)], nothing
-    if processors.preprocessor is None and processors.postprocessor is None:
-        message = "there are no saved processors, which lerobot-eval, lerobot-rollout and serve need"
-        return [Problem("warning", "processors", message, "`lerobot-pi0-ttnn convert` makes them")], processors
     return [], processors
+
+
+def settle_features(config: PI0TTNNConfig, source: CheckpointSource) -> None:
+    """Writes into the config what the checkpoint's processors decide: widths, and whether actions are relative."""
+    _, processors = _read(source)
+    subject = Subject(config, source, processors)
+    adopt_widths(subject)
+    config.use_relative_actions = are_relative(subject)
 
 
 def refuse_or_warn(problems: Sequence[Problem], source: CheckpointSource, logger: logging.Logger) -> None:

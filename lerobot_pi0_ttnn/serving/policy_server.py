@@ -24,7 +24,7 @@ from ..checkpoint.files import CheckpointSource
 from ..checkpoint.processors import read_processors
 from ..configuration_pi0_ttnn import PI0TTNNConfig, load_config
 from ..modeling_pi0_ttnn import PI0TTNNPolicy
-from ..review import refuse, review
+from ..review import refuse, review, settle_features
 
 POLICY_TYPE = PI0TTNNPolicy.name
 MESSAGE_LIMIT = 2000
@@ -82,12 +82,13 @@ class PI0TTNNPolicyServer(PolicyServer):
             )
         source = CheckpointSource(asked.pretrained_name_or_path)
         config = load_config(source, self._policy_overrides)
+        problems = review(config, source)
+        refuse(problems, source)
+        settle_features(config, source)
         config.validate_features()
         check_cameras(asked.lerobot_features, list(config.image_features), str(source))
         if read_processors(source).state_stats:
             check_state(asked.lerobot_features, config.robot_state_feature.shape[0], str(source))
-        problems = review(config, source)
-        refuse(problems, source)
         return config, [str(problem) for problem in problems if problem.severity == "warning"]
 
     def GetActions(self, request: Any, context: grpc.ServicerContext) -> Any:  # noqa: N802
