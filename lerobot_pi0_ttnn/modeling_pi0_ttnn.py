@@ -102,7 +102,7 @@ class PI0TTNNPolicy(PreTrainedPolicy):
         force_download: bool = False,
         **kwargs,
     ) -> Self:
-        """Returns the policy of a checkpoint that LeRobot's pi0, openpi or this package saved.
+        """Returns the policy of a checkpoint that LeRobot's pi0 or this package saved; openpi's are to be converted first.
 
         A LoRA adapter's folder gives its base model with the adapter merged into it; `base_model` says where that is, if it
         is not where the adapter was trained.

@@ -201,6 +201,21 @@ def _if_file(path: Path) -> Path | None:
     return path if path.is_file() else None
 
 
+def read_json(path: Path) -> dict[str, Any]:
+    """Returns the fields of a JSON file.
+
+    Raises:
+        ValueError: it is not one.
+    """
+    try:
+        fields = json.loads(path.read_text())
+    except ValueError as error:
+        raise ValueError(f"{path}: not JSON ({error}); fetch it again.") from error
+    if not isinstance(fields, dict):
+        raise ValueError(f"{path}: expected a JSON object, got {type(fields).__name__}; fetch it again.")
+    return fields
+
+
 def open_safetensors(path: Path) -> Any:
     """Returns the open file: its header is read, its tensors are mapped but not read.
 
