@@ -1,6 +1,7 @@
 """pi0 on Tenstorrent cards, as a LeRobot policy.
 
-Importing this package registers the policy type `pi0_ttnn` with LeRobot. Models, and what they import, load on first use.
+Importing this package registers the policy type `pi0_ttnn` with LeRobot, and lets LeRobot's pipelines find a tokenizer that a
+checkpoint carries. Models, and what they import, load on first use.
 """
 
 from importlib import import_module
@@ -8,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from .configuration_pi0_ttnn import PI0TTNNConfig
 from .model_config import PI0ModelConfig
+from .pipeline_artifacts import install as _install_artifacts
 
 if TYPE_CHECKING:
     from .checkpoint import PI0WeightLoader
@@ -33,6 +35,9 @@ _LAZY = {
     "PI0TTNNPolicy": (".modeling_pi0_ttnn", "PI0TTNNPolicy"),
     "PI0WeightLoader": (".checkpoint", "PI0WeightLoader"),
 }
+
+
+_install_artifacts()
 
 
 def __getattr__(name: str) -> Any:

@@ -13,12 +13,12 @@ import draccus
 from lerobot.configs import PolicyFeature, PreTrainedConfig, parser
 from lerobot.policies.pi0.configuration_pi0 import PI0Config
 
-from .checkpoint.files import CheckpointSource
+from .checkpoint.files import CONFIG_FILE, CheckpointSource, read_json
+from .checkpoint.openpi import why_not_lerobots
 from .model_config import GEMMA_VARIANTS, TINY, PI0ModelConfig
 
 logger = logging.getLogger(__name__)
 
-CONFIG_FILE = "config.json"
 BACKENDS = ("ttnn", "torch")
 ARCHITECTURES = ("pi0", "tiny")
 PRECISIONS = ("accurate", "balanced", "fast")
@@ -134,28 +134,20 @@ def load_config(source: CheckpointSource, cli_overrides: Sequence[str] = ()) -> 
 
     Raises:
         FileNotFoundError: the checkpoint has no config.json.
-        ValueError: it is not JSON, or of a policy that is not pi0.
+        ValueError: it is not JSON, or of a policy that is not pi0, or openpi's, which is to be converted.
     """
+    if openpi := why_not_lerobots(source):
+        raise ValueError(openpi)
     path = source.find(CONFIG_FILE)
     if path is None:
         raise FileNotFoundError(f"{source}: has no {CONFIG_FILE}; give the folder that LeRobot saved the policy in.")
-    return parse_config(_read_json(path), str(path), cli_overrides)
+    return parse_config(read_json(path), str(path), cli_overrides)
 
 
 def saved_type(source: CheckpointSource) -> str:
     """Returns the policy type that a checkpoint's config.json names, which `load_config` has found good."""
     path = source.find(CONFIG_FILE)
-    return str(_read_json(path)["type"]) if path else ""
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        fields = json.loads(path.read_text())
-    except ValueError as error:
-        raise ValueError(f"{path}: not JSON ({error}); fetch it again.") from error
-    if not isinstance(fields, dict):
-        raise ValueError(f"{path}: expected a JSON object, got {type(fields).__name__}; fetch it again.")
-    return fields
+    return str(read_json(path)["type"]) if path else ""
 
 
 def parse_config(fields: dict[str, Any], where: str, cli_overrides: Sequence[str] = ()) -> PI0TTNNConfig:

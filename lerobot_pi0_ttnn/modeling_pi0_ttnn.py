@@ -21,10 +21,12 @@ from .action_limits import ActionLimits, check_finite, read_action_limits
 from .backend import build_model, open_backend, warm_up
 from .checkpoint import CheckpointWeights, open_weights
 from .checkpoint.files import SINGLE, CheckpointSource
+from .checkpoint.tokenizer import FOLDER, save_tokenizer
 from .configuration_pi0_ttnn import PI0TTNNConfig, choose_config
 from .latency import Stopwatch
 from .latency_report import HOST, TOTAL, device_stage, latency_report
 from .observation import ObservationReader
+from .processor_pi0_ttnn import tokenizer_of
 from .recording import Recorder
 from .review import refuse_or_warn, review, settle_features
 from .rollout_robot import check_rollout
@@ -101,7 +103,7 @@ class PI0TTNNPolicy(PreTrainedPolicy):
         force_download: bool = False,
         **kwargs,
     ) -> Self:
-        """Returns the policy of a checkpoint that LeRobot's pi0, openpi or this package saved.
+        """Returns the policy of a checkpoint that LeRobot's pi0 or this package saved; openpi's are to be converted first.
 
         A LoRA adapter's folder gives its base model with the adapter merged into it; `base_model` says where that is, if it
         is not where the adapter was trained.
@@ -133,6 +135,7 @@ class PI0TTNNPolicy(PreTrainedPolicy):
             pretrained_name_or_path, revision, token, cache_dir, local_files_only, subfolder, force_download
         )
         config = choose_config(config, source, kwargs)
+        config.pretrained_path, config.pretrained_revision = Path(pretrained_name_or_path), revision
         refuse_or_warn(review(config, source), source, logger)
         settle_features(config, source)
         check_rollout(config, str(source))
@@ -148,7 +151,9 @@ class PI0TTNNPolicy(PreTrainedPolicy):
             raise ValueError(
                 "state_dict: this policy has no parameters to gather; it saves the checkpoint it was loaded from."
             )
-        dataclasses.replace(self.config, base_model=None)._save_pretrained(save_directory)
+        dataclasses.replace(self.config, base_model=None, pretrained_path=None)._save_pretrained(save_directory)
+        if self.config.tokenizer_name == FOLDER and self.config.pretrained_path:
+            save_tokenizer(tokenizer_of(self.config), save_directory)
         if isinstance(self.weights, CheckpointWeights):
             self.weights.save(save_directory)
         else:

@@ -1,6 +1,7 @@
 """The pre- and postprocessors: pi0's own. LeRobot finds this module, and the two functions in it, by their names."""
 
 import logging
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,7 +16,10 @@ from lerobot.processor import (
     make_policy_processor_pipelines,
 )
 
+from .checkpoint.files import CheckpointSource
+from .checkpoint.tokenizer import FOLDER, find_tokenizer
 from .configuration_pi0_ttnn import PI0TTNNConfig
+from .pipeline_artifacts import mark_own
 from .review import refuse_or_warn
 from .review.statistics import check_given_statistics
 
@@ -34,7 +38,7 @@ def make_pi0_ttnn_pre_post_processors(config: PI0TTNNConfig, dataset_stats: Stat
     Source: LeRobot `processor_pi0.py::make_pi0_pre_post_processors`, which always takes Google's gated tokenizer.
 
     Args:
-        config: the policy's.
+        config: the policy's; a relative `tokenizer_name` is looked for in the checkpoint at its `pretrained_path`.
         dataset_stats: for `observation.state` and `action`, their `mean` and `std`; without them normalisation does
             nothing, and there is a warning.
 
@@ -49,11 +53,13 @@ def make_pi0_ttnn_pre_post_processors(config: PI0TTNNConfig, dataset_stats: Stat
     )
     steps = make_default_policy_processor_steps(config, dataset_stats)
     tokenizer = TokenizerProcessorStep(
-        tokenizer_name=config.tokenizer_name,
+        tokenizer_name=tokenizer_of(config),
         max_length=config.tokenizer_max_length,
         padding_side="right",
         padding="max_length",
     )
+    if config.tokenizer_name == FOLDER:
+        mark_own(tokenizer)
     pipelines: Pipelines = make_policy_processor_pipelines(
         input_steps=[
             steps.rename_observations,
@@ -75,3 +81,20 @@ def make_pi0_ttnn_pre_post_processors(config: PI0TTNNConfig, dataset_stats: Stat
 
 make_pi0_pre_post_processors = make_pi0_ttnn_pre_post_processors
 """The name under which LeRobot looks while `plugins.as_pi0` runs checkpoints of type `pi0`."""
+
+
+def tokenizer_of(config: PI0TTNNConfig) -> str:
+    """Returns the folder or Hub id of the tokenizer that `config` names; a relative folder is its checkpoint's.
+
+    Raises:
+        FileNotFoundError: there is no such folder.
+    """
+    name, checkpoint = config.tokenizer_name, config.pretrained_path
+    if name != FOLDER:
+        return find_tokenizer(name, Path(checkpoint) if checkpoint else None)
+    if checkpoint is None:
+        raise FileNotFoundError(
+            f"tokenizer_name: {name!r} is a folder of the checkpoint, which this config does not know; set its pretrained_path "
+            "to the checkpoint, or use the saved processors: make_pre_post_processors(config, CHECKPOINT)."
+        )
+    return find_tokenizer(name, artifact_of=CheckpointSource(checkpoint, config.pretrained_revision))

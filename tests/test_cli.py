@@ -52,7 +52,8 @@ class TestConvert:
         main(["convert", str(checkpoint), str(tmp_path / "ours"), *TINY, "--tokenizer", str(tokenizer)])
         steps = json.loads((tmp_path / "ours" / "policy_preprocessor.json").read_text())["steps"]
         by_name = {step["registry_name"]: step for step in steps}
-        assert by_name["tokenizer_processor"]["config"]["tokenizer_name"] == str(tokenizer)
+        assert by_name["tokenizer_processor"]["config"]["tokenizer_name"] == "tokenizer"
+        assert by_name["tokenizer_processor"]["artifacts"] == {"tokenizer_name": "tokenizer"}
         assert by_name["device_processor"]["config"]["device"] == "cpu"
         stats = load_file(tmp_path / "ours" / by_name["normalizer_processor"]["state_file"])
         assert torch.equal(stats["observation.state.std"], STATS["observation.state"]["std"])
@@ -118,7 +119,9 @@ class TestInfo:
         main(["info", str(tmp_path), "--json"])
         warnings = json.loads(capsys.readouterr().out)["warnings"]
         assert any("no saved processors" in warning for warning in warnings)
-        assert any("google/paligemma-3b-pt-224: not in the Hub's cache" in warning for warning in warnings)
+        assert any(
+            "google/paligemma-3b-pt-224: it is not, or not whole, in the Hub's cache" in warning for warning in warnings
+        )
 
     def test_no_such_checkpoint(self, capsys):
         assert main(["info", "./absent"]) == 1

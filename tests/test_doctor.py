@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from packaging.specifiers import SpecifierSet
 
+from lerobot_pi0_ttnn.checkpoint.tokenizer import NamedTokenizer, TokenizerState
 from lerobot_pi0_ttnn.cli import main
 from lerobot_pi0_ttnn.cli.doctor import as_text, check_board, check_host
 from lerobot_pi0_ttnn.doctor import card, compiler, environment, host, hub, packages
@@ -270,19 +271,20 @@ class TestHub:
         assert hub.within(0.1, lambda: time.sleep(30), otherwise="late") == "late"
         assert time.monotonic() - began < 10
         assert hub.within(30, lambda: None, otherwise="late") is None
-        assert "invalid" in hub.within(30, lambda: str(int("x")), otherwise="late")
 
     @pytest.mark.parametrize(
-        ("problem", "is_here", "of_checkpoint", "want", "word"),
+        ("state", "of_checkpoint", "want", "word"),
         [
-            (None, True, True, "ok", "t/t: here"),
-            (None, False, True, "ok", "fetch"),
-            ("t/t: gated; do this", False, False, "warn", "hf auth login"),
-            ("t/t: gated; do this", False, True, "fail", "https://huggingface.co/t/t"),
+            (TokenizerState("t/t", is_here=True), True, "ok", "t/t"),
+            (TokenizerState("t/t"), True, "ok", "fetch"),
+            (TokenizerState("t/t", problem="gated", fix="hf auth login"), False, "warn", "hf auth login"),
+            (TokenizerState("t/t", problem="gated", fix="hf auth login"), True, "fail", "gated"),
+            (TokenizerState("t/t", is_here=True, problem="a stranger's", fix="convert"), True, "warn", "convert"),
+            (TokenizerState("t/t", is_here=True, problem="no pad", fix="add", is_fatal=True), True, "fail", "no pad"),
         ],
     )
-    def test_tokenizer(self, problem, is_here, of_checkpoint, want, word):
-        finding = hub.check_tokenizer("t/t", problem, is_here=is_here, of_checkpoint=of_checkpoint)
+    def test_tokenizer(self, state, of_checkpoint, want, word):
+        finding = hub.check_tokenizer(NamedTokenizer("t/t", state, by_preprocessor=of_checkpoint))
         assert status(finding, word) == want
 
 
@@ -361,7 +363,7 @@ class TestCommand:
         out = capsys.readouterr().out
         for line in ("checkpoint", "disk", "memory"):
             assert f"ok    {line}" in out
-        assert f"ok    tokenizer        {tmp_path / 'tokenizer'}: here" in out
+        assert f"ok    tokenizer        tokenizer: {tmp_path / 'tokenizer'}" in out
         assert "card" not in out
 
     def test_no_such_checkpoint(self, capsys):

@@ -17,6 +17,7 @@ LAYERS = [
     {"observation", "recording", "checkpoint", "reference", "tt", "emulation"},
     {
         "configuration_pi0_ttnn",
+        "pipeline_artifacts",
         "review",
         "processor_pi0_ttnn",
         "backend",

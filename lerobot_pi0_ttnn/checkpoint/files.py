@@ -8,7 +8,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import hf_hub_download, try_to_load_from_cache
+from huggingface_hub import hf_hub_download, snapshot_download, try_to_load_from_cache
 from huggingface_hub.errors import (
     EntryNotFoundError,
     GatedRepoError,
@@ -22,6 +22,7 @@ from huggingface_hub.errors import (
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+CONFIG_FILE = "config.json"
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 ADAPTER = "adapter_config.json"
@@ -77,6 +78,34 @@ class CheckpointSource:
                 f"{self}: there is no such folder; give a checkpoint folder or a Hub id (owner/name)."
             )
         return self._download(filename)
+
+    def find_folder(self, name: str) -> Path | None:
+        """Returns the local path of one of the checkpoint's folders, downloaded if need be; None where it has none such.
+
+        Raises:
+            ConnectionError: the Hub cannot be reached and the folder is not in the cache.
+        """
+        local = Path(self.path_or_repo_id).expanduser()
+        inside = f"{self.subfolder}/{name}" if self.subfolder else name
+        if local.exists():
+            folder = local.parent / name if local.is_file() else local / inside
+            return folder if folder.is_dir() else None
+        try:
+            snapshot = snapshot_download(
+                str(self.path_or_repo_id),
+                revision=self.revision,
+                token=self.token,
+                cache_dir=self.cache_dir,
+                local_files_only=self.local_files_only,
+                force_download=self.force_download,
+                allow_patterns=f"{inside}/*",
+            )
+        except (HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled, OSError) as error:
+            raise ConnectionError(
+                f"{self}: the Hub did not give its folder {name} ({error}); try again, or give a folder."
+            ) from error
+        folder = Path(snapshot) / inside
+        return folder if folder.is_dir() else None
 
     def _download(self, filename: str) -> Path | None:
         try:
@@ -170,6 +199,21 @@ class CheckpointSource:
 
 def _if_file(path: Path) -> Path | None:
     return path if path.is_file() else None
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Returns the fields of a JSON file.
+
+    Raises:
+        ValueError: it is not one.
+    """
+    try:
+        fields = json.loads(path.read_text())
+    except ValueError as error:
+        raise ValueError(f"{path}: not JSON ({error}); fetch it again.") from error
+    if not isinstance(fields, dict):
+        raise ValueError(f"{path}: expected a JSON object, got {type(fields).__name__}; fetch it again.")
+    return fields
 
 
 def open_safetensors(path: Path) -> Any:

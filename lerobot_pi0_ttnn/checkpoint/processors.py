@@ -5,10 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import httpx
 import torch
-from huggingface_hub import HfApi, constants, try_to_load_from_cache
-from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, OfflineModeIsEnabled, RepositoryNotFoundError
 from torch import Tensor
 
 from .files import CheckpointSource, open_safetensors
@@ -25,7 +22,6 @@ UNNORMALIZER = "unnormalizer_processor"
 RELATIVE = "relative_actions_processor"
 ABSOLUTE = "absolute_actions_processor"
 NORMALISES = (NORMALIZER, UNNORMALIZER)
-TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json")
 
 
 @dataclass(frozen=True)
@@ -122,38 +118,3 @@ def _tensors(path: Path, feature: str, values: Any) -> dict[str, Tensor]:
         return {name: torch.as_tensor(value, dtype=torch.float32) for name, value in values.items()}
     except (AttributeError, TypeError, ValueError, RuntimeError) as error:
         raise ValueError(f"{path}: the statistics of {feature} are not numbers ({error}); fetch it again.") from error
-
-
-def tokenizer_is_here(name: str) -> bool:
-    """Returns whether a tokenizer, named by folder or Hub id, can be read without the network."""
-    folder = Path(name).expanduser()
-    if folder.is_dir():
-        return any((folder / file).is_file() for file in TOKENIZER_FILES)
-    return any(isinstance(try_to_load_from_cache(name, file), str) for file in TOKENIZER_FILES)
-
-
-def tokenizer_problem(name: str) -> str | None:
-    """Returns why the tokenizer could not be had, and what to do; None where it can.
-
-    Args:
-        name: folder or Hub id.
-    """
-    if tokenizer_is_here(name):
-        return None
-    if Path(name).expanduser().is_dir():
-        return f"{name}: this folder holds no tokenizer (none of {', '.join(TOKENIZER_FILES)})."
-    remedy = (
-        f"accept its terms at https://huggingface.co/{name} and run `hf auth login`, or name a folder that holds the "
-        "tokenizer as tokenizer_name in policy_preprocessor.json (`lerobot-pi0-ttnn convert --tokenizer`)."
-    )
-    if constants.HF_HUB_OFFLINE:
-        return f"{name}: not in the Hub's cache, and HF_HUB_OFFLINE forbids the network; {remedy}"
-    try:
-        HfApi().auth_check(name)
-    except GatedRepoError:
-        return f"{name}: not in the Hub's cache, and the repository is gated; {remedy}"
-    except RepositoryNotFoundError:
-        return f"{name}: neither a folder nor a repository that this account may see; {remedy}"
-    except (HfHubHTTPError, OfflineModeIsEnabled, httpx.HTTPError, OSError) as error:
-        return f"{name}: not in the Hub's cache, and the Hub cannot be reached ({type(error).__name__}); {remedy}"
-    return None

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..checkpoint.tokenizer import FOLDER
 from ..configuration_pi0_ttnn import BACKENDS, PI0TTNNConfig
 from ..demo.checkpoint import write_random_weights
 from ..demo.tokenizer import make_tokenizer
@@ -130,19 +131,20 @@ def make_demo_checkpoint(folder: Path, env: str) -> None:
 
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    tokenizer = (folder / "tokenizer").resolve()
-    make_tokenizer(tokenizer)
+    make_tokenizer(folder / FOLDER)
     features = env_to_policy_features(EnvConfig.get_choice_class(env)())
     config = PI0TTNNConfig(
         architecture="tiny",
-        tokenizer_name=str(tokenizer),
+        tokenizer_name=FOLDER,
         n_action_steps=ACTION_STEPS,
         input_features={name: feature for name, feature in features.items() if name != ACTION},
         output_features={ACTION: features[ACTION]},
     )
-    config.save_pretrained(folder)
+    config.pretrained_path = folder
     for pipeline in make_pi0_ttnn_pre_post_processors(config, demo_stats(env)):
         pipeline.save_pretrained(folder)
+    config.pretrained_path = None
+    config.save_pretrained(folder)
     shapes = {f"model.{name}": shape for name, shape in expected_shapes(config.model_config()).items()}
     write_random_weights(folder / "model.safetensors", shapes, seed=SEED, dtype=torch.float32)
 

@@ -14,6 +14,7 @@ import shutil
 import subprocess
 import sys
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from ..doctor import card, compiler, environment, host, hub, packages
 from ..doctor.finding import Finding, Status
 from ..emulation.boards import BOARDS
 from ..review import CHECKS, Severity, review
-from ..review.tokenizer import check_tokenizer
+from ..review.tokenizer import check_tokenizer, checkpoint_tokenizer
 from ..tt.cards import card_nodes
 
 SYS = Path("/sys")
@@ -176,19 +177,26 @@ def review_findings(config: PI0TTNNConfig, source: CheckpointSource) -> list[Fin
 
 def tokenizer(checkpoint: str | None) -> Finding:
     """Returns the finding about the tokenizer: the checkpoint's own, or the one that pi0 checkpoints name."""
-    from ..checkpoint.processors import read_processors, tokenizer_is_here, tokenizer_problem
+    from ..checkpoint.tokenizer import NamedTokenizer, TokenizerState, inspect_tokenizer
 
-    named = None
-    if checkpoint is not None:
+    google = PI0TTNNConfig.tokenizer_name
+    if checkpoint is None:
+
+        def ask() -> NamedTokenizer:
+            return NamedTokenizer(google, inspect_tokenizer(google), by_preprocessor=False)
+    else:
+        source = CheckpointSource(checkpoint, local_files_only=True)
         try:
-            processors = read_processors(CheckpointSource(checkpoint, local_files_only=True))
+            config = load_config(source)
         except (OSError, ValueError) as error:
             return Finding("tokenizer", "fail", f"not known: {error}", "name a checkpoint that is here and whole")
-        named = processors.tokenizer_name
-    name = named or PI0TTNNConfig.tokenizer_name
-    late = f"{name}: not in the Hub's cache, and the Hub did not answer within {HUB_SECONDS:g} s"
-    problem = hub.within(HUB_SECONDS, lambda: tokenizer_problem(name), otherwise=late)
-    return hub.check_tokenizer(name, problem, is_here=tokenizer_is_here(name), of_checkpoint=named is not None)
+        ask = partial(checkpoint_tokenizer, config, source)
+
+    problem = f"not in the Hub's cache, and the Hub did not answer within {HUB_SECONDS:g} s"
+    late = NamedTokenizer(
+        google, TokenizerState(google, problem=problem, fix="see to the network"), by_preprocessor=True
+    )
+    return hub.check_tokenizer(hub.within(HUB_SECONDS, ask, otherwise=late))
 
 
 def as_text(findings: list[Finding]) -> str:

@@ -7,7 +7,8 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
-from .finding import Finding, Status
+from ..checkpoint.tokenizer import NamedTokenizer
+from .finding import Finding
 
 ROOM_BYTES = 18 * 10**9
 """lerobot/pi0_base in float32, and its converted weights."""
@@ -38,39 +39,23 @@ def check_cache(folder: Path, *, writable: bool, free_bytes: int, offline: bool)
     return Finding("hf cache", "ok", found + (", HF_HUB_OFFLINE" if offline else ""))
 
 
-def within(seconds: float, question: Callable[[], str | None], *, otherwise: str) -> str | None:
+def within[Answer](seconds: float, question: Callable[[], Answer], *, otherwise: Answer) -> Answer:
     """Returns the question's answer, or `otherwise` where it takes too long: a dead network must not hang the doctor."""
-    answers: queue.SimpleQueue[str | None] = queue.SimpleQueue()
-
-    def ask() -> None:
-        try:
-            answers.put(question())
-        except ValueError as error:  # not the name of a repository
-            answers.put(str(error))
-
+    answers: queue.SimpleQueue[Answer] = queue.SimpleQueue()
     # A daemon, because nothing can end a thread that waits for a name server; the process need not wait for it.
-    threading.Thread(target=ask, daemon=True).start()
+    threading.Thread(target=lambda: answers.put(question()), daemon=True).start()
     try:
         return answers.get(timeout=seconds)
     except queue.Empty:
         return otherwise
 
 
-def check_tokenizer(name: str, problem: str | None, *, is_here: bool, of_checkpoint: bool) -> Finding:
-    """Whether the tokenizer can be had.
-
-    Args:
-        name: folder or Hub id.
-        problem: see `checkpoint.processors.tokenizer_problem`.
-        is_here: it is a folder, or in the cache.
-        of_checkpoint: the checkpoint that was asked about names it. Other checkpoints may name another, or a folder.
-    """
-    if problem is None:
-        where = "here" if is_here else "not here yet; the Hub lets this account fetch it"
-        return Finding("tokenizer", "ok", f"{name}: {where}")
-    status: Status = "fail" if of_checkpoint else "warn"
-    fix = (
-        f"accept its terms at https://huggingface.co/{name}, run `hf auth login`, then `hf download {name} --include "
-        "'token*' 'special*'`; or `lerobot-pi0-ttnn convert CKPT DST --tokenizer FOLDER`. The demo brings its own"
-    )
-    return Finding("tokenizer", status, problem.partition(";")[0], fix)
+def check_tokenizer(tokenizer: NamedTokenizer) -> Finding:
+    """Whether prompts can be tokenized on this machine."""
+    state = tokenizer.state
+    if state.problem:
+        # Other checkpoints may name another than Google's, or carry their own, as the demo's.
+        is_failure = tokenizer.by_preprocessor and (state.is_fatal or not state.is_here)
+        return Finding("tokenizer", "fail" if is_failure else "warn", state.problem, state.fix)
+    where = f": {state.place}" if state.is_here else ", not here yet; the Hub lets this account fetch it"
+    return Finding("tokenizer", "ok", f"{tokenizer.name}{where}")
