@@ -15,27 +15,20 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from functools import partial
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
-from ..emulation.boards import BOARDS, PREFIX, emulated_board
+from ..emulation.boards import PREFIX
 from ..latency import Stage
-from . import cards
 from .failure import BoardError, is_failure, said
+from .opening import TRACE_REGION_MB, Kind, checked_name, open_chips, open_emulated_board
 from .record import Recording, recording
 
 if TYPE_CHECKING:
     from ..emulation.emulator import Emulator
+    from .cards import CardLock
     from .trace import Traces
 
 logger = logging.getLogger(__name__)
-
-TRACE_REGION_BYTES = 1 << 30
-"""DRAM set aside for captured traces; on an emulated board as well, so that what fits there fits on a card.
-
-A trace is 2901 operations at full size (docs/graph.md). An operation took 5.7 kB on the simulator, where the tiny model keeps
-few cores busy. At 28 kB, which makes the 81 MB that others report of a trace on 110 cores, 12 of them fit: one, two and
-three cameras, short and long prompts, free and guided.
-"""
 
 EXIT_SECONDS = 10
 """How long the end of the process waits for a thread that is still computing on the board."""
@@ -46,8 +39,6 @@ With uv: `uv sync`. With pip, in this order:
     pip install "lerobot[pi]==0.6.1" loguru graphviz "pandas>=2.0.3,<3" seaborn ml_dtypes networkx pyyaml click
     pip install --no-deps ttnn==0.81.1
 Without it, the torch backend works: --policy.backend=torch"""
-
-Kind = Literal["card", "simulator", "emulated"]
 
 _opening = threading.RLock()
 _open: Board | None = None
@@ -63,6 +54,7 @@ class Board:
         lock: Held by whoever calls ttnn, see `in_use`: LeRobot loads and infers in different threads.
         doing: What the board is in use for, in words.
         failure: How the board failed; None while it works.
+        trace_region_mb: DRAM of each chip that is set aside for traces.
     """
 
     def __init__(
@@ -72,7 +64,8 @@ class Board:
         devices: Sequence[Any],
         *,
         emulator: Emulator | None = None,
-        cards: cards.CardLock | None = None,
+        cards: CardLock | None = None,
+        trace_region_mb: int = TRACE_REGION_MB,
     ) -> None:
         self.name = name
         self.kind: Kind = kind
@@ -80,6 +73,7 @@ class Board:
         self.lock = threading.RLock()
         self.doing = ""
         self.failure: str | None = None
+        self.trace_region_mb = trace_region_mb
         self._emulator = emulator
         self._cards = cards
         self._users = 0
@@ -277,22 +271,38 @@ class Board:
             self.lock.release()
 
 
-def open_board(board: str = "auto") -> Board:
+def open_board(
+    board: str = "auto", *, trace_region_mb: int | None = None, operation_timeout_s: float | None = None
+) -> Board:
     """Returns the board of this process, opened if it is not yet.
 
     Args:
         board: `auto`, the first chip (or the simulator, where TT_METAL_SIMULATOR names one); `0`, `1`, ...: that chip;
             `0,1`: these chips, as one board; `emulated:n150` and the like: an emulated board, see `emulation.boards`.
+        trace_region_mb: DRAM of each chip to set aside for traces; by default TRACE_REGION_MB, or what an open board has.
+        operation_timeout_s: after so many seconds without progress a card counts as hung; 0: never. By default what the
+            environment variable TT_METAL_OPERATION_TIMEOUT_SECONDS says, else 30.
+
+    Raises:
+        ValueError: there is no such board.
+        FileNotFoundError: there is no card.
+        RuntimeError: this process has another board open, or the same with other DRAM for traces; or another process has
+            the card.
     """
     global _open
-    wanted = _checked(board)
+    wanted = checked_name(board)
     require_ttnn()
     with _opening:
         if _open is None:
-            _open = _open_new(wanted)
+            _open = _open_new(wanted, trace_region_mb, operation_timeout_s)
             atexit.register(_open._shut_at_exit)
         elif wanted not in ("auto", _open.name) or (wanted == "auto" and _open.kind == "emulated"):
             raise RuntimeError(f"board {board!r}: this process has board {_open.name!r} open, and can have one only")
+        elif trace_region_mb not in (None, _open.trace_region_mb):
+            raise RuntimeError(
+                f"trace_region_mb={trace_region_mb}: this process has board {_open.name!r} open with {_open.trace_region_mb} "
+                "MB for traces; ask for as much, or close the policies on it first"
+            )
         _open._users += 1
         return _open
 
@@ -308,59 +318,12 @@ def require_ttnn() -> None:
         raise ImportError(TTNN_MISSING, name="ttnn") from None
 
 
-def _checked(board: str) -> str:
-    if board.startswith(PREFIX):
-        return PREFIX + emulated_board(board).name
-    if board == "auto":
-        return board
-    numbers = board.split(",")
-    if all(number.isdecimal() for number in numbers):
-        chips = [str(int(number)) for number in numbers]
-        if len(set(chips)) < len(chips):
-            raise ValueError(f"board {board!r}: expected each chip once")
-        return ",".join(chips)
-    emulated = ", ".join(PREFIX + name for name in BOARDS)
-    raise ValueError(
-        f"board {board!r}: expected 'auto', the number of a chip ('0', '1', ...), several of them ('0,1'), or one of "
-        f"{emulated}"
-    )
-
-
-def _open_new(wanted: str) -> Board:
-    if wanted.startswith(PREFIX):
-        from ..emulation.session import open_emulated
-
-        devices, emulator = open_emulated(wanted, trace_region_size=TRACE_REGION_BYTES)
-        return Board(wanted, "emulated", devices, emulator=emulator)
-    return _open_chips([0] if wanted == "auto" else [int(number) for number in wanted.split(",")])
-
-
-def _open_chips(numbers: list[int]) -> Board:
-    if os.environ.get("TT_METAL_MOCK_CLUSTER_DESC_PATH"):
-        raise RuntimeError(
-            "TT_METAL_MOCK_CLUSTER_DESC_PATH is set: ttnn would open a mocked card, which computes nothing. Unset "
-            "it, or use --policy.board=emulated:n150"
-        )
-    simulator = os.environ.get("TT_METAL_SIMULATOR")
-    nodes = [] if simulator else cards.card_nodes()
-    if not simulator and not nodes:
-        raise FileNotFoundError(
-            f"no Tenstorrent board: there is no device node {cards.NODES}/*, and TT_METAL_SIMULATOR is not set. "
-            "Without a card, use --policy.board=emulated:n150 (checks the TTNN graph, slow) or --policy.backend=torch"
-        )
-    import ttnn
-
-    name = ",".join(map(str, numbers))
-    lock = cards.CardLock(nodes)
-    try:
-        count = ttnn.GetNumAvailableDevices()
-        if max(numbers) >= count:
-            raise ValueError(
-                f"board {name!r}: expected numbers below {count}, the chips that ttnn finds in this machine"
-            )
-        # One call: the second chip of an n300 is reached through the first, and both are closed with the last.
-        devices = ttnn.CreateDevices(numbers, trace_region_size=TRACE_REGION_BYTES)
-    except (RuntimeError, ValueError):
-        lock.release()
-        raise
-    return Board(name, "simulator" if simulator else "card", [devices[number] for number in numbers], cards=lock)
+def _open_new(name: str, trace_region_mb: int | None, timeout_s: float | None) -> Board:
+    region = TRACE_REGION_MB if trace_region_mb is None else trace_region_mb
+    if name.startswith(PREFIX):
+        opened = open_emulated_board(name, region)
+    else:
+        numbers = [0] if name == "auto" else [int(number) for number in name.split(",")]
+        name = ",".join(map(str, numbers))
+        opened = open_chips(numbers, region, timeout_s)
+    return Board(name, opened.kind, opened.devices, emulator=opened.emulator, cards=opened.lock, trace_region_mb=region)

@@ -7,12 +7,13 @@ import logging
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
 
 from lerobot_pi0_ttnn.emulation.boards import BOARDS, emulated_board
-from lerobot_pi0_ttnn.tt.board import TRACE_REGION_BYTES
+from lerobot_pi0_ttnn.tt.opening import TRACE_REGION_MB
 
 pytest.importorskip("ttnn")
 
@@ -46,7 +47,7 @@ def check_description(found, name):
     assert found["chips"] == (2 if name.endswith("x2") else 1)
     assert (found["arch"], found["grid"], found["workers"]) == (arch, grid, grid[0] * grid[1])
     assert found["dram_banks"] == banks
-    room = banks * bank_bytes - TRACE_REGION_BYTES
+    room = banks * bank_bytes - (TRACE_REGION_MB << 20)
     assert 0.95 * room < found["dram_bytes"] < room
     assert 1.3e6 < found["l1_bytes_per_core"] < (1.5e6 if arch == "wormhole_b0" else 1.6e6)
 
@@ -190,6 +191,6 @@ def test_it_refuses_a_process_that_has_a_card_open(monkeypatch):
     from lerobot_pi0_ttnn.emulation import session
 
     monkeypatch.setattr(session, "_session", None)
-    monkeypatch.setattr(session, "_open_files", lambda: [session.Path("/dev/tenstorrent/3"), session.Path("/dev/null")])
+    monkeypatch.setattr(session, "open_files", lambda: [Path("/dev/tenstorrent/3"), Path("/dev/null")])
     with pytest.raises(RuntimeError, match=r"/dev/tenstorrent/3 open in this process"):
         session.open_emulated("n150")
