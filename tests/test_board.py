@@ -17,6 +17,7 @@ import lerobot_pi0_ttnn
 from lerobot_pi0_ttnn.tt import board as boards
 from lerobot_pi0_ttnn.tt import cards, opening
 from lerobot_pi0_ttnn.tt.board import open_board
+from lerobot_pi0_ttnn.tt.failure import BoardError, is_failure
 
 
 class FakeTTNN(SimpleNamespace):
@@ -53,6 +54,7 @@ def machine(monkeypatch, tmp_path):
     monkeypatch.setattr(boards, "_open", None)
     monkeypatch.setattr(boards.atexit, "register", lambda function: function)
     monkeypatch.setattr(opening, "_timeout_in_force", None)
+    monkeypatch.setattr(boards.Board, "_describe", lambda self: {"name": self.name})
     for variable in ("TT_METAL_SIMULATOR", "TT_METAL_MOCK_CLUSTER_DESC_PATH", cards.VISIBLE, opening.TIMEOUT):
         monkeypatch.delenv(variable, raising=False)
     return SimpleNamespace(nodes=nodes, ttnn=ttnn)
@@ -301,6 +303,85 @@ def test_only_two_packages_import_ttnn():
     assert importers == {"tt", "emulation"}
 
 
+def test_a_closed_board_says_what_it_was(machine):
+    board = open_board("auto")
+    assert board.describe() == {"name": "0", "open": True}
+    board.close()
+    assert board.describe() == {"name": "0", "open": False}
+
+
+def test_describing_waits_for_the_board(machine):
+    board, described = open_board("auto"), threading.Event()
+    thread = threading.Thread(target=lambda: (board.describe(), described.set()))
+    with board.in_use("a chunk"):
+        thread.start()
+        assert not described.wait(0.1)
+    thread.join()
+    assert described.is_set()
+
+
+class Tenant:
+    """Whose tensors are freed: in which thread, and whether the board was that thread's."""
+
+    def __init__(self, board, error=None):
+        self.board, self.error, self.freed = board, error, []
+
+    def release(self):
+        self.freed.append((threading.get_ident(), self.board.doing))
+        if self.error:
+            raise self.error
+
+
+class TestTenants:
+    def test_what_is_dropped_is_freed_by_the_next_who_uses_the_board(self, machine):
+        board = open_board("auto")
+        tenant = Tenant(board)
+        with board.in_use("a chunk"):
+            dropping = threading.Thread(target=board.discard, args=[tenant])
+            dropping.start()
+            dropping.join()
+            assert tenant.freed == []
+        for _ in range(2):
+            with board.in_use("another chunk"):
+                pass
+        assert [thread for thread, _ in tenant.freed] == [threading.get_ident()]
+
+    def test_one_that_cannot_be_freed_does_not_stop_the_next_chunk(self, machine, caplog):
+        board = open_board("auto")
+        board.discard(Tenant(board, RuntimeError("TT_FATAL @ /project/x.cpp:1: no\ninfo:\nno such buffer")))
+        with board.in_use("a chunk"):
+            pass
+        assert "no such buffer" in caplog.text
+
+    def test_a_failed_or_closed_board_is_not_asked(self, machine):
+        board, tenant = open_board("auto"), None
+        tenant = Tenant(board)
+        with pytest.raises(BoardError), board.in_use("a chunk"):
+            raise RuntimeError("TIMEOUT: device timeout")
+        board.release(tenant)
+        board.discard(tenant)
+        board.close()
+        board.release(tenant)
+        assert tenant.freed == []
+
+    @pytest.mark.parametrize("error", [BoardError("TIMEOUT"), ValueError("bad input"), KeyboardInterrupt()])
+    def test_an_error_keeps_no_tensor_alive(self, machine, error):
+        """Its traceback would, until whoever caught it lets go, in whatever thread."""
+        board, freed = open_board("auto"), []
+
+        class Tensor:
+            def __del__(self):
+                freed.append(board.doing)
+
+        def compute(tensor):
+            raise error
+
+        with pytest.raises(type(error)) as caught, board.in_use("a chunk"):
+            compute(Tensor())
+        assert freed == ["a chunk"]
+        assert caught.tb is not None, "as whoever caught the error may keep it"
+
+
 class TestTraceRegion:
     """DRAM for traces is the user's choice, and one for all policies on a board."""
 
@@ -456,3 +537,54 @@ class TestVisible:
         assert cards.pci_address(Path("/dev/null"), tmp_path) == "0000:c1:00.0"
         assert cards.pci_address(Path("/dev/zero"), tmp_path) is None
         assert cards.pci_address(tmp_path / "dev") is None
+
+
+def ttnn_error(kind, place, words):
+    return RuntimeError(f"{kind} @ /project/{place}: false\ninfo:\n{words}\nbacktrace:\n --- libtt_metal.so(+0x1)")
+
+
+REFUSALS = {  # as seen on an emulated n150
+    "shapes": (
+        "TT_FATAL",
+        "ttnn/cpp/ttnn/operations/matmul/device/matmul_device_operation.cpp:79",
+        "Mismatch: width=64",
+    ),
+    "layout": ("TT_FATAL", "ttnn/cpp/ttnn/operations/normalization/rmsnorm/rmsnorm.cpp:36", "Use TILE layout."),
+    "broadcast": (
+        "TT_THROW",
+        "ttnn/cpp/ttnn/operations/eltwise/binary_ng/device/binary_ng_device_operation.cpp:246",
+        "Invalid subtile broadcast type",
+    ),
+    "memory": ("TT_FATAL", "tt_metal/impl/allocator/bank_manager.cpp:514", "Out of Memory: Not enough space"),
+    "shards": ("TT_FATAL", "tt_metal/impl/tensor/spec/layout/tensor_layout.cpp:171", "must be tile {32, 32} sized!"),
+    "index": ("TT_THROW", "tt_metal/common/shape_base.cpp:16", "ShapeBase[] index out of range. 2 not in [-4, 2)"),
+    "upload": ("TT_FATAL", "tt_metal/impl/tensor/tensor_apis.cpp:161", "Host tensor has different shape"),
+    "freed": ("TT_FATAL", "ttnn/cpp/ttnn-nanobind/pytensor.cpp:1396", "Tensor is not allocated."),
+    "L1": (
+        "TT_THROW",
+        "tt_metal/impl/dataflow_buffer/dataflow_buffer.cpp:3087",
+        "Statically allocated dataflow buffers on core range [0-0 - 7-7] grow to 71408992 B which is beyond max L1 size",
+    ),
+}
+FAILURES = {
+    "queue": ("TT_FATAL", "tt_metal/impl/dispatch/system_memory_manager.cpp:700", "TIMEOUT: in fetch queue wait"),
+    "command": ("TT_FATAL", "tt_metal/distributed/fd_mesh_command_queue.cpp:300", "Unexpected event id 7 != 8"),
+    "cores": ("TT_FATAL", "tt_metal/llrt/llrt.cpp:99", "Device 0: Timeout (10000 ms) waiting for physical cores"),
+    "device": (
+        "TT_FATAL",
+        "tt_metal/impl/device/device.cpp:10",
+        "Device 0 init: failed to initialize FW! Try resetting",
+    ),
+    "link": ("TT_THROW", "tt_metal/fabric/fabric_context.cpp:5", "Fabric Router Sync: Timeout after 10000 ms"),
+    "program": ("TT_FATAL", "tt_metal/impl/program/dispatch.cpp:20", "launch message sync failed"),
+}
+
+
+@pytest.mark.parametrize("error", REFUSALS.values(), ids=REFUSALS)
+def test_a_refused_call_leaves_the_board_trusted(error):
+    assert not is_failure(ttnn_error(*error))
+
+
+@pytest.mark.parametrize("error", FAILURES.values(), ids=FAILURES)
+def test_a_fatal_error_of_dispatch_or_firmware_does_not(error):
+    assert is_failure(ttnn_error(*error))

@@ -25,7 +25,7 @@ class _Session:
 _session: _Session | None = None
 
 
-def open_emulated(name: str, open_options: Callable[[], dict[str, Any]]) -> tuple[list[Any], Any]:
+def open_emulated(name: str, open_options: Callable[[], dict[str, Any]] = dict) -> tuple[list[Any], Any]:
     """Returns ttnn's device for each chip of the board and the `Emulator` around them, started.
 
     Args:

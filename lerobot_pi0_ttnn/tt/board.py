@@ -12,10 +12,12 @@ import atexit
 import logging
 import os
 import threading
+import traceback
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from ..emulation.boards import PREFIX
 from ..latency import Stage
@@ -42,6 +44,13 @@ Without it, the torch backend works: --policy.backend=torch"""
 
 _opening = threading.RLock()
 _open: Board | None = None
+
+
+class Tenant(Protocol):
+    """What has tensors on a board."""
+
+    def release(self) -> None:
+        """Frees them."""
 
 
 class Board:
@@ -79,6 +88,8 @@ class Board:
         self._users = 0
         self._traces: list[Traces] | None = None
         self._is_ending = False
+        self._dropped: deque[Tenant] = deque()
+        self._described: dict[str, Any] | None = None
 
     def __enter__(self) -> Board:
         return self
@@ -118,11 +129,13 @@ class Board:
                 raise BoardError(f"{self.failure} It is not used again.")
             if not self.is_open:
                 raise RuntimeError(f"board {self.name!r} is closed; open it again, or load the policy again.")
+            self._release_dropped()
             self.doing = doing
             try:
                 yield
-            except RuntimeError as error:
-                if not is_failure(error):
+            except BaseException as error:
+                _drop_locals(error)
+                if not isinstance(error, RuntimeError) or not is_failure(error):
                     raise
                 self.failure = (
                     f"board {self.name!r} failed while {self.doing}: {said(error)}. Nothing came of it: let the arm hold. "
@@ -130,6 +143,24 @@ class Board:
                     "(`tt-smi -r`), and load again, in a new process if this one cannot open it."
                 )
                 raise BoardError(self.failure) from error
+
+    def discard(self, tenant: Tenant) -> None:
+        """Takes what nobody refers to any more, to free its tensors when the board is next in use.
+
+        ttnn is not meant for two threads at once, and garbage is collected in any thread, in the middle of anything: this
+        neither waits nor calls ttnn.
+        """
+        self._dropped.append(tenant)
+
+    def release(self, tenant: Tenant) -> None:
+        """Frees the tensors of one that is done with the board; of a board that has failed, they go with it."""
+        with self.lock:
+            if self.is_open and not self.failure:
+                self._try(tenant.release)
+
+    def _release_dropped(self) -> None:
+        while self._dropped:
+            self.release(self._dropped.popleft())
 
     def followed(self, stage: Stage) -> Stage:
         """Returns a stage that is also told to the board, so that the error says in which one it failed. Use it in `in_use`.
@@ -149,8 +180,17 @@ class Board:
     def describe(self) -> dict[str, Any]:
         """Returns what the board is, for a report: JSON values. Sizes are bytes, grid is [x, y].
 
-        Where there are several chips, all but `chips` is said of one of them; what is in use, of the fullest.
+        Where there are several chips, all but `chips` is said of one of them; what is in use, of the fullest. Of a closed board
+        it returns what there was to say when it was closed. Waits for a thread that uses the board.
         """
+        with self.lock:
+            if self.is_open:
+                self._described = self._describe()
+            if self._described is None:
+                raise RuntimeError(f"board {self.name!r} is closed, and could not say what it was.")
+            return {**self._described, "open": self.is_open}
+
+    def _describe(self) -> dict[str, Any]:
         import ttnn
 
         dram, l1 = (
@@ -200,7 +240,8 @@ class Board:
         if self._traces is None:
             from .trace import Traces
 
-            self._traces = [Traces(device) for device in self.devices]
+            region = self.trace_region_mb << 20
+            self._traces = [Traces(device, region) for device in self.devices]
         return self._traces
 
     def wait(self) -> None:
@@ -224,20 +265,22 @@ class Board:
     def close(self) -> None:
         """Gives the board back; with the last of its users it is closed. A closed board may be closed again."""
         with self.lock, _opening:
-            self._users = max(self._users - 1, 0)
-            if self._users == 0:
+            if self._users == 1:
                 self._shut()
+            self._users = max(self._users - 1, 0)
 
     def _shut(self) -> None:
         global _open
         if _open is not self:
             return
+        self._try(self.describe)
         _open = None
         self._users = 0
         atexit.unregister(self._shut_at_exit)
         import ttnn
 
         try:
+            self._dropped.clear()  # their memory goes with the board
             for traces in self._traces or []:
                 self._try(traces.release)
             if self._emulator is not None:
@@ -248,7 +291,7 @@ class Board:
             if self._cards is not None:
                 self._cards.release()
 
-    def _try(self, closing: Callable[[], None]) -> None:
+    def _try(self, closing: Callable[[], object]) -> None:
         """Does a part of closing; where a chip fails in it, the rest is closed all the same."""
         try:
             closing()
@@ -316,6 +359,15 @@ def require_ttnn() -> None:
         if error.name != "ttnn":
             raise
         raise ImportError(TTNN_MISSING, name="ttnn") from None
+
+
+def _drop_locals(error: BaseException | None) -> None:
+    """Lets go of what the frames that an error has ended refer to: tensors are freed here, not wherever it is dropped."""
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        traceback.clear_frames(error.__traceback__)
+        error = error.__cause__ or error.__context__
 
 
 def _open_new(name: str, trace_region_mb: int | None, timeout_s: float | None) -> Board:

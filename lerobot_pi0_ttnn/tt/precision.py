@@ -4,15 +4,21 @@ Gemma's and SigLIP's matrices are what a preset rounds. The suffix projections a
 a thousandth of the bytes, and their errors come back in each denoising step.
 """
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 import ttnn
 
 
-def _kernel(fidelity: ttnn.MathFidelity) -> ttnn.WormholeComputeKernelConfig:
+def _kernel(
+    fidelity: ttnn.MathFidelity, throttle: ttnn.ThrottleLevel = ttnn.ThrottleLevel.NO_THROTTLE
+) -> ttnn.WormholeComputeKernelConfig:
     """Returns a config for Wormhole and Blackhole alike: exact exp and gelu, float32 accumulation."""
     return ttnn.WormholeComputeKernelConfig(
-        math_fidelity=fidelity, math_approx_mode=False, fp32_dest_acc_en=True, packer_l1_acc=True
+        math_fidelity=fidelity,
+        math_approx_mode=False,
+        fp32_dest_acc_en=True,
+        packer_l1_acc=True,
+        throttle_level=throttle,
     )
 
 
@@ -26,17 +32,19 @@ class OpPrecision:
         stream: dtype of the residual stream that the role adds to.
         fidelity: passes of the multiplier in matmuls; HiFi4 uses every bit of a bfloat16 mantissa, HiFi2 half of one
             operand's.
+        throttle: how much the matmuls are slowed down, see `throttled`.
     """
 
     weights: ttnn.DataType
     activations: ttnn.DataType
     stream: ttnn.DataType
     fidelity: ttnn.MathFidelity
+    throttle: ttnn.ThrottleLevel = ttnn.ThrottleLevel.NO_THROTTLE
 
     @property
     def kernel(self) -> ttnn.WormholeComputeKernelConfig:
         """The compute kernel config of matmuls with weights."""
-        return _kernel(self.fidelity)
+        return _kernel(self.fidelity, self.throttle)
 
     @property
     def exact_kernel(self) -> ttnn.WormholeComputeKernelConfig:
@@ -103,6 +111,23 @@ def preset(name: str) -> Precision:
     if name not in PRESETS:
         raise ValueError(f"precision: expected one of {', '.join(PRESETS)}, got {name!r}")
     return PRESETS[name]
+
+
+def throttled(precision: Precision, level: int) -> Precision:
+    """Returns a preset whose matmuls with weights are slowed down by idle cycles, and compute the same.
+
+    A full grid of matmuls can draw so much, so suddenly, that a card computes wrong or hangs (di/dt, docs/faults.md).
+
+    Args:
+        precision: the preset.
+        level: 0, not at all; 1 to 5: to 73, 67, 50, 40 and 33 % of the multipliers' rate, by ttnn's own account.
+    """
+    ttnn_level = list(ttnn.ThrottleLevel.__members__.values())[level]
+    roles = {field.name: getattr(precision, field.name) for field in fields(precision)}
+    return replace(
+        precision,
+        **{name: replace(role, throttle=ttnn_level) for name, role in roles.items() if isinstance(role, OpPrecision)},
+    )
 
 
 def table(precision: Precision) -> dict[str, str]:
