@@ -100,6 +100,17 @@ def open_files() -> list[Path]:
     return targets
 
 
+def is_locked(node: Path) -> bool:
+    """Returns whether a process, of those that share this device node, has the card locked by `CardLock`."""
+    try:
+        CardLock([node]).release()
+    except RuntimeError:
+        return True
+    except OSError:  # one that this user may not open
+        return False
+    return False
+
+
 class CardLock:
     """An exclusive lock on cards: ttnn opens every card that a process can see, whichever is asked for.
 
