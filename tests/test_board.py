@@ -444,6 +444,12 @@ class TestTimeout:
         assert not caplog.records
         open_board("auto", operation_timeout_s=60)
         assert "30 s stay in force instead of 60 s" in caplog.text
+        caplog.clear()
+        open_board("auto", operation_timeout_s=30)
+        open_board("auto")
+        assert not caplog.records
+        open_board("auto", operation_timeout_s=90)
+        assert "30 s stay in force instead of 90 s" in caplog.text
 
     def test_ttnn_in_use_before(self, machine, caplog):
         with (machine.nodes / "0").open():
@@ -459,8 +465,9 @@ class TestTimeout:
 
     def test_a_simulator_takes_its_time(self, machine, monkeypatch):
         monkeypatch.setenv("TT_METAL_SIMULATOR", "/somewhere/libttsim.so")
-        open_board("auto")
-        assert machine.ttnn.timeouts == [None]
+        open_board("auto").close()
+        open_board("auto", operation_timeout_s=600)
+        assert machine.ttnn.timeouts == [None, "600"]
 
 
 class TestVisible:

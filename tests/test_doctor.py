@@ -395,8 +395,8 @@ def test_here():
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     assert result.stderr == ""
     findings = {finding["check"]: finding for finding in json.loads(result.stdout)}
-    checks = "python, plug-in, lerobot, torch, numpy, ttnn, card, driver, firmware, hugepages, environment"
-    assert list(findings)[:11] == checks.split(", ")
+    checks = "python, plug-in, lerobot, torch, numpy, ttnn, card, driver, firmware, clock, processes, hugepages, environment"
+    assert list(findings)[:13] == checks.split(", ")
     assert {"hf cache", "tokenizer", "gl"} <= findings.keys()
     if not Path("/dev/tenstorrent").exists() and not list(card.read_cards(Path("/sys"))):
         assert findings["card"]["status"] == "warn"

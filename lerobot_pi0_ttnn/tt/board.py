@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from ..emulation.boards import PREFIX
 from ..latency import Stage
 from .failure import BoardError, is_failure, said
-from .opening import TRACE_REGION_MB, Kind, checked_name, open_chips, open_emulated_board
+from .opening import TRACE_REGION_MB, Kind, checked_name, open_chips, open_emulated_board, warn_of_timeout
 from .record import Recording, recording
 
 if TYPE_CHECKING:
@@ -346,6 +346,8 @@ def open_board(
                 f"trace_region_mb={trace_region_mb}: this process has board {_open.name!r} open with {_open.trace_region_mb} "
                 "MB for traces; ask for as much, or close the policies on it first"
             )
+        else:
+            warn_of_timeout(operation_timeout_s)
         _open._users += 1
         return _open
 

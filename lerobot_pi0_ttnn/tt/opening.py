@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -107,7 +107,9 @@ def open_chips(numbers: list[int], trace_region_mb: int, timeout_s: float | None
             "it, or use --policy.board=emulated:n150"
         )
     if os.environ.get("TT_METAL_SIMULATOR"):
-        return Opened("simulator", _create(numbers, trace_region_mb))
+        # It takes minutes for what a card does at once: no timeout but one that was asked for.
+        with nullcontext() if timeout_s is None else ttnn_timeout(timeout_s, is_late=False):
+            return Opened("simulator", _create(numbers, trace_region_mb))
     nodes = cards.card_nodes()
     if not nodes:
         raise FileNotFoundError(
@@ -183,12 +185,7 @@ def ttnn_timeout(seconds: float | None, *, is_late: bool) -> Iterator[None]:
     of_user = os.environ.get(TIMEOUT)
     wanted = _of_user(of_user, TIMEOUT_SECONDS) if seconds is None else seconds
     if _timeout_in_force is not None:
-        if wanted != _timeout_in_force:
-            logger.warning(
-                "operation_timeout_s: ttnn reads it once in a process, and %g s stay in force instead of %g s.",
-                _timeout_in_force,
-                wanted,
-            )
+        warn_of_timeout(wanted)
         yield
         return
     before = _of_user(of_user, 0)
@@ -213,6 +210,16 @@ def ttnn_timeout(seconds: float | None, *, is_late: bool) -> Iterator[None]:
             os.environ[TIMEOUT] = of_user
     if not is_late:
         _timeout_in_force = wanted
+
+
+def warn_of_timeout(wanted: float | None) -> None:
+    """Warns where a timeout is wanted, after ttnn has been given another one."""
+    if wanted is not None and _timeout_in_force is not None and wanted != _timeout_in_force:
+        logger.warning(
+            "operation_timeout_s: ttnn reads it once in a process, and %g s stay in force instead of %g s.",
+            _timeout_in_force,
+            wanted,
+        )
 
 
 def _of_user(value: str | None, default: float) -> float:
