@@ -395,7 +395,9 @@ def test_here():
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     assert result.stderr == ""
     findings = {finding["check"]: finding for finding in json.loads(result.stdout)}
-    checks = "python, plug-in, lerobot, torch, numpy, ttnn, card, driver, firmware, clock, processes, hugepages, environment"
+    checks = (
+        "python, plug-in, lerobot, torch, numpy, ttnn, card, driver, firmware, clock, processes, hugepages, environment"
+    )
     assert list(findings)[:13] == checks.split(", ")
     assert {"hf cache", "tokenizer", "gl"} <= findings.keys()
     if not Path("/dev/tenstorrent").exists() and not list(card.read_cards(Path("/sys"))):

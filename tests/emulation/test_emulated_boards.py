@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from lerobot_pi0_ttnn.emulation.boards import BOARDS, emulated_board
+from lerobot_pi0_ttnn.emulation.runtime_root import RuntimeRoot
 from lerobot_pi0_ttnn.tt.opening import TRACE_REGION_MB
 
 pytest.importorskip("ttnn")
@@ -121,6 +122,14 @@ def test_it_says_in_the_log_that_it_is_no_card(board, caplog):
     with caplog.at_level(logging.WARNING):
         session.announce(emulated_board("n150"))
     assert "emulated:n150 is emulated: there is no card" in caplog.text
+
+
+def test_the_choice_of_cards_is_not_one_of_mocked_chips(monkeypatch):
+    """ttnn would end the process: `TT_VISIBLE_DEVICES=1` names none of the one mocked chip that an n150 has."""
+    monkeypatch.setenv("TT_VISIBLE_DEVICES", "1")
+    with RuntimeRoot(emulated_board("n150")).environment():
+        assert "TT_VISIBLE_DEVICES" not in os.environ
+    assert os.environ["TT_VISIBLE_DEVICES"] == "1"
 
 
 REFUSALS = """
