@@ -40,7 +40,9 @@ def open_backend(config: PI0TTNNConfig) -> "Board | None":
         return None
     from .tt.board import open_board
 
-    return open_board(config.board)
+    return open_board(
+        config.board, trace_region_mb=config.trace_region_mb, operation_timeout_s=config.operation_timeout_s
+    )
 
 
 def build_model(config: PI0TTNNConfig, weights: Mapping[str, Tensor], board: "Board | None") -> "Model":
@@ -68,15 +70,14 @@ def build_model(config: PI0TTNNConfig, weights: Mapping[str, Tensor], board: "Bo
 
         traces = board.traces
         if traces is None:
-            logger.info("%s: no traces, ops run one by one: %s.", board.name, board.why_no_trace)
+            level = logging.WARNING if board.kind == "card" else logging.INFO
+            logger.log(level, "%s: no traces, calls are eager, which is slower: %s.", board.name, board.why_no_trace)
         with board.in_use("loading the weights"):
             cache = weight_cache(config, weights, board)
+            options: dict[str, Any] = {"precision": config.precision, "throttle": config.throttle, "cache": cache}
             if len(board.devices) > 1:
-                return PI0ReplicasTTNN(
-                    model, counted, board.devices, precision=config.precision, cache=cache, traces=traces
-                )
-            own = traces[0] if traces else None
-            return PI0ModelTTNN(model, counted, board.device, precision=config.precision, cache=cache, traces=own)
+                return PI0ReplicasTTNN(model, counted, board.devices, traces=traces, **options)
+            return PI0ModelTTNN(model, counted, board.device, traces=traces[0] if traces else None, **options)
 
 
 def warm_up(model: "Model", *, chips: int, cameras: int, tokens: int, max_gain: float | None) -> None:

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import logging
+import math
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -44,6 +45,13 @@ class PI0TTNNConfig(PI0Config):
     `emulated:n150` and the like, none at all (see `emulation/`: exact, slow)."""
     precision: str = "balanced"
     """Of the ttnn backend: `accurate`, `balanced` or `fast`, see `tt/precision.py`."""
+    trace_region_mb: int | None = None
+    """DRAM of each chip that is set aside for traces; 1024 by default, or what the board has that is open already."""
+    operation_timeout_s: float | None = None
+    """After so many seconds without progress a card counts as hung; 0: never. By default what the environment variable
+    TT_METAL_OPERATION_TIMEOUT_SECONDS says, else 30."""
+    throttle: int = 0
+    """Of the matmuls on a board: 0, full speed; 1 to 5: 73, 67, 50, 40, 33 % of it, for a card that hangs under load."""
     cache_weights: bool = True
     """Whether the ttnn backend keeps converted weights on disk, so that the next start takes seconds."""
     weight_cache_dir: Path | None = None
@@ -72,6 +80,9 @@ class PI0TTNNConfig(PI0Config):
         _check_choice("backend", self.backend, BACKENDS)
         _check_choice("architecture", self.architecture, ARCHITECTURES)
         _check_choice("precision", self.precision, PRECISIONS)
+        _check_range("trace_region_mb", self.trace_region_mb, 1, 4096)
+        _check_range("operation_timeout_s", self.operation_timeout_s, 0, math.inf)
+        _check_range("throttle", self.throttle, 0, 5)
         self.use_peft = (
             False  # the loader merges adapters itself; LeRobot would wrap torch modules, of which we have none
         )
@@ -89,7 +100,9 @@ class PI0TTNNConfig(PI0Config):
         if name in DEVICE_ALIASES:
             self.board = number or self.board
         elif name != "cpu":
-            logger.info("device=%s: batches stay on the CPU; the backend (%s) computes.", device, self.backend)
+            logger.warning(
+                "device=%s is not used: batches stay on the CPU, and the backend (%s) computes.", device, self.backend
+            )
         self.device: str | None = "cpu"
 
     @property
@@ -121,6 +134,12 @@ class PI0TTNNConfig(PI0Config):
 def _check_choice(field: str, value: str, valid: Sequence[str]) -> None:
     if value not in valid:
         raise ValueError(f"{field}: expected one of {', '.join(valid)}, got {value!r}")
+
+
+def _check_range(field: str, value: float | None, least: float, most: float) -> None:
+    if value is not None and not least <= value <= most:
+        bounds = f"at least {least:g}" if most == math.inf else f"{least:g} to {most:g}"
+        raise ValueError(f"{field}: expected {bounds}, got {value}")
 
 
 def load_config(source: CheckpointSource, cli_overrides: Sequence[str] = ()) -> PI0TTNNConfig:

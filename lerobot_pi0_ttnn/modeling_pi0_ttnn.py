@@ -3,6 +3,7 @@
 import dataclasses
 import logging
 import threading
+import weakref
 from collections import deque
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
@@ -76,18 +77,23 @@ class PI0TTNNPolicy(PreTrainedPolicy):
         self._action_limits = action_limits
         self._is_closed = self._is_warm = False
         self._queue_lock = threading.RLock()
+        self._free: weakref.finalize[..., Any] | None = None
         self.board = open_backend(config)
         try:
             self.model = build_model(config, weights, self.board)
+            if self.board:
+                # Who drops a policy without closing it leaves its tensors to the board, see there.
+                self._free = weakref.finalize(self, self.board.discard, self.model)
+                self._free.atexit = False
+            self._read = _observation_reader(config)
+            self._stopwatch = Stopwatch()
+            self._recorder = Recorder(config.recording_path) if config.recording_path else None
+            self.init_rtc_processor()
+            self.reset()
+            self.eval()
         except BaseException:
             self.close()
             raise
-        self._read = _observation_reader(config)
-        self._stopwatch = Stopwatch()
-        self._recorder = Recorder(config.recording_path) if config.recording_path else None
-        self.init_rtc_processor()
-        self.reset()
-        self.eval()
 
     @classmethod
     def from_pretrained(  # type: ignore[no-untyped-def] # as LeRobot's signature, `kwargs` has no type
@@ -369,12 +375,14 @@ class PI0TTNNPolicy(PreTrainedPolicy):
             raise ValueError(f"noise: expected {expected} float32, got {tuple(noise.shape)} {noise.dtype}.")
 
     def close(self) -> None:
-        """Gives the board back, once, after the chunk that another thread may be predicting.
+        """Frees the policy's memory and gives the board back, once, after the chunk that another thread may be predicting.
 
         The policy cannot predict any more; what it has predicted stays queued. A board that has failed is given back, too.
         """
         with self.board.lock if self.board else nullcontext():
             if self.board and not self._is_closed:
+                if self._free and self._free.detach():
+                    self.board.release(self.model)  # type: ignore[arg-type] # on a board it is one that has tensors there
                 self.board.close()
             self._is_closed = True
 

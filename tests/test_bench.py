@@ -2,6 +2,7 @@
 
 import json
 import time
+from dataclasses import replace
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from lerobot_pi0_ttnn.checkpoint.files import CheckpointSource
 from lerobot_pi0_ttnn.cli import main
 from lerobot_pi0_ttnn.cli.bench import as_text, draw, make_batch
 from lerobot_pi0_ttnn.configuration_pi0_ttnn import load_config
+from lerobot_pi0_ttnn.doctor.card import Card
 from lerobot_pi0_ttnn.latency_report import HOST, TOTAL
 from tests.checkpoints import edit_json, save_lerobot_checkpoint
 from tests.oracle import make_lerobot_policy
@@ -58,7 +60,15 @@ def test_a_card_is_timed_with_and_without_waiting(run, board, monkeypatch):
     monkeypatch.setattr(board, "kind", "card")
     monkeypatch.setattr(type(board), "why_no_trace", "a test")
     monkeypatch.setattr(type(board), "wait", lambda board: waited.append(board) or time.sleep(0.15))
+    read = iter(("1000", "880"))
+    card = Card("0000:01:00.0", "wormhole_b0", "n150", "", "")
+    monkeypatch.setattr("lerobot_pi0_ttnn.cli.bench.read_cards", lambda sys: [replace(card, clock=next(read))])
     text, result = run("--cameras", "1")
+    assert result["backends"]["ttnn"]["clock_mhz"] == {
+        "n150 at 0000:01:00.0": {"before": "1000", "after": "880", "full": 1000}
+    }
+    assert result["backends"]["torch"]["clock_mhz"] == {}
+    assert "1000 MHz before, 880 MHz after, of 1000 MHz: what was timed at a low clock" in text
     milliseconds = result["backends"]["ttnn"]["milliseconds"]
     assert set(milliseconds) == {TOTAL, HOST, "upload", "vision", "prefill", *STEPS, "readback"}
     assert {stage["count"] for stage in milliseconds.values()} == {3}
@@ -126,7 +136,7 @@ def stages(**medians):
 def result():
     """Two backends, by hand: 400 ms and 50 ms."""
     board = {"name": "0", "kind": "card", "arch": "blackhole", "grid": [13, 10], "chips": 1}
-    common = {"steps": 10, "chunks": 9, "note": None}
+    common = {"steps": 10, "chunks": 9, "note": None, "clock_mhz": {}}
     on_card = stages(**{TOTAL: 50.0, HOST: 2.0, "upload": 1.0, "step 10": 2.0, "step 2": 3.0, "readback": 1.0})
     return {
         "checkpoint": "somewhere",
@@ -158,6 +168,11 @@ def test_it_says_what_the_chips_were_given(result):
     result["batch"] = result["backends"]["ttnn"]["board"]["chips"] = 2
     assert "batch 2" in as_text(result)
     assert "on 0 (card, blackhole, 2 chips of 13 x 10)" in as_text(result)
+
+
+def test_a_full_clock_is_said_and_no_more(result):
+    result["backends"]["ttnn"]["clock_mhz"] = {"p150a": {"before": "1350", "after": "1350", "full": 1350}}
+    assert "p150a: 1350 MHz before, 1350 MHz after\n" in as_text(result) + "\n"
 
 
 def test_the_table(result):

@@ -45,6 +45,10 @@ def test_sizes_follow_the_fields():
         ({"architecture": "pi05"}, "architecture: expected one of pi0, tiny"),
         ({"image_resolution": (224, 320)}, "image_resolution: expected a square"),
         ({"n_action_steps": 51}, "n_action_steps"),
+        ({"trace_region_mb": 0}, "trace_region_mb: expected 1 to 4096, got 0"),
+        ({"trace_region_mb": 1 << 20}, "trace_region_mb: expected 1 to 4096"),
+        ({"operation_timeout_s": -1}, "operation_timeout_s: expected at least 0, got -1"),
+        ({"throttle": 6}, "throttle: expected 0 to 5, got 6"),
     ],
 )
 def test_impossible_choices(fields, message):
@@ -58,6 +62,12 @@ def test_impossible_choices(fields, message):
 def test_batches_stay_on_the_cpu(device, board):
     config = PI0TTNNConfig(device=device)
     assert (config.device, config.board) == ("cpu", board)
+
+
+@pytest.mark.parametrize(("device", "warned"), [("cuda", True), ("mps", True), ("cpu", False), ("tt:1", False)])
+def test_a_device_that_is_not_used_is_named(caplog, device, warned):
+    PI0TTNNConfig(device=device)
+    assert (f"device={device} is not used" in caplog.text) is warned
 
 
 def test_training_switches_are_switched_off_aloud(caplog):

@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from lerobot_pi0_ttnn.cli import main
 from lerobot_pi0_ttnn.cli.doctor import as_text, check_board, check_host
 from lerobot_pi0_ttnn.doctor import card, compiler, environment, host, hub, packages
 from lerobot_pi0_ttnn.doctor.finding import Finding
+from lerobot_pi0_ttnn.tt import cards
 
 NODE = Path("/dev/tenstorrent/0")
 WORMHOLE = card.Card("0000:01:00.0", "wormhole_b0", "n150", "19.2.0.0", "identity")
@@ -145,9 +147,13 @@ class TestCard:
         write(bus / "0000:02:00.0/iommu_group/type", "DMA-FQ\n")
         write(bus / "0000:02:00.0/tenstorrent/tenstorrent!0/tt_card_type", "p150a\n")
         write(bus / "0000:02:00.0/tenstorrent/tenstorrent!0/tt_fw_bundle_ver", "19.5.0.0\n")
+        write(bus / "0000:02:00.0/tenstorrent/tenstorrent!0/tt_aiclk", "1350\n")
         write(bus / "0000:01:00.0/vendor", "0x1e52\n")
         write(bus / "0000:01:00.0/device", "0x401e\n")
-        assert card.read_cards(tmp_path) == [card.Card("0000:01:00.0", "wormhole_b0", "", "", ""), BLACKHOLE]
+        assert card.read_cards(tmp_path) == [
+            card.Card("0000:01:00.0", "wormhole_b0", "", "", ""),
+            replace(BLACKHOLE, clock="1350"),
+        ]
         assert card.read_cards(tmp_path / "absent") == []
 
     @pytest.mark.parametrize(
@@ -220,6 +226,48 @@ class TestCard:
         board = {"name": "0", "kind": "card", "arch": "blackhole", "grid": grid, "dram_bytes": 32 << 30}
         assert status(card.check_grid(board, {(8, 8)}), f"{grid[0]} x {grid[1]} workers, 32.0 GiB") == want
 
+    def test_clock(self):
+        slow, full = replace(BLACKHOLE, clock="800"), replace(WORMHOLE, clock="1000")
+        assert status(card.check_clock([slow, WORMHOLE]), "p150a at 0000:02:00.0: 800 MHz now, 1350 while") == "ok"
+        assert status(card.check_clock([WORMHOLE]), "does not tell") == status(card.check_clock([]), "no card") == "ok"
+        assert card.slow_cards([slow, full, WORMHOLE]) == "p150a at 0000:02:00.0: 800 of 1350 MHz"
+        board = {"name": "0", "kind": "card", "arch": "blackhole", "grid": [11, 10], "dram_bytes": 32 << 30}
+        described = board | {"slow": card.slow_cards([slow])}
+        assert status(card.check_grid(described, {(11, 10)}), "its clock was low", "75 C") == "warn"
+
+    @pytest.mark.parametrize(
+        ("variables", "count", "locked", "want", "word"),
+        [
+            ({}, 0, "", "ok", "no card"),
+            ({}, 1, "", "ok", "a process takes /dev/tenstorrent/0"),
+            ({}, 2, "", "ok", "for a process for each card: TT_VISIBLE_DEVICES=0"),
+            ({}, 1, "0", "warn", "`fuser -v /dev/tenstorrent/0` names it; end it"),
+            ({}, 2, "1", "warn", "or part the cards: TT_VISIBLE_DEVICES=0"),
+            ({"TT_VISIBLE_DEVICES": "0"}, 2, "1", "warn", "TT_METAL_CACHE: builds of two at a time collide"),
+            ({"TT_VISIBLE_DEVICES": "0", "TT_METAL_CACHE": "/a"}, 2, "1", "ok", "takes /dev/tenstorrent/0"),
+            ({"TT_VISIBLE_DEVICES": ""}, 2, "", "fail", "set and empty"),
+            ({"TT_VISIBLE_DEVICES": "9"}, 2, "", "fail", "expected numbers below 2"),
+        ],
+    )
+    def test_processes(self, monkeypatch, variables, count, locked, want, word):
+        monkeypatch.setattr(cards, "pci_address", lambda node: f"0000:0{node.name}:00.0")
+        finding = card.check_processes(
+            [NODE.with_name(str(number)) for number in range(count)],
+            variables,
+            visible=cards.visible_nodes,
+            is_locked=lambda node: node.name == locked,
+        )
+        assert status(finding, word) == want
+
+    def test_is_locked(self, tmp_path):
+        node = write(tmp_path / "0")
+        assert not cards.is_locked(node)
+        lock = cards.CardLock([node])
+        assert cards.is_locked(node)
+        lock.release()
+        assert not cards.is_locked(node)
+        assert not cards.is_locked(tmp_path / "1")
+
 
 class TestEnvironment:
     @pytest.mark.parametrize(
@@ -232,6 +280,13 @@ class TestEnvironment:
             ({environment.SLOW_DISPATCH: "1"}, "warn", "command queues"),
             ({"TT_METAL_HOME": "/src"}, "warn", "TT_METAL_HOME=/src"),
             ({"TT_METAL_CORE_GRID_OVERRIDE_TODEPRECATE": "10,9"}, "warn", "a part of the card"),
+            ({"TT_METAL_VISIBLE_DEVICES": "1"}, "warn", "export TT_VISIBLE_DEVICES"),
+            ({environment.TIMEOUT: "30"}, "ok", environment.TIMEOUT),
+            ({environment.TIMEOUT: "0"}, "warn", "for ever"),
+            ({environment.TIMEOUT: "5"}, "warn", "at least 10 s"),
+            ({environment.TIMEOUT: "soon"}, "warn", "at least 10 s"),
+            ({environment.THROTTLE: "2"}, "warn", "slowed down"),
+            ({environment.THROTTLE: "6"}, "warn", "ttnn ignores it"),
         ],
     )
     def test_variables(self, variables, want, word):
@@ -342,8 +397,10 @@ def test_here():
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     assert result.stderr == ""
     findings = {finding["check"]: finding for finding in json.loads(result.stdout)}
-    checks = "python, plug-in, lerobot, torch, numpy, ttnn, card, driver, firmware, hugepages, environment"
-    assert list(findings)[:11] == checks.split(", ")
+    checks = (
+        "python, plug-in, lerobot, torch, numpy, ttnn, card, driver, firmware, clock, processes, hugepages, environment"
+    )
+    assert list(findings)[:13] == checks.split(", ")
     assert {"hf cache", "tokenizer", "gl"} <= findings.keys()
     if not Path("/dev/tenstorrent").exists() and not list(card.read_cards(Path("/sys"))):
         assert findings["card"]["status"] == "warn"

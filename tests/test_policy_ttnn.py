@@ -13,9 +13,12 @@ from lerobot.policies.rtc.configuration_rtc import RTCConfig
 
 pytest.importorskip("ttnn", reason="the TTNN backend's package is not installed")
 
+import ttnn
+
 import lerobot_pi0_ttnn
 from lerobot_pi0_ttnn import PI0TTNNPolicy
 from lerobot_pi0_ttnn.configuration_pi0_ttnn import PRECISIONS
+from lerobot_pi0_ttnn.tt.hook import add_layer, remove_layer
 from lerobot_pi0_ttnn.tt.precision import PRESETS
 from tests.checkpoints import edit_json, save_lerobot_checkpoint
 from tests.oracle import make_batch, make_lerobot_policy, make_noise
@@ -218,3 +221,36 @@ def test_info_says_why_it_does_not_fit(checkpoint, board, capsys, monkeypatch):
     monkeypatch.setattr("lerobot_pi0_ttnn.tt.report.operations_by_stage", out_of_memory)
     assert main(["info", str(checkpoint), "--board", board.name]) == 1
     assert f"cannot run: {board.name}, balanced: TT_FATAL: Out of Memory" in capsys.readouterr().out
+
+
+def test_a_card_without_traces_is_warned_of(load, board, caplog, monkeypatch):
+    monkeypatch.setattr(board, "kind", "card")
+    monkeypatch.setenv("TT_METAL_SLOW_DISPATCH_MODE", "1")
+    load(warm_up=False)
+    (record,) = [record for record in caplog.records if "calls are eager" in record.message]
+    assert record.levelno == logging.WARNING
+    assert "TT_METAL_SLOW_DISPATCH_MODE is set" in record.message
+
+
+@pytest.mark.parametrize("level", [0, 2])
+def test_throttle_reaches_every_matmul_with_weights(load, level):
+    policy, seen = load(throttle=level), []
+
+    def watch(call, proceed):
+        if call.name in ("ttnn.linear", "ttnn.matmul"):
+            seen.append(call.kwargs["compute_kernel_config"].throttle_level)
+        return proceed(*call.args, **call.kwargs)
+
+    add_layer(watch)
+    try:
+        predict(policy)
+    finally:
+        remove_layer(watch)
+    assert len(seen) > 10
+    assert {str(throttle) for throttle in seen} == {str(list(ttnn.ThrottleLevel.__members__.values())[level])}
+
+
+def test_the_board_is_opened_as_the_config_says(load, board):
+    load(trace_region_mb=board.trace_region_mb)
+    with pytest.raises(RuntimeError, match="trace_region_mb=77: this process has board"):
+        load(trace_region_mb=77)

@@ -21,10 +21,12 @@ from torch import Tensor
 
 from ..checkpoint.files import CheckpointSource
 from ..configuration_pi0_ttnn import BACKENDS, PRECISIONS, PI0TTNNConfig, load_config
+from ..doctor.card import CLOCK_MHZ, read_cards
 from ..latency_report import HOST, TOTAL
 from . import predict
 from .hub import add_checkpoint_options, checkpoint_source
 
+SYS = Path("/sys")
 COLUMNS = ("p50", "p95", "p99", "max", "jitter")
 
 
@@ -174,9 +176,16 @@ def measure(
     ready = time.perf_counter() - start
     try:
         is_timed = policy.board is None or policy.board.kind == "card"
+        clocks = read_cards(SYS) if policy.board and is_timed else []
         for _ in range(options.chunks if is_timed else 1):
             actions = policy.predict_action_chunk(batch, noise=noise)
         report = policy.latency()
+        after = {card.address: card.clock for card in read_cards(SYS)} if clocks else {}
+        report["clock_mhz"] = {
+            str(card): {"before": card.clock, "after": after.get(card.address, ""), "full": CLOCK_MHZ.get(card.arch)}
+            for card in clocks
+            if card.clock
+        }
         if policy.board and is_timed:
             # Waiting for the card after each stage costs a little: the totals above are without it.
             policy.config.time_stages = True
@@ -217,6 +226,7 @@ def as_text(result: dict[str, Any]) -> str:
     for name, report in backends.items():
         if TOTAL in report["milliseconds"]:
             lines.append(f"{name}: {_against_the_clock(report, result)}")
+        lines += [f"{card}: {_clock(**clock)}" for card, clock in report["clock_mhz"].items()]
     return "\n".join(lines)
 
 
@@ -272,6 +282,15 @@ def _against_the_clock(report: dict[str, Any], result: dict[str, Any]) -> str:
         f"ticks: it {fits}. Synchronous inference stands still for those {ticks} ticks; real-time chunking needs an "
         f"execution horizon of at least {ticks}."
     )
+
+
+def _clock(before: str, after: str, full: int | None) -> str:
+    """What the clock of a card means for the times that were taken on it."""
+    said = f"{before} MHz before, {after} MHz after"
+    read = [int(text) for text in (before, after) if text.isdecimal()]
+    if full is None or not read or min(read) >= 0.95 * full:
+        return said
+    return f"{said}, of {full} MHz: what was timed at a low clock says nothing of the card (docs/faults.md)"
 
 
 def draw(result: dict[str, Any], output: Path) -> None:

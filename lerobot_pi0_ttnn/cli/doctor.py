@@ -26,7 +26,7 @@ from ..doctor.finding import Finding, Status
 from ..emulation.boards import BOARDS
 from ..review import CHECKS, Severity, review
 from ..review.tokenizer import check_tokenizer, checkpoint_tokenizer
-from ..tt.cards import card_nodes
+from ..tt.cards import card_nodes, is_locked, visible_nodes
 
 SYS = Path("/sys")
 MEMORY_LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
@@ -87,6 +87,8 @@ def check_board(to_open: str | None) -> list[Finding]:
         card.check_card(cards, nodes, may_open=lambda node: os.access(node, os.R_OK | os.W_OK)),
         card.check_driver(cards, nodes, SYS / "module/tenstorrent"),
         card.check_firmware(cards),
+        card.check_clock(cards),
+        card.check_processes(nodes, os.environ, visible=visible_nodes, is_locked=is_locked),
         card.check_hugepages(cards, Path("/proc/mounts").read_text(), SYS),
         environment.check_environment(os.environ),
     ]
@@ -112,10 +114,17 @@ def open_board_apart(name: str) -> Finding:
     """Returns the grid and memory of a board, opened in a process of its own: ttnn may end the one that opens it."""
     program = (
         "import json, sys\n"
+        "from pathlib import Path\n"
+        "from lerobot_pi0_ttnn.doctor.card import read_cards, slow_cards\n"
         "from lerobot_pi0_ttnn.tt.board import open_board\n"
-        "with open_board(sys.argv[1]) as board: print('\\n' + json.dumps(board.describe()))\n"
+        "with open_board(sys.argv[1]) as board:\n"
+        "    slow = slow_cards(read_cards(Path('/sys'))) if board.kind == 'card' else ''\n"
+        "    print('\\n' + json.dumps({**board.describe(), 'slow': slow}))\n"
     )
-    fix = "mend what fails above; if nothing does, `tt-smi -r` resets a card that hangs (it ends whoever uses it)"
+    fix = (
+        "mend what fails above; if nothing does, `tt-smi -r` resets a card that hangs (it ends whoever uses it), and where "
+        "that does not help a Blackhole, switching the machine off and on does"
+    )
     try:
         result = subprocess.run(
             [sys.executable, "-c", program, name], capture_output=True, text=True, timeout=OPEN_SECONDS, check=False

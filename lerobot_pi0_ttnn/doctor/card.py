@@ -23,6 +23,9 @@ LEAST_FIRMWARE = Version("18.10.0")
 HARVESTING_FIRMWARE = Version("19.5.0")
 """From it on, a p150 shows 120 of its 140 cores."""
 
+CLOCK_MHZ = {"wormhole_b0": 1000, "blackhole": 1350}
+"""Of the workers (AICLK) while a process has the card open; without one it is lower."""
+
 GIB_PAGES = Path("kernel/mm/hugepages/hugepages-1048576kB/nr_hugepages")
 DRIVER_FIX = "install the driver (https://github.com/tenstorrent/tt-kmd, DKMS) and run `sudo modprobe tenstorrent`"
 WITHOUT_CARD = (
@@ -40,11 +43,18 @@ class Card:
     firmware: str
     iommu: str
     """The kernel's name of its group's domain: `DMA`, `DMA-FQ`, `identity`."""
+    clock: str = ""
+    """MHz of the workers (AICLK) now."""
 
     @property
     def translated(self) -> bool:
         """Whether an IOMMU maps its memory accesses: ttnn then takes ordinary pages."""
         return self.iommu.startswith("DMA")
+
+    @property
+    def is_slow(self) -> bool:
+        """Whether its clock is too low for a card that is open; False where the driver does not tell."""
+        return self.clock.isdecimal() and int(self.clock) < 0.95 * CLOCK_MHZ.get(self.arch, 0)
 
     def __str__(self) -> str:
         return f"{self.product or self.arch} at {self.address}"
@@ -66,6 +76,7 @@ def read_cards(sys: Path) -> list[Card]:
                 product=_line(driver / "tt_card_type"),
                 firmware=_line(driver / "tt_fw_bundle_ver"),
                 iommu=_line(device / "iommu_group/type"),
+                clock=_line(driver / "tt_aiclk"),
             )
         )
     return cards
@@ -153,11 +164,57 @@ def _grid_note(card: Card, version: Version | None) -> str:
     return ", so 11 x 10 workers" if version >= HARVESTING_FIRMWARE else ", so 13 x 10 workers (11 x 10 from 19.5.0 on)"
 
 
-def check_grid(described: Mapping[str, Any], tried: Container[tuple[int, int]]) -> Finding:
-    """Whether an open board offers a grid that the model's tests have seen.
+def check_processes(
+    nodes: Sequence[Path],
+    environment: Mapping[str, str],
+    *,
+    visible: Callable[[Sequence[Path], Mapping[str, str]], Sequence[Path]],
+    is_locked: Callable[[Path], bool],
+) -> Finding:
+    """Which cards a process here would see and keep to itself, and whether another has them now.
 
     Args:
-        described: see `tt.board.Board.describe`.
+        nodes: the device nodes.
+        environment: of the process.
+        visible: `tt.cards.visible_nodes`.
+        is_locked: `tt.cards.is_locked`.
+    """
+    each = "TT_VISIBLE_DEVICES=0, TT_VISIBLE_DEVICES=1, ... and a TT_METAL_CACHE each"
+    try:
+        seen = visible(nodes, environment)
+    except ValueError as error:
+        return Finding("processes", "fail", str(error), "`unset TT_VISIBLE_DEVICES`, or name a card that is there")
+    if not nodes:
+        return Finding("processes", "ok", "no card")
+    if not seen:
+        found = "TT_VISIBLE_DEVICES is set and empty: a process sees no card"
+        return Finding("processes", "fail", found, "`unset TT_VISIBLE_DEVICES`")
+    taken = [str(node) for node in seen if is_locked(node)]
+    if taken:
+        fix = f"`fuser -v {' '.join(taken)}` names it; end it" + (f", or part the cards: {each}" if nodes[1:] else "")
+        return Finding("processes", "warn", f"another process of this package has {', '.join(taken)}", fix)
+    names = ", ".join(map(str, seen))
+    if len(seen) < len(nodes) and not environment.get("TT_METAL_CACHE"):
+        found = f"a process takes {names} of {len(nodes)} cards, but shares its kernel cache with those on the others"
+        fix = "give each process a TT_METAL_CACHE: builds of two at a time collide in one (tt-metal #24087)"
+        return Finding("processes", "warn", found, fix)
+    found = f"a process takes {names}"
+    return Finding("processes", "ok", f"{found}; for a process for each card: {each}" if seen[1:] else found)
+
+
+def check_clock(cards: Sequence[Card]) -> Finding:
+    """The clock of each card's workers; low is no fault while nobody has the card open."""
+    if not cards:
+        return Finding("clock", "ok", "no card")
+    known = [f"{card}: {card.clock} MHz now, {CLOCK_MHZ[card.arch]} while it is open" for card in cards if card.clock]
+    return Finding("clock", "ok", "; ".join(known) or "the driver does not tell")
+
+
+def check_grid(described: Mapping[str, Any], tried: Container[tuple[int, int]]) -> Finding:
+    """Whether an open board offers a grid that the model's tests have seen, at full clock.
+
+    Args:
+        described: see `tt.board.Board.describe`; `slow` is text about cards whose clock was low while it was open.
         tried: the (x, y) grids of the emulated boards.
     """
     x, y = described["grid"]
@@ -165,10 +222,18 @@ def check_grid(described: Mapping[str, Any], tried: Container[tuple[int, int]]) 
         f"{described['name']} ({described['kind']}, {described['arch']}): {x} x {y} workers, "
         f"{described['dram_bytes'] / 2**30:.1f} GiB of DRAM"
     )
+    if slow := described.get("slow"):
+        fix = "look at its temperature and power (`tt-smi`; a Wormhole slows down at 75 C), then update its firmware"
+        return Finding("grid", "warn", f"{found}; its clock was low while it was open: {slow}", fix)
     if (x, y) not in tried:
         fix = "run `pytest tests/device -m device` on it before you rely on it, and report what it says"
         return Finding("grid", "warn", f"{found}; a grid that no test has seen", fix)
     return Finding("grid", "ok", found)
+
+
+def slow_cards(cards: Sequence[Card]) -> str:
+    """Returns the cards whose clock is too low for cards that are open, in words; empty where none is."""
+    return "; ".join(f"{card}: {card.clock} of {CLOCK_MHZ[card.arch]} MHz" for card in cards if card.is_slow)
 
 
 def check_hugepages(cards: Sequence[Card], mounts: str, sys: Path) -> Finding:

@@ -19,8 +19,6 @@ class EmulatedBoard:
         harvesting: Units fused off in each chip, as the descriptor spells them. A Wormhole has 10 rows of 8 workers and
             spends one row on dispatch; a Blackhole has 14 columns of 10 and spends one column.
         grid: (x, y) workers of a chip that are left to the ops; checked when the board opens.
-        tensix_dispatch: Dispatch from a row of workers where ttnn's own choice is the ethernet cores: with these, ttnn's
-            checks of a mocked device contradict each other (8 x 8 workers for one, 8 x 7 for another).
         chips_on_board: How many it has: the first at PCIe, the second behind it, over two ethernet links.
         chips: How many of them are opened, the first ones.
     """
@@ -31,7 +29,6 @@ class EmulatedBoard:
     product: int
     harvesting: str
     grid: tuple[int, int]
-    tensix_dispatch: bool = False
     chips_on_board: int = 1
     chips: int = 1
 
@@ -78,7 +75,6 @@ BOARDS = {
                 0x14,
                 "harvest_mask: 33",
                 (8, 7),
-                tensix_dispatch=True,
                 chips_on_board=2,
                 chips=chips,
             )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -54,7 +54,9 @@ class RuntimeRoot:
     @contextmanager
     def environment(self) -> Iterator[None]:
         """Points ttnn at this root while the context lasts. ttnn reads its environment once, at the first open."""
-        wanted = {
+        wanted: dict[str, str | None] = {
+            # It would choose among the mocked chips.
+            "TT_VISIBLE_DEVICES": None,
             "TT_METAL_MOCK_CLUSTER_DESC_PATH": str(self.path / "cluster.yaml"),
             "TT_METAL_RUNTIME_ROOT": str(self.path),
             # ttnn appends file names to this one as they are.
@@ -71,15 +73,19 @@ class RuntimeRoot:
             "TT_METAL_LOGGER_LEVEL": os.environ.get("TT_METAL_LOGGER_LEVEL", "warn"),
         }
         before = {name: os.environ.get(name) for name in wanted}
-        os.environ.update(wanted)
+        _set_environment(wanted)
         try:
             yield
         finally:
-            for name, value in before.items():
-                if value is None:
-                    os.environ.pop(name, None)
-                else:
-                    os.environ[name] = value
+            _set_environment(before)
+
+
+def _set_environment(variables: Mapping[str, str | None]) -> None:
+    for name, value in variables.items():
+        if value is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = value
 
 
 def _installed_ttnn() -> Path:

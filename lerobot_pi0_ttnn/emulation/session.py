@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..tt.cards import open_files
 from .boards import PREFIX, EmulatedBoard, emulated_board
 from .runtime_root import RuntimeRoot
 
@@ -24,12 +26,12 @@ class _Session:
 _session: _Session | None = None
 
 
-def open_emulated(name: str, **open_options: Any) -> tuple[list[Any], Any]:
+def open_emulated(name: str, open_options: Callable[[], dict[str, Any]] = dict) -> tuple[list[Any], Any]:
     """Returns ttnn's device for each chip of the board and the `Emulator` around them, started.
 
     Args:
         name: One of `BOARDS`, with or without `emulated:`.
-        **open_options: For `ttnn.CreateDevices`.
+        open_options: Returns those of `ttnn.CreateDevices`, called when ttnn sees the mocked cluster.
     """
     global _session
     board = emulated_board(name)
@@ -46,10 +48,7 @@ def open_emulated(name: str, **open_options: Any) -> tuple[list[Any], Any]:
         _refuse_other_boards(board)
     root = _session.root if _session is not None else RuntimeRoot(board)
     with root.environment():
-        if board.tensix_dispatch:
-            tensix, row = ttnn.device.DispatchCoreType.WORKER, ttnn.device.DispatchCoreAxis.ROW
-            open_options["dispatch_core_config"] = ttnn.device.DispatchCoreConfig(type=tensix, axis=row)
-        devices = ttnn.CreateDevices(list(range(board.chips)), **open_options)
+        devices = ttnn.CreateDevices(list(range(board.chips)), **open_options())
     try:
         for device in devices.values():
             _check(board, root, device)
@@ -79,22 +78,11 @@ def _refuse_other_boards(board: EmulatedBoard) -> None:
             raise RuntimeError(
                 f"{PREFIX}{board.name}: {variable} is set, which asks for another board: unset it, or use board 'auto'"
             )
-    cards = sorted({str(target) for target in _open_files() if str(target).startswith("/dev/tenstorrent/")})
+    cards = sorted({str(target) for target in open_files() if str(target).startswith("/dev/tenstorrent/")})
     if cards:
         raise RuntimeError(
             f"{PREFIX}{board.name}: ttnn has {', '.join(cards)} open in this process: use another process"
         )
-
-
-def _open_files() -> list[Path]:
-    targets = []
-    for entry in Path("/proc/self/fd").iterdir():
-        try:
-            targets.append(entry.readlink())
-        except FileNotFoundError:
-            # The descriptor that listed the folder.
-            continue
-    return targets
 
 
 def _check(board: EmulatedBoard, root: RuntimeRoot, device: Any) -> None:

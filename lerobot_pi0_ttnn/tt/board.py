@@ -12,30 +12,25 @@ import atexit
 import logging
 import os
 import threading
+import traceback
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from functools import partial
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Protocol
 
-from ..emulation.boards import BOARDS, PREFIX, emulated_board
+from ..emulation.boards import PREFIX
 from ..latency import Stage
-from . import cards
 from .failure import BoardError, is_failure, said
+from .opening import TRACE_REGION_MB, Kind, checked_name, open_chips, open_emulated_board, warn_of_timeout
 from .record import Recording, recording
 
 if TYPE_CHECKING:
     from ..emulation.emulator import Emulator
+    from .cards import CardLock
     from .trace import Traces
 
 logger = logging.getLogger(__name__)
-
-TRACE_REGION_BYTES = 1 << 30
-"""DRAM set aside for captured traces; on an emulated board as well, so that what fits there fits on a card.
-
-A trace is 2901 operations at full size (docs/graph.md). An operation took 5.7 kB on the simulator, where the tiny model keeps
-few cores busy. At 28 kB, which makes the 81 MB that others report of a trace on 110 cores, 12 of them fit: one, two and
-three cameras, short and long prompts, free and guided.
-"""
 
 EXIT_SECONDS = 10
 """How long the end of the process waits for a thread that is still computing on the board."""
@@ -47,10 +42,15 @@ With uv: `uv sync`. With pip, in this order:
     pip install --no-deps ttnn==0.81.1
 Without it, the torch backend works: --policy.backend=torch"""
 
-Kind = Literal["card", "simulator", "emulated"]
-
 _opening = threading.RLock()
 _open: Board | None = None
+
+
+class Tenant(Protocol):
+    """What has tensors on a board."""
+
+    def release(self) -> None:
+        """Frees them."""
 
 
 class Board:
@@ -63,6 +63,7 @@ class Board:
         lock: Held by whoever calls ttnn, see `in_use`: LeRobot loads and infers in different threads.
         doing: What the board is in use for, in words.
         failure: How the board failed; None while it works.
+        trace_region_mb: DRAM of each chip that is set aside for traces.
     """
 
     def __init__(
@@ -72,7 +73,8 @@ class Board:
         devices: Sequence[Any],
         *,
         emulator: Emulator | None = None,
-        cards: cards.CardLock | None = None,
+        cards: CardLock | None = None,
+        trace_region_mb: int = TRACE_REGION_MB,
     ) -> None:
         self.name = name
         self.kind: Kind = kind
@@ -80,11 +82,14 @@ class Board:
         self.lock = threading.RLock()
         self.doing = ""
         self.failure: str | None = None
+        self.trace_region_mb = trace_region_mb
         self._emulator = emulator
         self._cards = cards
         self._users = 0
         self._traces: list[Traces] | None = None
         self._is_ending = False
+        self._dropped: deque[Tenant] = deque()
+        self._described: dict[str, Any] | None = None
 
     def __enter__(self) -> Board:
         return self
@@ -124,11 +129,13 @@ class Board:
                 raise BoardError(f"{self.failure} It is not used again.")
             if not self.is_open:
                 raise RuntimeError(f"board {self.name!r} is closed; open it again, or load the policy again.")
+            self._release_dropped()
             self.doing = doing
             try:
                 yield
-            except RuntimeError as error:
-                if not is_failure(error):
+            except BaseException as error:
+                _drop_locals(error)
+                if not isinstance(error, RuntimeError) or not is_failure(error):
                     raise
                 self.failure = (
                     f"board {self.name!r} failed while {self.doing}: {said(error)}. Nothing came of it: let the arm hold. "
@@ -136,6 +143,24 @@ class Board:
                     "(`tt-smi -r`), and load again, in a new process if this one cannot open it."
                 )
                 raise BoardError(self.failure) from error
+
+    def discard(self, tenant: Tenant) -> None:
+        """Takes what nobody refers to any more, to free its tensors when the board is next in use.
+
+        ttnn is not meant for two threads at once, and garbage is collected in any thread, in the middle of anything: this
+        neither waits nor calls ttnn.
+        """
+        self._dropped.append(tenant)
+
+    def release(self, tenant: Tenant) -> None:
+        """Frees the tensors of one that is done with the board; of a board that has failed, they go with it."""
+        with self.lock:
+            if self.is_open and not self.failure:
+                self._try(tenant.release)
+
+    def _release_dropped(self) -> None:
+        while self._dropped:
+            self.release(self._dropped.popleft())
 
     def followed(self, stage: Stage) -> Stage:
         """Returns a stage that is also told to the board, so that the error says in which one it failed. Use it in `in_use`.
@@ -155,8 +180,17 @@ class Board:
     def describe(self) -> dict[str, Any]:
         """Returns what the board is, for a report: JSON values. Sizes are bytes, grid is [x, y].
 
-        Where there are several chips, all but `chips` is said of one of them; what is in use, of the fullest.
+        Where there are several chips, all but `chips` is said of one of them; what is in use, of the fullest. Of a closed board
+        it returns what there was to say when it was closed. Waits for a thread that uses the board.
         """
+        with self.lock:
+            if self.is_open:
+                self._described = self._describe()
+            if self._described is None:
+                raise RuntimeError(f"board {self.name!r} is closed, and could not say what it was.")
+            return {**self._described, "open": self.is_open}
+
+    def _describe(self) -> dict[str, Any]:
         import ttnn
 
         dram, l1 = (
@@ -206,7 +240,8 @@ class Board:
         if self._traces is None:
             from .trace import Traces
 
-            self._traces = [Traces(device) for device in self.devices]
+            region = self.trace_region_mb << 20
+            self._traces = [Traces(device, region) for device in self.devices]
         return self._traces
 
     def wait(self) -> None:
@@ -230,20 +265,22 @@ class Board:
     def close(self) -> None:
         """Gives the board back; with the last of its users it is closed. A closed board may be closed again."""
         with self.lock, _opening:
-            self._users = max(self._users - 1, 0)
-            if self._users == 0:
+            if self._users == 1:
                 self._shut()
+            self._users = max(self._users - 1, 0)
 
     def _shut(self) -> None:
         global _open
         if _open is not self:
             return
+        self._try(self.describe)
         _open = None
         self._users = 0
         atexit.unregister(self._shut_at_exit)
         import ttnn
 
         try:
+            self._dropped.clear()  # their memory goes with the board
             for traces in self._traces or []:
                 self._try(traces.release)
             if self._emulator is not None:
@@ -254,7 +291,7 @@ class Board:
             if self._cards is not None:
                 self._cards.release()
 
-    def _try(self, closing: Callable[[], None]) -> None:
+    def _try(self, closing: Callable[[], object]) -> None:
         """Does a part of closing; where a chip fails in it, the rest is closed all the same."""
         try:
             closing()
@@ -277,22 +314,40 @@ class Board:
             self.lock.release()
 
 
-def open_board(board: str = "auto") -> Board:
+def open_board(
+    board: str = "auto", *, trace_region_mb: int | None = None, operation_timeout_s: float | None = None
+) -> Board:
     """Returns the board of this process, opened if it is not yet.
 
     Args:
         board: `auto`, the first chip (or the simulator, where TT_METAL_SIMULATOR names one); `0`, `1`, ...: that chip;
             `0,1`: these chips, as one board; `emulated:n150` and the like: an emulated board, see `emulation.boards`.
+        trace_region_mb: DRAM of each chip to set aside for traces; by default TRACE_REGION_MB, or what an open board has.
+        operation_timeout_s: after so many seconds without progress a card counts as hung; 0: never. By default what the
+            environment variable TT_METAL_OPERATION_TIMEOUT_SECONDS says, else 30.
+
+    Raises:
+        ValueError: there is no such board.
+        FileNotFoundError: there is no card.
+        RuntimeError: this process has another board open, or the same with other DRAM for traces; or another process has
+            the card.
     """
     global _open
-    wanted = _checked(board)
+    wanted = checked_name(board)
     require_ttnn()
     with _opening:
         if _open is None:
-            _open = _open_new(wanted)
+            _open = _open_new(wanted, trace_region_mb, operation_timeout_s)
             atexit.register(_open._shut_at_exit)
         elif wanted not in ("auto", _open.name) or (wanted == "auto" and _open.kind == "emulated"):
             raise RuntimeError(f"board {board!r}: this process has board {_open.name!r} open, and can have one only")
+        elif trace_region_mb not in (None, _open.trace_region_mb):
+            raise RuntimeError(
+                f"trace_region_mb={trace_region_mb}: this process has board {_open.name!r} open with {_open.trace_region_mb} "
+                "MB for traces; ask for as much, or close the policies on it first"
+            )
+        else:
+            warn_of_timeout(operation_timeout_s)
         _open._users += 1
         return _open
 
@@ -308,59 +363,21 @@ def require_ttnn() -> None:
         raise ImportError(TTNN_MISSING, name="ttnn") from None
 
 
-def _checked(board: str) -> str:
-    if board.startswith(PREFIX):
-        return PREFIX + emulated_board(board).name
-    if board == "auto":
-        return board
-    numbers = board.split(",")
-    if all(number.isdecimal() for number in numbers):
-        chips = [str(int(number)) for number in numbers]
-        if len(set(chips)) < len(chips):
-            raise ValueError(f"board {board!r}: expected each chip once")
-        return ",".join(chips)
-    emulated = ", ".join(PREFIX + name for name in BOARDS)
-    raise ValueError(
-        f"board {board!r}: expected 'auto', the number of a chip ('0', '1', ...), several of them ('0,1'), or one of "
-        f"{emulated}"
-    )
+def _drop_locals(error: BaseException | None) -> None:
+    """Lets go of what the frames that an error has ended refer to: tensors are freed here, not wherever it is dropped."""
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        traceback.clear_frames(error.__traceback__)
+        error = error.__cause__ or error.__context__
 
 
-def _open_new(wanted: str) -> Board:
-    if wanted.startswith(PREFIX):
-        from ..emulation.session import open_emulated
-
-        devices, emulator = open_emulated(wanted, trace_region_size=TRACE_REGION_BYTES)
-        return Board(wanted, "emulated", devices, emulator=emulator)
-    return _open_chips([0] if wanted == "auto" else [int(number) for number in wanted.split(",")])
-
-
-def _open_chips(numbers: list[int]) -> Board:
-    if os.environ.get("TT_METAL_MOCK_CLUSTER_DESC_PATH"):
-        raise RuntimeError(
-            "TT_METAL_MOCK_CLUSTER_DESC_PATH is set: ttnn would open a mocked card, which computes nothing. Unset "
-            "it, or use --policy.board=emulated:n150"
-        )
-    simulator = os.environ.get("TT_METAL_SIMULATOR")
-    nodes = [] if simulator else cards.card_nodes()
-    if not simulator and not nodes:
-        raise FileNotFoundError(
-            f"no Tenstorrent board: there is no device node {cards.NODES}/*, and TT_METAL_SIMULATOR is not set. "
-            "Without a card, use --policy.board=emulated:n150 (checks the TTNN graph, slow) or --policy.backend=torch"
-        )
-    import ttnn
-
-    name = ",".join(map(str, numbers))
-    lock = cards.CardLock(nodes)
-    try:
-        count = ttnn.GetNumAvailableDevices()
-        if max(numbers) >= count:
-            raise ValueError(
-                f"board {name!r}: expected numbers below {count}, the chips that ttnn finds in this machine"
-            )
-        # One call: the second chip of an n300 is reached through the first, and both are closed with the last.
-        devices = ttnn.CreateDevices(numbers, trace_region_size=TRACE_REGION_BYTES)
-    except (RuntimeError, ValueError):
-        lock.release()
-        raise
-    return Board(name, "simulator" if simulator else "card", [devices[number] for number in numbers], cards=lock)
+def _open_new(name: str, trace_region_mb: int | None, timeout_s: float | None) -> Board:
+    region = TRACE_REGION_MB if trace_region_mb is None else trace_region_mb
+    if name.startswith(PREFIX):
+        opened = open_emulated_board(name, region)
+    else:
+        numbers = [0] if name == "auto" else [int(number) for number in name.split(",")]
+        name = ",".join(map(str, numbers))
+        opened = open_chips(numbers, region, timeout_s)
+    return Board(name, opened.kind, opened.devices, emulator=opened.emulator, cards=opened.lock, trace_region_mb=region)

@@ -165,7 +165,7 @@ class Contexts:
         precision: dtypes.
         device: where they are.
         embed: writes the embeddings of tokens, see `PaliGemmaBackboneTTNN.embed_language`.
-        traces: the device's, given up before a new context is allocated.
+        traces: the device's, released before a new context is allocated.
     """
 
     def __init__(
@@ -201,6 +201,14 @@ class Contexts:
             self._fill(size, make_context(cameras, tokens, self.config, self.precision))
             self._prompts[size] = prompt
         return self._contexts[size]
+
+    def tensors(self) -> list[ttnn.Tensor]:
+        """Returns all that is on the device."""
+        contexts = self._contexts.values()
+        return [
+            *(tensor for context in contexts for tensor in context.tensors()),
+            *(context.language for context in contexts if context.language is not None),
+        ]
 
     def _fill(self, size: tuple[int, int], context: Context) -> None:
         on_device = self._contexts.get(size)

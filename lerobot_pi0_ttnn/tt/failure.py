@@ -2,8 +2,16 @@
 
 import re
 
-REFUSED = re.compile(r"TT_FATAL|TT_THROW @ .*\n.*\nStatically allocated (dataflow|circular) buffers")
-"""What ttnn begins an error with where it finds a call wrong, or too large for the memory, before it asks the board."""
+REFUSED = re.compile(
+    r"TT_(FATAL|THROW) @ /project/(ttnn/cpp/ttnn/operations/|ttnn/cpp/ttnn-nanobind/pytensor|ttnn/core/tensor/"
+    r"|tt_metal/impl/(allocator|tensor)/|tt_metal/common/shape)"
+    r"|TT_THROW @ .*\n.*\nStatically allocated (dataflow|circular) buffers"
+)
+"""How an error begins where ttnn finds a call wrong, or too large for the memory, before it asks the board.
+
+By the file that checks: operations and their program factories, tensors and shapes, the allocator; and the sizes of buffers in
+L1. These were seen on emulated boards. TT_FATAL alone says nothing: dispatch, driver and firmware fail by it, too.
+"""
 
 
 class BoardError(RuntimeError):

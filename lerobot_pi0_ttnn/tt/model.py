@@ -16,7 +16,7 @@ from .context import UPLOADS_PER_CONTEXT, Context, Contexts
 from .inputs import UPLOADS_PER_ROW, InputMaker, RowInputs
 from .layers import device_bytes
 from .paligemma import PaliGemmaBackboneTTNN, Prefix
-from .precision import preset, table
+from .precision import preset, table, throttled
 from .program import TILE, round_up
 from .suffix import SuffixEmbeddingTTNN
 from .trace import Traces
@@ -32,6 +32,7 @@ class PI0ModelTTNN:
         weights: all tensors by name, `PI0WeightLoader` or a plain dict; converted and uploaded one by one.
         device: an open ttnn device: a card, a simulator or an emulated board.
         precision: `accurate`, `balanced` or `fast`, see `tt/precision.py`.
+        throttle: of the matmuls, 0 to 5, see there.
         cache: where to keep the converted weights of a checkpoint, so that it loads in seconds the next time.
         traces: the device's; without, ops run one by one. Whoever shares the device shares them.
         first: the same model on another chip, from which the converted weights are copied.
@@ -52,11 +53,12 @@ class PI0ModelTTNN:
         device: ttnn.Device,
         *,
         precision: str = "balanced",
+        throttle: int = 0,
         cache: WeightCache | None = None,
         traces: Traces | None = None,
         first: "PI0ModelTTNN | None" = None,
     ) -> None:
-        self.precision = preset(precision, device.arch())
+        self.precision = throttled(preset(precision, device.arch()), throttle)
         check_weights(config, weights)
         if traces is not None:
             traces.release()
@@ -66,7 +68,7 @@ class PI0ModelTTNN:
         self._uploaded: Mapping[str, ttnn.Tensor] = on_device.uploaded
         self.backbone = PaliGemmaBackboneTTNN(config, on_device, self.precision)
         self.suffix_embedding = SuffixEmbeddingTTNN(
-            config, on_device, self.backbone.expert_norm, self.precision.suffix, self.precision.expert.stream
+            config, on_device, self.backbone.expert_norm, self.precision.suffix, self.precision.expert.stream, traces
         )
         if cache is not None:
             cache.commit()
@@ -166,7 +168,7 @@ class PI0ModelTTNN:
             if asked:
                 # A trace writes in one place: a row's result comes down before the next row runs.
                 done.append(self._read(asked.pop(), stage))
-            key = (self._identity, steps, guidance and guidance.max_gain, context.layout.state)
+            key = (steps, guidance and guidance.max_gain, context.layout.state)
             asked.append(self._replay(traces, key, inputs, context, time_bias, times, stage))
         actions = asked[0] if len(asked) == 1 else ttnn.concat(asked, dim=0)
         return lambda: torch.cat([*done, self._read(actions, stage)])
@@ -182,7 +184,9 @@ class PI0ModelTTNN:
         stage: Stage,
     ) -> ttnn.Tensor:
         with stage("trace"):
-            return traces.run(key, inputs, lambda inputs: self._integrate(inputs, context, time_bias, times, untimed))
+            return traces.run(
+                self._identity, key, inputs, lambda inputs: self._integrate(inputs, context, time_bias, times, untimed)
+            )
 
     def _read(self, actions: ttnn.Tensor, stage: Stage) -> Tensor:
         with stage("readback"):
@@ -228,6 +232,14 @@ class PI0ModelTTNN:
 
         field = guided(velocity, inputs.guidance, times) if inputs.guidance else velocity
         return euler_integrate(timed_steps(field, stage), inputs.noise, len(times), advance=ttnn.addalpha)
+
+    def release(self) -> None:
+        """Frees all that the model has on the device, its traces included; it cannot compute any more."""
+        if self._traces is not None:
+            self._traces.forget(self._identity)
+        lasting = (self.contexts, self.backbone, self.suffix_embedding)
+        for tensor in (*self._uploaded.values(), *(tensor for part in lasting for tensor in part.tensors())):
+            ttnn.deallocate(tensor)
 
     def warm_up_shapes(self, cameras: int, tokens: int) -> list[tuple[int, int]]:
         """Returns the (cameras, prompt tokens) to run once before it counts: one for each set of kernels that rows need.

@@ -182,3 +182,7 @@ class PaliGemmaBackboneTTNN:
                 KeyValueCache(length, self.config.vlm, self.precision.cache, self.device) for _ in self.expert_layers
             ]
         return self._caches[length]
+
+    def tensors(self) -> list[ttnn.Tensor]:
+        """Returns what was allocated beside the weights and stays: the caches."""
+        return [tensor for caches in self._caches.values() for cache in caches for tensor in (cache.keys, cache.values)]

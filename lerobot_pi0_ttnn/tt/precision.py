@@ -7,7 +7,7 @@ All accumulation is float32, and so no op of a Wormhole runs at HiFi4: the pair 
 (docs/errata.md). Everything that multiplies, our own programs included, takes its fidelity from here.
 """
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 import ttnn
 
@@ -20,10 +20,16 @@ HIGHEST_FIDELITY = {
 """The most passes of the multiplier that an architecture accumulates in float32 without a known fault."""
 
 
-def _kernel(fidelity: ttnn.MathFidelity) -> ttnn.WormholeComputeKernelConfig:
+def _kernel(
+    fidelity: ttnn.MathFidelity, throttle: ttnn.ThrottleLevel = ttnn.ThrottleLevel.NO_THROTTLE
+) -> ttnn.WormholeComputeKernelConfig:
     """Returns a config for Wormhole and Blackhole alike: exact exp and gelu, float32 accumulation."""
     return ttnn.WormholeComputeKernelConfig(
-        math_fidelity=fidelity, math_approx_mode=False, fp32_dest_acc_en=True, packer_l1_acc=True
+        math_fidelity=fidelity,
+        math_approx_mode=False,
+        fp32_dest_acc_en=True,
+        packer_l1_acc=True,
+        throttle_level=throttle,
     )
 
 
@@ -38,6 +44,7 @@ class OpPrecision:
         fidelity: passes of the multiplier in matmuls with weights; HiFi3 uses every bit of a bfloat16 mantissa but for the
             product of the low bits of both operands, HiFi2 the high bits of one operand only.
         exact_fidelity: in all that is not a matmul with weights: norms, RoPE, attention.
+        throttle: how much the matmuls are slowed down, see `throttled`.
     """
 
     weights: ttnn.DataType
@@ -45,11 +52,12 @@ class OpPrecision:
     stream: ttnn.DataType
     fidelity: ttnn.MathFidelity
     exact_fidelity: ttnn.MathFidelity
+    throttle: ttnn.ThrottleLevel = ttnn.ThrottleLevel.NO_THROTTLE
 
     @property
     def kernel(self) -> ttnn.WormholeComputeKernelConfig:
         """The compute kernel config of matmuls with weights."""
-        return _kernel(self.fidelity)
+        return _kernel(self.fidelity, self.throttle)
 
     @property
     def exact_kernel(self) -> ttnn.WormholeComputeKernelConfig:
@@ -134,6 +142,23 @@ def preset(name: str, arch: ttnn.device.Arch) -> Precision:
         suffix=role(ttnn.float32, ttnn.float32, activations=ttnn.float32),
         cache=ttnn.bfloat16,
         rotary=ttnn.float32,
+    )
+
+
+def throttled(precision: Precision, level: int) -> Precision:
+    """Returns a preset whose matmuls with weights are slowed down by idle cycles, and compute the same.
+
+    A full grid of matmuls can draw so much, so suddenly, that a card computes wrong or hangs (di/dt, docs/faults.md).
+
+    Args:
+        precision: the preset.
+        level: 0, not at all; 1 to 5: to 73, 67, 50, 40 and 33 % of the multipliers' rate, by ttnn's own account.
+    """
+    ttnn_level = list(ttnn.ThrottleLevel.__members__.values())[level]
+    roles = {field.name: getattr(precision, field.name) for field in fields(precision)}
+    return replace(
+        precision,
+        **{name: replace(role, throttle=ttnn_level) for name, role in roles.items() if isinstance(role, OpPrecision)},
     )
 
 

@@ -27,6 +27,7 @@ class PI0ReplicasTTNN:
         weights: all tensors by name, `PI0WeightLoader` or a plain dict.
         devices: open ttnn devices, one for each chip.
         precision: `accurate`, `balanced` or `fast`, see `tt/precision.py`.
+        throttle: of the matmuls, 0 to 5, see there.
         cache: where to keep the converted weights of a checkpoint.
         traces: of each device; None where ops run one by one.
 
@@ -44,15 +45,16 @@ class PI0ReplicasTTNN:
         devices: Sequence[ttnn.Device],
         *,
         precision: str = "balanced",
+        throttle: int = 0,
         cache: WeightCache | None = None,
         traces: Sequence[Traces] | None = None,
     ) -> None:
         self.config = config
         each: Sequence[Traces | None] = traces or [None] * len(devices)
         (device, own), *others = zip(devices, each, strict=True)
-        first = PI0ModelTTNN(config, weights, device, precision=precision, cache=cache, traces=own)
+        first = PI0ModelTTNN(config, weights, device, precision=precision, throttle=throttle, cache=cache, traces=own)
         self.models = [first] + [
-            PI0ModelTTNN(config, weights, device, precision=precision, traces=own, first=first)
+            PI0ModelTTNN(config, weights, device, precision=precision, throttle=throttle, traces=own, first=first)
             for device, own in others
         ]
 
@@ -108,6 +110,11 @@ class PI0ReplicasTTNN:
     def one_by_one(self, value: bool) -> None:
         for model in self.models:
             model.one_by_one = value
+
+    def release(self) -> None:
+        """Frees all that the models have on their devices; they cannot compute any more."""
+        for model in self.models:
+            model.release()
 
     def warm_up_shapes(self, cameras: int, tokens: int) -> list[tuple[int, int]]:
         """Returns what `PI0ModelTTNN.warm_up_shapes` does: each chip is to run a row of each."""

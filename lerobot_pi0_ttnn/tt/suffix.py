@@ -14,6 +14,7 @@ from ..model_config import PI0ModelConfig
 from .layers import Linear, RMSNorm, pad_columns, pad_rows
 from .precision import OpPrecision
 from .program import TILE, round_up
+from .trace import Traces
 from .weights import DeviceWeights, to_device
 
 
@@ -28,6 +29,7 @@ class SuffixEmbeddingTTNN:
         norm: the expert's last norm, whose output `velocity` reads.
         precision: of the matmuls.
         stream: dtype of the expert's residual stream.
+        traces: the device's, released before a new table of times is allocated.
     """
 
     def __init__(
@@ -37,9 +39,11 @@ class SuffixEmbeddingTTNN:
         norm: RMSNorm,
         precision: OpPrecision,
         stream: ttnn.DataType,
+        traces: Traces | None = None,
     ) -> None:
         self.config = config
         self.precision = precision
+        self._traces = traces
         self.device = weights.device
         self.programs = weights.programs
         width, actions = config.expert.width, round_up(config.action_dim, TILE)
@@ -101,11 +105,17 @@ class SuffixEmbeddingTTNN:
         """
         key = tuple(times)
         if key not in self._time_biases:
+            if self._traces is not None:
+                self._traces.release()
             config = self.config
             embedding = time_embedding(times, config.expert.width, config.min_period, config.max_period)
             rows = F.linear(embedding, self.time_half, self.constant_bias)
             self._time_biases[key] = [to_device(row[None, :], self.precision.activations, self.device) for row in rows]
         return self._time_biases[key]
+
+    def tensors(self) -> list[ttnn.Tensor]:
+        """Returns what was allocated beside the weights and stays: the tables of times."""
+        return [row for rows in self._time_biases.values() for row in rows]
 
     def embed_actions(self, x_t: ttnn.Tensor, time_bias: ttnn.Tensor) -> ttnn.Tensor:
         """Returns the action tokens, (1, 1, horizon, D) in shards.

@@ -2,10 +2,11 @@
 
 A trace knows addresses, not tensors. What lives on between calls must not lie where a trace puts what it computes on the way,
 and ttnn keeps only those addresses free that were taken when the trace was captured. So whoever is about to allocate
-something that stays gives up all traces first (`release`); each is captured anew when it is next wanted.
+something that stays releases all traces first; each is captured anew when it is next wanted.
 """
 
 import logging
+import re
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
@@ -18,10 +19,16 @@ from .inputs import RowInputs
 logger = logging.getLogger(__name__)
 
 CAPACITY = 16
-"""Sets of shapes for which there are traces: three cameras or fewer, two lengths of prompt, free and guided, four to spare."""
+"""Sets of shapes that are known: three cameras or fewer, two lengths of prompt, free and guided, four to spare."""
 
-NO_ROOM = "allocated for trace region"
-"""What ttnn says where a trace does not fit."""
+NO_ROOM = re.compile(r"Creating trace buffers of size (\d+)B .*only (\d+)B is allocated for trace region")
+"""What ttnn says where a trace does not fit: the bytes of all that it counts, this one included, and those set aside."""
+
+SCATTERED = re.compile(r"Not enough space to allocate (\d+) B TRACE buffer")
+"""What it says where there is room, but in no one piece."""
+
+GROWTH = 1.25
+"""How much larger than any before it a trace of other shapes is taken to be, until it is captured."""
 
 Compute = Callable[[RowInputs], ttnn.Tensor]
 
@@ -30,47 +37,60 @@ Compute = Callable[[RowInputs], ttnn.Tensor]
 class _Entry:
     """Inputs that stay where they are, and the trace that reads them, if it is captured."""
 
+    owner: Hashable
     inputs: RowInputs
     trace: Any = None
     output: ttnn.Tensor | None = None
+    size: int = 0
+    """Bytes of the trace when it was last captured, or did not fit; 0 before."""
 
 
 class Traces:
     """The traces on one device, whichever models they are of; the least recently used one gives way.
 
+    ttnn never forgets a trace that did not fit, and counts its bytes until the device is closed. So what a trace will take is
+    estimated, and others are released for it, before it is captured.
+
     Args:
         device: that can trace.
+        region_bytes: DRAM of the device that is set aside for traces.
     """
 
-    def __init__(self, device: ttnn.Device) -> None:
+    def __init__(self, device: ttnn.Device, region_bytes: int) -> None:
         self._device = device
-        self._is_full = False
+        self._region = region_bytes
+        self._lost = 0
+        self._has_warned = False
         self._entries: OrderedDict[Hashable, _Entry] = OrderedDict()
 
-    def run(self, key: Hashable, row: RowInputs, compute: Compute) -> ttnn.Tensor:
+    def run(self, owner: Hashable, key: Hashable, row: RowInputs, compute: Compute) -> ttnn.Tensor:
         """Returns what `compute` returns for this row; valid until the next call.
 
-        The first call for a key and shapes runs the ops one by one, the second one captures them, later ones replay.
+        The first call for a key and shapes is eager, the second one captures a trace, later ones replay it.
 
         Args:
+            owner: whose trace it is, see `forget`.
             key: what else than the row's shapes `compute` depends on.
             row: on the host.
             compute: runs ops on a row on the device; reads nothing back, and depends on no value on the host but the key's.
         """
-        full_key = (key, row.specs())
+        full_key = (owner, key, row.specs())
         entry = self._entries.get(full_key)
         if entry is None:
-            return self._run_first(full_key, row, compute)
+            return self._run_first(full_key, owner, row, compute)
         self._entries.move_to_end(full_key)
         row.copy_over(entry.inputs)
-        if entry.trace is None and not self._is_full:
-            self._capture(entry, compute)
+        # Twice: where the estimate was too low, the size is known the second time.
+        for _ in range(2):
+            if entry.trace is None and self._make_room(entry):
+                self._capture(entry, compute)
         if entry.trace is None:
             return compute(entry.inputs)
         ttnn.execute_trace(self._device, entry.trace, cq_id=0, blocking=False)
         return entry.output
 
     def _capture(self, entry: _Entry, compute: Compute) -> None:
+        before = self._bytes_in_use()
         trace = ttnn.begin_trace_capture(self._device, cq_id=0)
         try:
             try:
@@ -79,30 +99,75 @@ class Traces:
                 # Also after an interrupt: until a capture ends, the device does nothing else.
                 ttnn.end_trace_capture(self._device, trace, cq_id=0)
         except RuntimeError as error:
-            if NO_ROOM not in str(error):
+            counted, scattered = NO_ROOM.search(str(error)), SCATTERED.search(str(error))
+            if counted:
+                entry.size = int(counted[1]) - before - self._lost
+            elif scattered:
+                entry.size = int(scattered[1])
+                self.release()
+            else:
                 raise
-            # ttnn goes on counting the trace that did not fit: none will fit from now on.
-            self._is_full = True
-            logger.warning(
-                "the traces need more room than the board sets aside for them: from here on ops run one by one where there "
-                "is no trace yet, which is slower. Load fewer policies on this board, or one with fewer cameras."
-            )
+            self._lost += entry.size
+            # ttnn takes it for a live one, which makes later allocations suspect to it.
+            ttnn.release_trace(self._device, trace)
             return
         entry.trace, entry.output = trace, output
+        entry.size = self._bytes_in_use() - before
 
-    def _run_first(self, full_key: Hashable, row: RowInputs, compute: Compute) -> ttnn.Tensor:
+    def _bytes_in_use(self) -> int:
+        view = ttnn.get_memory_view(self._device, ttnn.BufferType.TRACE)
+        return int(view.num_banks * view.total_bytes_allocated_per_bank)
+
+    def _make_room(self, entry: _Entry) -> bool:
+        """Releases the least recently used traces until this one should fit; returns whether it can."""
+        known = [other.size for other in self._entries.values() if other.size]
+        if self._lost + (entry.size or min(known, default=0)) > self._region:
+            self._warn("a trace does not fit into the rest of it: from here on these calls are eager, which is slower")
+            return False
+        size = entry.size or int(GROWTH * max(known, default=0))
+        for other in list(self._entries.values()):
+            if self._lost + self._bytes_in_use() + size <= self._region:
+                break
+            if other.trace is not None:
+                self._release(other)
+                self._warn("traces give way to one another, and are captured anew at each change, which is slower")
+        return True
+
+    def _warn(self, what: str) -> None:
+        if not self._has_warned:
+            logger.warning(
+                "%d MB are set aside for traces, and are too few: %s. Set --policy.trace_region_mb higher, load fewer "
+                "policies on this board, or ones with fewer cameras.",
+                self._region >> 20,
+                what,
+            )
+        self._has_warned = True
+
+    def _run_first(self, full_key: Hashable, owner: Hashable, row: RowInputs, compute: Compute) -> ttnn.Tensor:
         self.release()
         while len(self._entries) >= CAPACITY:
             self._entries.popitem(last=False)
-        entry = self._entries[full_key] = _Entry(row.on(self._device))
+        entry = self._entries[full_key] = _Entry(owner, row.on(self._device))
         return compute(entry.inputs)
 
     def release(self) -> None:
-        """Gives up all traces, so that something may be allocated that stays."""
+        """Releases all traces, so that something may be allocated that stays."""
         for entry in self._entries.values():
-            if entry.trace is not None:
-                ttnn.release_trace(self._device, entry.trace)
-            entry.trace = entry.output = None
+            self._release(entry)
+
+    def _release(self, entry: _Entry) -> None:
+        if entry.trace is not None:
+            ttnn.release_trace(self._device, entry.trace)
+        entry.trace = entry.output = None
+
+    def forget(self, owner: Hashable) -> None:
+        """Releases the traces of one owner, and frees what they read and write."""
+        for full_key, entry in list(self._entries.items()):
+            if entry.owner is owner:
+                self._release(entry)
+                del self._entries[full_key]
+                for tensor in entry.inputs.tensors():
+                    ttnn.deallocate(tensor)
 
     @property
     def captured(self) -> int:

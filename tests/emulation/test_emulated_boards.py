@@ -7,12 +7,14 @@ import logging
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
 
 from lerobot_pi0_ttnn.emulation.boards import BOARDS, emulated_board
-from lerobot_pi0_ttnn.tt.board import TRACE_REGION_BYTES
+from lerobot_pi0_ttnn.emulation.runtime_root import RuntimeRoot
+from lerobot_pi0_ttnn.tt.opening import TRACE_REGION_MB
 
 pytest.importorskip("ttnn")
 
@@ -46,7 +48,7 @@ def check_description(found, name):
     assert found["chips"] == (2 if name.endswith("x2") else 1)
     assert (found["arch"], found["grid"], found["workers"]) == (arch, grid, grid[0] * grid[1])
     assert found["dram_banks"] == banks
-    room = banks * bank_bytes - TRACE_REGION_BYTES
+    room = banks * bank_bytes - (TRACE_REGION_MB << 20)
     assert 0.95 * room < found["dram_bytes"] < room
     assert 1.3e6 < found["l1_bytes_per_core"] < (1.5e6 if arch == "wormhole_b0" else 1.6e6)
 
@@ -122,6 +124,14 @@ def test_it_says_in_the_log_that_it_is_no_card(board, caplog):
     assert "emulated:n150 is emulated: there is no card" in caplog.text
 
 
+def test_the_choice_of_cards_is_not_one_of_mocked_chips(monkeypatch):
+    """ttnn would end the process: `TT_VISIBLE_DEVICES=1` names none of the one mocked chip that an n150 has."""
+    monkeypatch.setenv("TT_VISIBLE_DEVICES", "1")
+    with RuntimeRoot(emulated_board("n150")).environment():
+        assert "TT_VISIBLE_DEVICES" not in os.environ
+    assert os.environ["TT_VISIBLE_DEVICES"] == "1"
+
+
 REFUSALS = """
 import ttnn
 from lerobot_pi0_ttnn.emulation.boards import emulated_board
@@ -190,6 +200,6 @@ def test_it_refuses_a_process_that_has_a_card_open(monkeypatch):
     from lerobot_pi0_ttnn.emulation import session
 
     monkeypatch.setattr(session, "_session", None)
-    monkeypatch.setattr(session, "_open_files", lambda: [session.Path("/dev/tenstorrent/3"), session.Path("/dev/null")])
+    monkeypatch.setattr(session, "open_files", lambda: [Path("/dev/tenstorrent/3"), Path("/dev/null")])
     with pytest.raises(RuntimeError, match=r"/dev/tenstorrent/3 open in this process"):
         session.open_emulated("n150")

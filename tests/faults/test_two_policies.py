@@ -1,10 +1,14 @@
 """Several policies in one process: each is right with its own weights, and closing one leaves the others alone."""
 
+import gc
+import threading
+
 import pytest
 import torch
 
 pytest.importorskip("ttnn", reason="the TTNN backend's package is not installed")
 
+from lerobot_pi0_ttnn import PI0TTNNPolicy
 from tests.oracle import make_batch, make_noise
 from tests.quality import assert_quality
 
@@ -62,3 +66,50 @@ def test_another_board_is_refused(load, board):
     ):
         load(board="emulated:p150")
     assert torch.equal(predict(policy), expected)
+
+
+def in_use(board):
+    return board.describe()["dram_bytes_in_use"]
+
+
+def test_a_closed_policy_leaves_its_memory_to_the_other(load, board, other_checkpoint):
+    keeper = load(board=board.name)
+    expected, alone = predict(keeper), in_use(board)
+    policy = load(other_checkpoint, board=board.name)
+    predict(policy)
+    assert in_use(board) > 1.5 * alone
+    policy.close()
+    assert in_use(board) == alone
+    policy.close()
+    assert policy.latency()["board"]["name"] == board.name
+    assert torch.equal(predict(keeper), expected)
+
+
+def test_a_dropped_policy_is_freed_where_the_board_is_used_next(load, board, checkpoint):
+    """Not where garbage is collected: another thread may be in the middle of a call of ttnn."""
+    keeper = load(board=board.name)
+    predict(keeper)
+    alone = in_use(board)
+    dropped = [PI0TTNNPolicy.from_pretrained(checkpoint, board=board.name, cache_weights=False)]
+    predict(dropped[0])
+    with_both = in_use(board)
+    collector = threading.Thread(target=lambda: (dropped.clear(), gc.collect()))
+    with board.in_use("something long"):
+        collector.start()
+        collector.join()
+        assert in_use(board) == with_both > alone
+    predict(keeper)
+    assert in_use(board) == alone
+    board.close()  # in place of the policy that is gone
+
+
+def test_one_that_cannot_be_made_leaves_nothing(load, board, monkeypatch):
+    def fail(policy):
+        raise OSError("no such thing")
+
+    before, users = in_use(board), board._users
+    with monkeypatch.context() as patch:
+        patch.setattr(PI0TTNNPolicy, "init_rtc_processor", fail)
+        with pytest.raises(OSError, match="no such thing"):
+            load(board=board.name)
+    assert (in_use(board), board._users) == (before, users)

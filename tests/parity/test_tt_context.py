@@ -24,7 +24,7 @@ class EmulatedTraces(Traces):
     """Traces whose replay runs once more what was captured, on the inputs and constants of then, into the same output."""
 
     def __init__(self, device, monkeypatch):
-        super().__init__(device)
+        super().__init__(device, 1 << 30)
         self.replays = 0
         monkeypatch.setattr(ttnn, "execute_trace", self.execute)
         monkeypatch.setattr(ttnn, "release_trace", lambda device, trace: None)

@@ -108,21 +108,18 @@ def test_another_model_on_the_board(model, twin, policy, board, traces):
     assert traces.captured == 2
 
 
-def test_without_room_ops_run_one_by_one(model, policy, traces, monkeypatch, caplog):
-    inputs, noise = row(policy, 12), make_noise(1)
-    want = [model.sample_actions(**inputs, noise=noise, num_steps=2) for _ in range(3)][-1]
-    traces.release()
-    end = ttnn.end_trace_capture
-
-    def no_room(*arguments, **options):
-        end(*arguments, **options)
-        raise RuntimeError(
-            "TT_FATAL: Creating trace buffers of size 2B on MeshDevice 1, but only 1B is allocated for trace region"
-        )
-
-    monkeypatch.setattr(ttnn, "end_trace_capture", no_room)
-    monkeypatch.setattr(traces, "_is_full", False)
+def test_one_that_does_not_fit_is_captured_where_another_was(model, policy, board, monkeypatch, caplog):
+    """Room for one trace and a half: two sets of shapes give way to one another, and the board is no worse for it."""
+    noise = make_noise(1)
+    cases = [row(policy, 12, cameras=cameras) for cameras in (1, 2)]
+    want = [[model.sample_actions(**inputs, noise=noise, num_steps=2) for _ in range(3)][-1] for inputs in cases]
+    (own,) = board.traces
+    sizes = [entry.size for entry in own._entries.values() if entry.size]
+    own.release()
+    monkeypatch.setattr(own, "_region", int(1.5 * max(sizes)))
     for _ in range(2):
-        assert torch.equal(model.sample_actions(**inputs, noise=noise, num_steps=2), want)
-    assert traces.captured == 0
-    assert caplog.text.count("ops run one by one") == 1
+        for inputs, actions in zip(cases, want, strict=True):
+            assert torch.equal(model.sample_actions(**inputs, noise=noise, num_steps=2), actions)
+            assert own.captured == 1
+    assert own._lost == 0
+    assert caplog.text.count("traces give way to one another") == 1
