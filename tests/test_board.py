@@ -412,7 +412,7 @@ class TestDispatch:
 
 
 class TestTimeout:
-    """A card that hangs is given up: ttnn is told while it reads its environment, and nobody else is."""
+    """A card that hangs is an error: ttnn is told while it reads its environment, and nobody else is."""
 
     @pytest.mark.parametrize(
         ("of_user", "asked", "want"), [(None, None, "30"), ("5", None, "5"), (None, 60.0, "60"), (None, 0, "0")]

@@ -15,7 +15,7 @@ PREFIXES = ("TT_METAL_", "TT_VISIBLE_DEVICES", "TT_MM_THROTTLE_PERF")
 TIMEOUT = "TT_METAL_OPERATION_TIMEOUT_SECONDS"
 THROTTLE = "TT_MM_THROTTLE_PERF"
 LEAST_TIMEOUT = 10.0
-"""Below it ttnn was seen to give up on long traces that were in order (tt-metal #40370: at 5 s)."""
+"""Below it ttnn was seen to take a card with a long trace for a hung one (tt-metal #40370: at 5 s)."""
 
 
 def check_environment(environment: Mapping[str, str]) -> Finding:
@@ -42,7 +42,7 @@ def check_environment(environment: Mapping[str, str]) -> Finding:
         found = f"{TIMEOUT}={set_here[TIMEOUT]}: " + (
             "a card that hangs is waited for for ever"
             if _is_number(set_here[TIMEOUT]) and float(set_here[TIMEOUT]) == 0
-            else f"expected at least {LEAST_TIMEOUT:g} s: below, cards that are in order were given up"
+            else f"expected at least {LEAST_TIMEOUT:g} s: below, cards that work were taken for hung ones"
         )
         return Finding("environment", "warn", found, f"`unset {TIMEOUT}`: this package then sets 30 s")
     if THROTTLE in set_here:

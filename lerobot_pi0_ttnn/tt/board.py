@@ -155,8 +155,12 @@ class Board:
     def release(self, tenant: Tenant) -> None:
         """Frees the tensors of one that is done with the board; of a board that has failed, they go with it."""
         with self.lock:
-            if self.is_open and not self.failure:
-                self._try(tenant.release)
+            if not self.is_open or self.failure:
+                return
+            try:
+                tenant.release()
+            except RuntimeError as error:
+                logger.warning("board %r: the memory of a policy was not freed: %s", self.name, said(error))
 
     def _release_dropped(self) -> None:
         while self._dropped:

@@ -175,7 +175,7 @@ def chip_options(trace_region_mb: int) -> dict[str, Any]:
 
 @contextmanager
 def ttnn_timeout(seconds: float | None, *, is_late: bool) -> Iterator[None]:
-    """Makes ttnn give up on a card that hangs: while the context lasts, its variable is set. ttnn must first be used in it.
+    """Sets, in the context in which ttnn is first used, after how long a card that hangs makes ttnn raise an error.
 
     Args:
         seconds: without progress; 0 to wait for ever; None for what the user's environment says, else TIMEOUT_SECONDS.
