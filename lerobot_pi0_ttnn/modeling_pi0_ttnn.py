@@ -132,7 +132,7 @@ class PI0TTNNPolicy(PreTrainedPolicy):
             pretrained_name_or_path, revision, token, cache_dir, local_files_only, subfolder, force_download
         )
         config = choose_config(config, source, kwargs)
-        config.pretrained_path, config.pretrained_revision = Path(pretrained_name_or_path), revision
+        config.checkpoint = source
         refuse_or_warn(review(config, source), source, logger)
         settle_features(config, source)
         limits = read_action_limits(config, source) if config.clamp_actions else None
@@ -147,8 +147,8 @@ class PI0TTNNPolicy(PreTrainedPolicy):
             raise ValueError(
                 "state_dict: this policy has no parameters to gather; it saves the checkpoint it was loaded from."
             )
-        dataclasses.replace(self.config, base_model=None, pretrained_path=None)._save_pretrained(save_directory)
-        if self.config.tokenizer_name == FOLDER and self.config.pretrained_path:
+        dataclasses.replace(self.config, base_model=None)._save_pretrained(save_directory)
+        if self.config.tokenizer_name == FOLDER and self.config.checkpoint:
             save_tokenizer(tokenizer_of(self.config), save_directory)
         if isinstance(self.weights, CheckpointWeights):
             self.weights.save(save_directory)
@@ -161,6 +161,14 @@ class PI0TTNNPolicy(PreTrainedPolicy):
             self._action_queue: deque[Tensor] = deque(maxlen=self.config.n_action_steps)
             if self._recorder:
                 self._recorder.reset()
+
+    def drop_queued_actions(self) -> None:
+        """Forgets the queued actions, so that the next one is of a chunk that knows what has changed, a prompt for instance.
+
+        LeRobot's own, after 0.6.1, empties the queue beside threads that take actions from it.
+        """
+        with self._queue_lock:
+            self._action_queue.clear()
 
     def warm_up(self) -> None:
         """Runs the model before it counts, as often as there are sets of kernels: each number of cameras, each prompt bucket.
@@ -319,6 +327,11 @@ class PI0TTNNPolicy(PreTrainedPolicy):
             self._recorder.chunk(actions)
         return actions
 
+    def take_warnings(self) -> list[str]:
+        """Returns what was warned of the observations since this was last called: `serve` passes it on to its client."""
+        taken, self._read.warnings = self._read.warnings, []
+        return taken
+
     def _preprocess_images(self, batch: Mapping[str, object]) -> tuple[list[Tensor], list[Tensor]]:
         """Returns the images and masks of an `Observation`, for LeRobot's tests; of `self` only `config` is used."""
         read = _observation_reader(self.config)
@@ -391,4 +404,5 @@ def _observation_reader(config: PI0TTNNConfig) -> ObservationReader:
         image_size=model.vision.image_size,
         state_dim=model.state_dim,
         vocab_size=model.vocab_size,
+        aliases=config.camera_aliases,
     )

@@ -223,7 +223,7 @@ STATISTICS = {
     "inf": Case("error", "action: mean, std are not finite", with_stats(action_mean=INF, action_std=INF)),
     "negative": Case("error", "action: std is negative for value 0", with_stats(action_std=[-1, 1, 1, 1, 1, 1.0])),
     "zero-state": Case(
-        "warning", "observation.state: std is 0 for value 5", with_stats(state_std=[1, 1, 1, 1, 1, 0.0])
+        "warning", "observation.state: std is 0, or next to it, for value 5", with_stats(state_std=[1, 1, 1, 1, 1, 0.0])
     ),
     "zero-everywhere": Case("error", "action: std is 0 everywhere", with_stats(action_std=0.0)),
     "huge": Case("warning", "action: std reaches 1e+09", with_stats(action_std=1e9)),
@@ -252,9 +252,28 @@ STATISTICS = {
     ),
     "two-sides": Case("warning", "action: the preprocessor's mean differs", with_stats("pre", action_mean=7.0)),
     "modes": Case(
-        "warning",
-        "action: the config says MEAN_STD, policy_postprocessor.json IDENTITY",
+        "error",
+        "action: policy_preprocessor.json normalises by MEAN_STD, policy_postprocessor.json undoes IDENTITY",
         lambda f: modes(f, "IDENTITY", config=False, pre=False),
+    ),
+    "mode-post": Case(
+        "warning",
+        "action: the config says MEAN_STD, policy_postprocessor.json IDENTITY, which is what happens",
+        lambda f: modes(f, "IDENTITY", config=False),
+    ),
+    "written": Case(
+        "error",
+        "action: std is 0 everywhere",
+        lambda f: edit_step(f, "unnormalizer_processor", stats={"action": {"mean": [0.0] * 6, "std": [0.0] * 6}}),
+    ),
+    "nearly-zero": Case("warning", "next to it, for value 0", with_stats(state_std=[1e-8, 1, 1, 1, 1, 1.0])),
+    "placeholder-quantiles": Case(
+        "warning",
+        "observation.state: q01 -1 and q99 1 everywhere",
+        all_of(QUANTILES, with_stats(state_q01=-1.0, state_q99=1.0), lambda f: modes(f, "QUANTILES")),
+    ),
+    "lerobot-0.3-without": Case(
+        "warning", "there are no saved processors", lambda folder: of_lerobot_0_3(folder, scale=INF)
     ),
     "mode-config": Case(
         "warning",
@@ -327,5 +346,57 @@ RELATIVE_ACTIONS = {
     ),
     "relative-to-less": Case(
         "error", "6 actions cannot be relative to a state of 4 values", all_of(relative, wide(4, 6))
+    ),
+}
+
+
+def rename_map(folder: Path, **names: str) -> None:
+    """The robot's camera -> the checkpoint's."""
+    full = {f"observation.images.{theirs}": f"observation.images.{ours}" for theirs, ours in names.items()}
+    edit_step(folder, "rename_observations_processor", rename_map=full)
+
+
+NAMES = {
+    "renamed": Case(
+        "note", "observation.images.top is taken for observation.images.front", lambda f: rename_map(f, top="front")
+    ),
+    "swapped": Case(
+        "warning",
+        "which lerobot-eval and lerobot-rollout leave out",
+        lambda f: rename_map(f, front="wrist", wrist="front"),
+    ),
+    "renamed-state": Case(
+        "warning",
+        "observation.qpos is taken for observation.state",
+        lambda f: edit_step(f, "rename_observations_processor", rename_map={"observation.qpos": "observation.state"}),
+    ),
+    "renamed-astray": Case(
+        "warning", "the config has only observation.images.front", lambda f: rename_map(f, top="base_0_rgb")
+    ),
+    "renamed-twice": Case(
+        "warning", "renamed from more than one name", lambda f: rename_map(f, top="front", up="front")
+    ),
+    "no-camera": Case(
+        "warning",
+        "the config names none",
+        lambda f: edit_json(
+            f / "config.json",
+            input_features={"observation.state": {"type": "STATE", "shape": [6]}},
+        ),
+    ),
+}
+
+
+PROMPT = {
+    "shorter": Case(
+        "warning",
+        "policy_preprocessor.json cuts it at 20 tokens, which is what happens; the config says 48",
+        lambda f: edit_step(f, "tokenizer_processor", max_length=20),
+    ),
+    "no-newline": Case(
+        "warning", "would not end with the line break", lambda f: without_step(f, "pi0_new_line_processor")
+    ),
+    "no-tokenizer": Case(
+        "error", "no step of policy_preprocessor.json tokenizes it", lambda f: without_step(f, "tokenizer_processor")
     ),
 }

@@ -24,12 +24,22 @@ from lerobot_pi0_ttnn.cli.plot import unnormalised
 from lerobot_pi0_ttnn.configuration_pi0_ttnn import load_config
 from lerobot_pi0_ttnn.recording import read_recording
 from lerobot_pi0_ttnn.review import review
-from tests.broken_checkpoints import RELATIVE_ACTIONS, STATISTICS, copy_of, of_lerobot_0_3, relative, set_widths
+from tests.broken_checkpoints import (
+    NAMES,
+    PROMPT,
+    RELATIVE_ACTIONS,
+    STATISTICS,
+    copy_of,
+    of_lerobot_0_3,
+    relative,
+    rename_map,
+    set_widths,
+)
 from tests.checkpoints import edit_json
 from tests.oracle import make_batch, make_noise
 from tests.robots import CAMERAS, JOINTS, STATS, save_robot_checkpoint
 
-CASES = STATISTICS | RELATIVE_ACTIONS
+CASES = STATISTICS | RELATIVE_ACTIONS | NAMES | PROMPT
 
 
 @pytest.fixture(scope="module")
@@ -89,6 +99,13 @@ def connect(server, folder, features=None) -> list[str]:
         except AbortedError as error:
             said.append(str(error))
     raise AssertionError(f"the same again and again: {said}")
+
+
+def observed(degrees: float = 0.0, task: str = "push") -> TimedObservation:
+    """What the client sends: all joints at so many degrees, all pictures black."""
+    joints = {f"joint_{number}.pos": degrees for number in range(JOINTS)}
+    images = {camera: np.zeros((48, 64, 3), np.uint8) for camera in CAMERAS}
+    return TimedObservation(timestamp=0.0, timestep=0, observation={**joints, **images, "task": task})
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -178,6 +195,125 @@ def test_an_environment_with_other_joints(good):
         make_policy(config, env_cfg=environment, rename_map={"a": "b"})
 
 
+class TestRenaming:
+    """A checkpoint whose preprocessor renames the robot's `top` to its own `front`: the picture must arrive on each path."""
+
+    @pytest.fixture
+    def folder(self, good, tmp_path):
+        folder = copy_of(good, tmp_path / "pi0")
+        rename_map(folder, top="front")
+        return folder
+
+    @pytest.fixture
+    def raw(self):
+        generator = torch.Generator().manual_seed(1)
+        images = {
+            f"observation.images.{name}": torch.rand(1, 3, 48, 64, generator=generator) for name in ("top", "wrist")
+        }
+        return {**images, "observation.state": torch.zeros(1, JOINTS), "task": ["push"]}
+
+    @pytest.fixture
+    def want(self, good, raw):
+        raw = {key.replace("top", "front"): value for key, value in raw.items()}
+        policy = PI0TTNNPolicy.from_pretrained(good, warm_up=False)
+        return policy.predict_action_chunk(
+            make_pre_post_processors(policy.config, str(good))[0](raw), noise=make_noise(1)
+        )
+
+    def test_eval(self, folder, raw, want):
+        """What lerobot-eval does: its --rename_map, empty by default, replaces the saved one."""
+        environment = AlohaEnv()  # its camera is `top`
+        environment.features["action"] = PolicyFeature(FeatureType.ACTION, (JOINTS,))
+        config = load_config(CheckpointSource(folder))
+        config.pretrained_path = folder
+        policy = make_policy(config, env_cfg=environment, rename_map={})
+        overrides = {"rename_observations_processor": {"rename_map": {}}}
+        preprocess, _ = make_pre_post_processors(config, str(folder), preprocessor_overrides=overrides)
+        assert torch.equal(policy.predict_action_chunk(preprocess(raw), noise=make_noise(1)), want)
+
+    def test_with_the_saved_pipeline(self, folder, raw, want):
+        policy = PI0TTNNPolicy.from_pretrained(folder, warm_up=False)
+        preprocess, _ = make_pre_post_processors(policy.config, str(folder))
+        assert torch.equal(policy.predict_action_chunk(preprocess(raw), noise=make_noise(1)), want)
+
+    def test_a_robot_with_the_checkpoints_names(self, folder, raw, want):
+        policy = PI0TTNNPolicy.from_pretrained(folder, warm_up=False)
+        raw = {key.replace("top", "front"): value for key, value in raw.items()}
+        preprocess, _ = make_pre_post_processors(policy.config, str(folder))
+        assert torch.equal(policy.predict_action_chunk(preprocess(raw), noise=make_noise(1)), want)
+
+    def test_saved_and_loaded_again(self, folder, tmp_path):
+        policy = PI0TTNNPolicy.from_pretrained(folder, warm_up=False)
+        policy.save_pretrained(tmp_path / "saved")
+        again = PI0TTNNPolicy.from_pretrained(tmp_path / "saved", warm_up=False)
+        assert again.config == policy.config
+        assert list(again.config.image_features) == [f"observation.images.{camera}" for camera in CAMERAS]
+
+    def test_serve(self, folder, server):
+        assert connect(server, folder, robots_features(cameras=("top", "wrist"))) == []
+        renaming = server.preprocessor.steps[0]
+        assert renaming.rename_map == {"observation.images.top": "observation.images.front"}
+
+    def test_serve_compares_after_renaming(self, folder, server):
+        (refusal,) = connect(server, folder, robots_features(cameras=("up", "wrist")))
+        assert "trained with the cameras observation.images.front" in refusal
+        (refusal,) = connect(server, folder, robots_features(cameras=("top", "front")))
+        assert "observation.images.top, observation.images.front of the robot are all taken for" in refusal
+
+    def test_info(self, folder, capsys):
+        assert main(["info", str(folder)]) == 0
+        assert "observation.images.top -> observation.images.front" in capsys.readouterr().out
+
+
+class TestPrompt:
+    """The stand-in tokenizer has a token for each byte: 46 letters, the first token and the line break are 48."""
+
+    @pytest.fixture
+    def policy(self, good):
+        return PI0TTNNPolicy.from_pretrained(good, warm_up=False, num_inference_steps=1)
+
+    @pytest.fixture
+    def run(self, good, policy, caplog):
+        """Runs prompts through the saved pipeline and the policy, and returns the warnings."""
+        preprocess, _ = make_pre_post_processors(policy.config, str(good))
+
+        def run(*tasks: str) -> list[str]:
+            batch = {f"observation.images.{camera}": torch.zeros(len(tasks), 3, 48, 64) for camera in CAMERAS}
+            caplog.clear()
+            policy.predict_action_chunk(
+                preprocess({**batch, "observation.state": torch.zeros(len(tasks), JOINTS), "task": list(tasks)})
+            )
+            return [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
+
+        return run
+
+    def test_cut(self, run):
+        (warning,) = run("a" * 47)
+        assert f"the prompt '{'a' * 47}' is longer than the 48 tokens that are kept" in warning
+
+    @pytest.mark.parametrize("task", ["a" * 46, "push", "two\nlines", "a" * 45 + "\n", "a" * 20 + "\n" + "b" * 25])
+    def test_whole(self, run, task):
+        assert run(task) == []
+
+    def test_cut_at_a_line_break(self, run):
+        """The tokens alone look like those of a whole prompt."""
+        (warning,) = run("a" * 46 + "\n" + "and then the other")
+        assert "is longer than the 48 tokens" in warning
+
+    def test_each_once_and_by_row(self, run):
+        assert len(run("a" * 60, "push")) == 1
+        assert run("a" * 60, "push") == []
+        assert len(run("push", "b" * 60)) == 1
+
+    def test_serve_tells_the_client_once(self, good, server):
+        assert connect(server, good) == []
+        server._predict_action_chunk(observed(task="a" * 60))
+        with pytest.raises(AbortedError, match="warning, the robot moves all the same: the prompt 'aaa"):
+            server.GetActions(services_pb2.Empty(), Context())
+        server._predict_action_chunk(observed(task="a" * 60))
+        server.GetActions(services_pb2.Empty(), Context())
+
+
 def test_convert_says_what_is_left_and_mends_what_it_can(good, tmp_path, caplog):
     """Statistics from the weights of LeRobot 0.3, of a joint that never moved; the base model's widths in the config."""
     folder = copy_of(good, tmp_path / "old")
@@ -186,7 +322,7 @@ def test_convert_says_what_is_left_and_mends_what_it_can(good, tmp_path, caplog)
     set_widths(folder, state=32, action=32)
     tokenizer = str(good / "tokenizer")
     assert main(["convert", str(folder), str(tmp_path / "new"), "--tokenizer", tokenizer]) == 0
-    assert "observation.state: std is 0 for value 5" in caplog.text
+    assert "observation.state: std is 0, or next to it, for value 5" in caplog.text
     config = json.loads((tmp_path / "new" / "config.json").read_text())
     assert config["input_features"]["observation.state"]["shape"] == [JOINTS]
     assert config["output_features"]["action"]["shape"] == [JOINTS]
@@ -230,10 +366,8 @@ class TestRelativeActions:
         assert connect(server, folder) == []
         chunks = {}
         for degrees in (0.0, 90.0):
-            observation = {f"joint_{number}.pos": degrees for number in range(JOINTS)} | {"task": "push"}
-            observation |= {camera: np.zeros((48, 64, 3), np.uint8) for camera in CAMERAS}
             torch.manual_seed(0)
-            timed = server._predict_action_chunk(TimedObservation(timestamp=0.0, timestep=0, observation=observation))
+            timed = server._predict_action_chunk(observed(degrees))
             chunks[degrees] = torch.stack([action.get_action() for action in timed])
         state = torch.full((JOINTS,), 90.0)
         batch = server.preprocessor(
@@ -260,3 +394,10 @@ class TestRelativeActions:
         raw = read_recording(recording).chunks[0][2]
         assert "relative" in unit
         assert torch.allclose(plotted.chunks[0][2], raw * STATS["action"]["std"] + STATS["action"]["mean"], atol=1e-4)
+
+
+def test_a_data_sets_statistics_are_looked_at_too(good):
+    config = load_config(CheckpointSource(good))
+    config.tokenizer_name = str(good / "tokenizer")
+    with pytest.raises(ValueError, match=r"these cannot be right\.\n.*action: MEAN_STD needs mean and std, got mean"):
+        make_pre_post_processors(config, dataset_stats=STATS | {"action": {"mean": STATS["action"]["mean"]}})

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from lerobot_pi0_ttnn.recording import read_recording
+from tests.broken_checkpoints import copy_of, rename_map
 from tests.processes import Program
 from tests.robots import damage, events, in_degrees, is_part_of, moves, robot_flags, save_robot_checkpoint
 
@@ -85,3 +86,16 @@ def test_when_the_policy_raises(checkpoint, tmp_path, fault, reason, moved):
         chunks = [in_degrees(chunk) for _, _, chunk in read_recording(folder / "recording.jsonl").chunks]
         assert len(got) in moved
         assert is_part_of(got, chunks)
+
+
+def test_a_camera_that_the_checkpoint_renames(checkpoint, tmp_path):
+    """Without --rename_map LeRobot leaves the saved renaming out, and compares the cameras before it."""
+    renaming = copy_of(checkpoint, tmp_path / "renaming")
+    rename_map(renaming, top="front")
+    chunks = []
+    for path, cameras in ((checkpoint, ("front", "wrist")), (renaming, ("top", "wrist"))):
+        folder = tmp_path / cameras[0]
+        program = start(path, folder, "sync", "--policy.backend=torch", cameras=cameras, stop_after=5)
+        assert program.wait(120) == 0, program.output
+        chunks.append(read_recording(folder / "recording.jsonl").chunks[0][2])
+    assert torch.equal(*chunks)

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from .files import CheckpointSource, open_safetensors
@@ -14,6 +15,7 @@ POSTPROCESSOR = "policy_postprocessor.json"
 STATE = "observation.state"
 ACTION = "action"
 RENAME = "rename_observations_processor"
+NEW_LINE = "pi0_new_line_processor"
 TOKENIZER = "tokenizer_processor"
 NORMALIZER = "normalizer_processor"
 UNNORMALIZER = "unnormalizer_processor"
@@ -105,4 +107,14 @@ def _read_pipeline(source: CheckpointSource, filename: str) -> SavedPipeline | N
         for key in file.keys():  # noqa: SIM118 - not a dict
             feature, _, statistic = key.rpartition(".")
             stats.setdefault(feature, {})[statistic] = file.get_tensor(key)
+    for name in NORMALISES:  # what is written into the settings themselves counts for LeRobot, too, and alone
+        written = steps.get(name, {}).get("stats") or {}
+        stats = {feature: _tensors(path, feature, values) for feature, values in written.items()} or stats
     return SavedPipeline(path, steps, stats)
+
+
+def _tensors(path: Path, feature: str, values: Any) -> dict[str, Tensor]:
+    try:
+        return {name: torch.as_tensor(value, dtype=torch.float32) for name, value in values.items()}
+    except (AttributeError, TypeError, ValueError, RuntimeError) as error:
+        raise ValueError(f"{path}: the statistics of {feature} are not numbers ({error}); fetch it again.") from error

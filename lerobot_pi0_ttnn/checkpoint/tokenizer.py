@@ -84,9 +84,10 @@ def read_tokenizer_step(source: CheckpointSource) -> TokenizerStep | None:
         return None
     try:
         for step in json.loads(path.read_text())["steps"]:
-            name = step.get("config", {}).get(ARGUMENT)
+            artifact = step.get("artifacts", {}).get(ARGUMENT)
+            name = step.get("config", {}).get(ARGUMENT) if artifact is None else artifact
             if step.get("registry_name") == TOKENIZER_STEP and name is not None:
-                return TokenizerStep(str(name), path.parent, ARGUMENT in step.get("artifacts", {}))
+                return TokenizerStep(str(name), path.parent, is_artifact=artifact is not None)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{path}: not a LeRobot processor ({error!r}); fetch it again.") from error
     return None

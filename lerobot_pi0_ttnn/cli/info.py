@@ -37,6 +37,8 @@ class CheckpointInfo:
     policy_type: str
     architecture: str
     cameras: list[str]
+    rename_map: dict[str, str]
+    """The robot's or the environment's name of an observation -> the checkpoint's, as the preprocessor has it."""
     state_dim: int | None
     action_dim: int | None
     chunk_size: int
@@ -106,6 +108,7 @@ def inspect_checkpoint(source: CheckpointSource, config: PI0TTNNConfig, loader: 
         policy_type=saved_type(source),
         architecture=config.architecture,
         cameras=list(config.image_features),
+        rename_map=processors.rename_map,
         state_dim=state.shape[0] if state else None,
         action_dim=action.shape[0] if action else None,
         chunk_size=config.chunk_size,
@@ -179,6 +182,7 @@ def walk_board(
 def as_text(info: CheckpointInfo) -> str:
     """Returns the information as lines for a person."""
     stats = "; ".join(f"{feature}: {', '.join(sorted(names))}" for feature, names in info.stats.items())
+    renamed = ", ".join(f"{theirs} -> {ours}" for theirs, ours in info.rename_map.items())
     rows = {
         "checkpoint": info.checkpoint,
         "policy type": f"{info.policy_type} ({info.architecture})",
@@ -187,6 +191,7 @@ def as_text(info: CheckpointInfo) -> str:
         "dtypes": ", ".join(f"{count} x {dtype}" for dtype, count in info.dtypes.items()),
         "parameters": f"{info.parameters:,} needed, {len(info.ignored)} tensors ignored",
         "cameras": ", ".join(info.cameras) or "none in its config",
+        **({"renamed": renamed} if renamed else {}),
         "state, action": f"{info.state_dim} and {info.action_dim} values",
         "chunk": f"{info.chunk_size} actions, {info.n_action_steps} of them executed; {info.num_inference_steps} Euler steps",
         "statistics": stats or "none",

@@ -10,8 +10,10 @@ from collections.abc import Callable, Iterator, Sequence
 from ..checkpoint.files import CheckpointSource
 from ..checkpoint.processors import SavedProcessors, read_processors
 from ..configuration_pi0_ttnn import PI0TTNNConfig
+from .cameras import adopt_camera_aliases, check_cameras_and_names
 from .problem import Problem, Severity, Subject
 from .processors import check_processors
+from .prompt import check_prompt
 from .relative import are_relative, check_relative_actions
 from .statistics import check_statistics
 from .tokenizer import check_tokenizer
@@ -26,6 +28,8 @@ CHECKS: tuple[Check, ...] = (
     check_statistics,
     check_widths,
     check_relative_actions,
+    check_cameras_and_names,
+    check_prompt,
     check_tokenizer,
     check_processors,
     check_weights_fit,
@@ -67,19 +71,20 @@ def _read(source: CheckpointSource) -> tuple[list[Problem], SavedProcessors]:
 
 
 def settle_features(config: PI0TTNNConfig, source: CheckpointSource) -> None:
-    """Writes into the config what the checkpoint's processors decide: widths, and whether actions are relative."""
+    """Writes into the config what the checkpoint's processors decide: widths, cameras' names, relative actions."""
     _, processors = _read(source)
     subject = Subject(config, source, processors)
     adopt_widths(subject)
+    adopt_camera_aliases(subject)
     config.use_relative_actions = are_relative(subject)
 
 
-def refuse_or_warn(problems: Sequence[Problem], source: CheckpointSource, logger: logging.Logger) -> None:
+def refuse_or_warn(problems: Sequence[Problem], source: CheckpointSource | str, logger: logging.Logger) -> None:
     """Logs each warning, and each note as INFO; errors it raises.
 
     Args:
         problems: what `review` returned.
-        source: the checkpoint, for the messages.
+        source: what was reviewed, for the messages.
         logger: of whoever loads it.
 
     Raises:
@@ -91,8 +96,9 @@ def refuse_or_warn(problems: Sequence[Problem], source: CheckpointSource, logger
     refuse(problems, source)
 
 
-def refuse(problems: Sequence[Problem], source: CheckpointSource) -> None:
+def refuse(problems: Sequence[Problem], source: CheckpointSource | str) -> None:
     """Raises ValueError with all errors, if there are any."""
     errors = [problem for problem in problems if problem.severity == "error"]
     if errors:
-        raise ValueError("\n".join([f"{source}: this checkpoint cannot run.", *(f"  {error}" for error in errors)]))
+        what = "this checkpoint cannot run" if isinstance(source, CheckpointSource) else "these cannot be right"
+        raise ValueError("\n".join([f"{source}: {what}.", *(f"  {error}" for error in errors)]))

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from ..checkpoint import MergedWeights
 from ..checkpoint.processors import ACTION, POSTPROCESSOR, PREPROCESSOR, STATE
 from .problem import Problem, Subject
 
@@ -40,25 +41,28 @@ def check_processors(subject: Subject) -> Iterator[Problem]:
         )
 
 
-def statistics_in_weights(subject: Subject) -> dict[tuple[str, str], str]:
-    """Returns (feature, statistic) -> the tensor's name, of LeRobot <= 0.3; only headers are read."""
+def statistics_in_weights(subject: Subject) -> dict[tuple[str, str], Tensor]:
+    """Returns (feature, statistic) -> value, of LeRobot <= 0.3, which wrote infinity where there were none."""
     try:
-        names = subject.weights.layout.ignored
+        weights = subject.weights
     except (OSError, ValueError):  # whoever opens them next raises it
         return {}
-    found = ((IN_WEIGHTS.match(name), name) for name in names)
-    return {(match[1].replace("_", "."), match[2]): name for match, name in found if match}
+    if isinstance(weights, MergedWeights):  # those would be the base model's
+        return {}
+    found = ((IN_WEIGHTS.match(name), name) for name in weights.layout.ignored)
+    old = {(match[1].replace("_", "."), match[2]): weights.saved(name) for match, name in found if match}
+    return {key: value for key, value in old.items() if not value.isinf().all()}
 
 
-def _check_old_ones(subject: Subject, old: dict[tuple[str, str], str]) -> Iterator[Problem]:
+def _check_old_ones(subject: Subject, old: dict[tuple[str, str], Tensor]) -> Iterator[Problem]:
     used: dict[str, dict[str, Tensor]] = {
         STATE: subject.processors.state_stats,
         ACTION: subject.processors.action_stats,
     }
     differing = [
         f"{feature}.{statistic}"
-        for (feature, statistic), name in sorted(old.items())
-        if (value := used[feature].get(statistic)) is not None and not _is_close(value, subject.weights.saved(name))
+        for (feature, statistic), value in old.items()
+        if (counts := used[feature].get(statistic)) is not None and not _is_close(value, counts)
     ]
     if differing:
         yield Problem(

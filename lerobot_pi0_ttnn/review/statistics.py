@@ -1,6 +1,6 @@
 """Whether the statistics with which state and actions are normalised can be right."""
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,6 +24,9 @@ NEEDED = {
 """Statistics that each of LeRobot's normalisations takes."""
 HUGE = 1e6
 """No joint, in whatever unit, spreads over so many."""
+STILL = 1e-6
+"""A joint that spreads over less, in comparison with where it is, did not move in training."""
+PLACEHOLDERS = "which normalises nothing: placeholders, not a data set's"
 AGAIN = (
     "make the processors again from the data set that it was trained on: make_pre_post_processors(config, "
     "dataset_stats=dataset.meta.stats)"
@@ -72,6 +75,18 @@ def check_statistics(subject: Subject) -> Iterator[Problem]:
         yield from problems or _check_values(each)
         yield from _check_modes(each)
     yield from _check_both_sides(subject)
+
+
+def check_given_statistics(config: PI0TTNNConfig, stats: Mapping[str, Mapping[str, Any]]) -> Iterator[Problem]:
+    """Yields what is wrong with the statistics of a data set from which processors are to be made."""
+    if missing := missing_stats(config, stats):
+        yield missing_stats_problem(missing)
+    for kind, feature in FEATURES.items():
+        mode = config.normalization_mapping.get(kind, NormalizationMode.IDENTITY).value
+        values = {name: torch.as_tensor(value) for name, value in stats.get(feature, {}).items()}
+        if mode in NEEDED and values:
+            each = Normalised(feature, "the data set", {"norm_map": {kind: mode}}, mode, mode, values, stats.keys())
+            yield from [*_check_needed(each)] or _check_values(each)
 
 
 def normalised(subject: Subject) -> list[Normalised]:
@@ -139,7 +154,12 @@ def _check_presence(each: Normalised) -> Iterator[Problem]:
         yield each.problem("error", f"no statistics in {each.file}, though its counterpart has some", AGAIN)
     elif each.feature == STATE and each.mode != "IDENTITY" and not _is_chosen(each.settings):
         yield each.problem("error", f"not among the features that {each.file} normalises", AGAIN)
-    elif each.mode in NEEDED and not set(NEEDED[each.mode]) <= each.stats.keys():
+    elif each.mode in NEEDED:
+        yield from _check_needed(each)
+
+
+def _check_needed(each: Normalised) -> Iterator[Problem]:
+    if not set(NEEDED[each.mode]) <= each.stats.keys():
         there = ", ".join(sorted(each.stats))
         yield each.problem("error", f"{each.mode} needs {' and '.join(NEEDED[each.mode])}, got {there}", AGAIN)
 
@@ -174,11 +194,13 @@ def _check_values(each: Normalised) -> Iterator[Problem]:
         return
     if bool((high == low).all()):
         yield each.problem("error", f"{what} everywhere", AGAIN)
-    elif bool((high == low).any()) and each.feature == STATE:
+        return
+    still = high - low <= STILL * torch.maximum(first.abs(), torch.ones_like(first))
+    if bool(still.any()) and each.feature == STATE:
         yield each.problem(
             "warning",
-            f"{what} {_values(high == low)}, which never moved in training: anywhere else the policy sees 1e8 times the "
-            "difference",
+            f"{what}, or next to it, {_values(still)}, which never moved in training: where it is elsewhere the policy sees "
+            "up to 1e8 times the difference",
             "keep it where it was in training, or leave it out of the robot's state",
         )
     reach = float(torch.maximum(first.abs().max(), second.abs().max()))
@@ -187,13 +209,13 @@ def _check_values(each: Normalised) -> Iterator[Problem]:
         yield each.problem("warning", f"{name} reaches {reach:.0e}, which no joint does", AGAIN)
     if each.mode == "MEAN_STD":
         yield from _check_mean_and_std(each, first, second)
+    elif each.feature == STATE and bool((first == -1).all() and (second == 1).all()):
+        yield each.problem("warning", f"{names[0]} -1 and {names[1]} 1 everywhere, {PLACEHOLDERS}", AGAIN)
 
 
 def _check_mean_and_std(each: Normalised, mean: Tensor, std: Tensor) -> Iterator[Problem]:
     if bool((mean == 0).all() and (std == 1).all()):
-        yield each.problem(
-            "warning", "mean 0 and std 1 everywhere, which normalises nothing: placeholders, not a data set's", AGAIN
-        )
+        yield each.problem("warning", f"mean 0 and std 1 everywhere, {PLACEHOLDERS}", AGAIN)
     extremes = [each.stats.get(name) for name in ("min", "max")]
     if any(extreme is None or extreme.numel() != mean.numel() for extreme in extremes):
         return
@@ -217,10 +239,18 @@ def _check_modes(each: Normalised) -> Iterator[Problem]:
 
 
 def _check_both_sides(subject: Subject) -> Iterator[Problem]:
-    """Whether both pipelines hold the same statistics of the actions: LeRobot trains with the one and runs with the other."""
+    """Whether both pipelines treat actions alike: LeRobot trains with the preprocessor's side and runs with the other."""
     pre, post = subject.processors.preprocessor, subject.processors.postprocessor
     if pre is None or post is None:
         return
+    modes = [
+        str((settings.get("norm_map") or {}).get("ACTION"))
+        for settings in (subject.processors.normalizer, subject.processors.unnormalizer)
+        if settings
+    ]
+    if len(set(modes)) > 1 and "None" not in modes:
+        message = f"{ACTION}: {PREPROCESSOR} normalises by {modes[0]}, {POSTPROCESSOR} undoes {modes[1]}"
+        yield Problem("error", SUBJECT, message, f"use the two that were saved together, or {AGAIN}")
     ours, theirs = pre.stats.get(ACTION, {}), post.stats.get(ACTION, {})
     differing = [
         name

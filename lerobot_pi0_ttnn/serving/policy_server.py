@@ -21,7 +21,7 @@ from lerobot.transport import services_pb2
 from lerobot.utils.constants import OBS_IMAGES, OBS_STATE
 
 from ..checkpoint.files import CheckpointSource
-from ..checkpoint.processors import read_processors
+from ..checkpoint.processors import RENAME, read_processors
 from ..configuration_pi0_ttnn import PI0TTNNConfig, load_config
 from ..modeling_pi0_ttnn import PI0TTNNPolicy
 from ..review import refuse, review, settle_features
@@ -61,7 +61,7 @@ class PI0TTNNPolicyServer(PolicyServer):
                 pretrained_path=asked.pretrained_name_or_path,
                 preprocessor_overrides={
                     "device_processor": {"device": config.device},
-                    "rename_observations_processor": {"rename_map": asked.rename_map},
+                    **({RENAME: {"rename_map": asked.rename_map}} if asked.rename_map else {}),
                 },
                 postprocessor_overrides={"device_processor": {"device": config.device}},
             )
@@ -74,7 +74,13 @@ class PI0TTNNPolicyServer(PolicyServer):
         return services_pb2.Empty()
 
     def _agree(self, asked: RemotePolicyConfig) -> tuple[PI0TTNNConfig, list[str]]:
-        """Returns the config to load with, if checkpoint and robot go together, and what the client is to be warned of."""
+        """Returns the config to load with, and what the client is to be warned of.
+
+        The checkpoint's own renaming counts, unless the client has one: that of LeRobot 0.6.1 cannot.
+
+        Raises:
+            ValueError: checkpoint and robot do not go together, or the checkpoint cannot run.
+        """
         if asked.policy_type != POLICY_TYPE:
             raise ValueError(
                 f"this server runs policies of type {POLICY_TYPE}, got {asked.policy_type!r}: start the client with "
@@ -86,10 +92,18 @@ class PI0TTNNPolicyServer(PolicyServer):
         refuse(problems, source)
         settle_features(config, source)
         config.validate_features()
-        check_cameras(asked.lerobot_features, list(config.image_features), str(source))
-        if read_processors(source).state_stats:
-            check_state(asked.lerobot_features, config.robot_state_feature.shape[0], str(source))
-        return config, [str(problem) for problem in problems if problem.severity == "warning"]
+        warnings = [str(problem) for problem in problems if problem.severity == "warning"]
+        processors = read_processors(source)
+        renamed = asked.rename_map or processors.rename_map
+        try:
+            if processors.preprocessor is None:
+                raise ValueError(f"{source}: without processors it cannot be served.")
+            check_cameras(asked.lerobot_features, list(config.image_features), str(source), renamed)
+            if processors.state_stats:
+                check_state(asked.lerobot_features, config.robot_state_feature.shape[0], str(source))
+        except ValueError as error:
+            raise ValueError("\n".join([str(error), *warnings])) from error
+        return config, warnings
 
     def GetActions(self, request: Any, context: grpc.ServicerContext) -> Any:  # noqa: N802
         """Returns the next chunk; once an inference has failed, the reason, until a client connects anew.
@@ -115,6 +129,7 @@ class PI0TTNNPolicyServer(PolicyServer):
                 if self.policy is None:
                     raise RuntimeError("this server has no checkpoint loaded; if it was restarted, restart the client.")
                 chunk: list[TimedAction] = super()._predict_action_chunk(observation_t)
+                self._untold += self.policy.take_warnings()
             except Exception as error:
                 self.logger.exception("Inference failed")
                 self._failure = f"inference failed, the robot gets no more actions: {_message(error)}"
@@ -128,7 +143,9 @@ class PI0TTNNPolicyServer(PolicyServer):
             self.policy = None
 
 
-def check_cameras(features: Mapping[str, Any], cameras: Sequence[str], where: str) -> None:
+def check_cameras(
+    features: Mapping[str, Any], cameras: Sequence[str], where: str, rename_map: Mapping[str, str] | None = None
+) -> None:
     """Raises ValueError where the robot's cameras are not those of the checkpoint.
 
     A robot may lack some, pi0 masks them; LeRobot's server fails on one that the checkpoint does not know.
@@ -137,12 +154,21 @@ def check_cameras(features: Mapping[str, Any], cameras: Sequence[str], where: st
         features: what the client sends, as LeRobot names it.
         cameras: the checkpoint's keys.
         where: the checkpoint, for the message.
+        rename_map: the robot's names of observations -> the checkpoint's, where they differ.
     """
+    rename_map = rename_map or {}
     sent = [key for key in features if key.startswith(OBS_IMAGES)]
-    strangers = [key for key in sent if key not in cameras]
-    if strangers or not sent:
+    taken_for = [rename_map.get(key, key) for key in sent]
+    if twice := sorted({key for key in taken_for if taken_for.count(key) > 1}):
+        both = ", ".join(key for key in sent if rename_map.get(key, key) in twice)
         raise ValueError(
-            f"{where}: trained with the cameras {', '.join(cameras)}; the robot has {', '.join(sent) or 'none'}. Name the "
+            f"{where}: {both} of the robot are all taken for {', '.join(twice)}, by the checkpoint's rename_map; leave all but "
+            "one out of the client's --robot.cameras."
+        )
+    if not sent or not set(taken_for) <= set(cameras):
+        names = [f"{key} (taken for {rename_map[key]})" if key in rename_map else key for key in sent]
+        raise ValueError(
+            f"{where}: trained with the cameras {', '.join(cameras)}; the robot has {', '.join(names) or 'none'}. Name the "
             f"robot's alike in the client's --robot.cameras, where `x` stands for `{OBS_IMAGES}.x`, and leave out those that "
             "the checkpoint does not have; one that the robot lacks may be absent."
         )
