@@ -100,6 +100,20 @@ class TestHubCache:
         with pytest.raises(ValueError, match="tokenizer: google/paligemma-3b-pt-224: it is not, or not whole"):
             tokens(checkpoint)
 
+    @pytest.mark.parametrize(
+        ("files", "problem"),
+        [(["tokenizer.json"], ""), (["model.safetensors"], "me/model: this repository holds no tokenizer")],
+    )
+    def test_one_that_could_be_fetched(self, monkeypatch, files, problem):
+        """The Hub's two answers are made up."""
+        from huggingface_hub import HfApi
+
+        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+        monkeypatch.setattr(HfApi, "auth_check", lambda self, name: None)
+        monkeypatch.setattr(HfApi, "list_repo_files", lambda self, name: files)
+        state = inspect_tokenizer("me/model")
+        assert (state.is_here, state.problem) == (False, problem)
+
     def test_the_advised_download_fetches_what_is_needed(self, monkeypatch, tokenizer, hub):
         """The command is run by huggingface_hub's own command line, with the download replaced."""
         from click.testing import CliRunner

@@ -295,6 +295,8 @@ def _hub_problem(name: str) -> tuple[str, str]:
         return f"{name}: it is not, or not whole, in the Hub's cache, and HF_HUB_OFFLINE forbids the network", fix
     try:
         HfApi().auth_check(name)
+        if not {*VOCABULARIES, "vocab.json", "vocab.txt"} & set(HfApi().list_repo_files(name)):
+            return f"{name}: this repository holds no tokenizer", _convert(PALIGEMMA)
     except GatedRepoError:
         return f"{name}: not in the Hub's cache, and the repository is gated", fix
     except RepositoryNotFoundError:
