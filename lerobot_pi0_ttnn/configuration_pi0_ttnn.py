@@ -1,11 +1,12 @@
 """What a user may choose. LeRobot finds this module by its name."""
 
 import dataclasses
+import functools
 import json
 import logging
 import math
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,9 @@ from typing import Any
 import draccus
 from lerobot.configs import PolicyFeature, PreTrainedConfig, parser
 from lerobot.policies.pi0.configuration_pi0 import PI0Config
+from lerobot.policies.rtc.configuration_rtc import RTCConfig
 
+from .checkpoint.config_fields import settle_fields
 from .checkpoint.files import CONFIG_FILE, CheckpointSource, read_json
 from .checkpoint.openpi import why_not_lerobots
 from .model_config import GEMMA_VARIANTS, TINY, PI0ModelConfig
@@ -75,6 +78,7 @@ class PI0TTNNConfig(PI0Config):
     """If set: every predicted chunk and every executed action is written to this file, see `recording.py`."""
 
     def __post_init__(self) -> None:
+        self.checkpoint: CheckpointSource | None = None  # not a field: where it was loaded from is nothing to save
         self._place_on_host()
         super().__post_init__()
         _check_choice("backend", self.backend, BACKENDS)
@@ -145,7 +149,7 @@ def _check_range(field: str, value: float | None, least: float, most: float) -> 
 def load_config(source: CheckpointSource, cli_overrides: Sequence[str] = ()) -> PI0TTNNConfig:
     """Returns the config of a checkpoint, whether LeRobot's pi0 or this package wrote it.
 
-    Fields that neither knows (LeRobot <= 0.3 wrote some, newer releases may) are left out with a warning.
+    Fields of other LeRobot releases are left out with a warning where they change nothing, and else refused.
 
     Args:
         source: where the checkpoint is.
@@ -176,11 +180,10 @@ def parse_config(fields: dict[str, Any], where: str, cli_overrides: Sequence[str
         raise ValueError(
             f"{where}: expected a policy of type {' or '.join(POLICY_TYPES)}, got {policy_type!r}; this package runs pi0 only."
         )
-    known = {field.name for field in dataclasses.fields(PI0TTNNConfig)}
-    unknown = sorted(fields.keys() - known - {"type"})
-    if unknown:
-        logger.warning("%s: fields of another LeRobot release are left out: %s", where, ", ".join(unknown))
-    kept = {name: value for name, value in fields.items() if name in known}
+    try:
+        kept = _settle({name: value for name, value in fields.items() if name != "type"}, where)
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}.") from error
     with tempfile.TemporaryDirectory() as folder, draccus.config_type("json"):
         file = Path(folder) / CONFIG_FILE
         file.write_text(json.dumps(kept))
@@ -189,6 +192,41 @@ def parse_config(fields: dict[str, Any], where: str, cli_overrides: Sequence[str
         except draccus.ParsingError as error:
             raise ValueError(f"{where}: {error.__cause__ or error}") from error
     return config
+
+
+def _settle(fields: dict[str, Any], where: str) -> dict[str, Any]:
+    """Returns the fields without those of other releases that change nothing, which are logged; see `settle_fields`."""
+    known, known_of_rtc = ({field.name for field in dataclasses.fields(each)} for each in (PI0TTNNConfig, RTCConfig))
+    settled = settle_fields(fields, known, known_of_rtc)
+    if settled.left_out:
+        logger.warning("%s: fields of another LeRobot release are left out: %s", where, ", ".join(settled.left_out))
+    return settled.fields
+
+
+def _reading(from_pretrained: Callable[..., PreTrainedConfig]) -> Callable[..., PreTrainedConfig]:
+    """Returns LeRobot's own way to read a config, with this package's for what is to become a `PI0TTNNConfig`.
+
+    LeRobot's hands a file to draccus, which refuses it for a field of another release and does not say what to do. (draccus
+    takes no decoder for a class that its command line may choose.)
+    """
+
+    @functools.wraps(from_pretrained)
+    def read(cls: type[PreTrainedConfig], path: str | Path, **named: Any) -> PreTrainedConfig:
+        hub = ("revision", "token", "cache_dir", "local_files_only", "force_download")
+        source = CheckpointSource(path, **{name: named[name] for name in hub if named.get(name) is not None})
+        try:
+            file = source.find(CONFIG_FILE)
+            policy_type = read_json(file).get("type") if file else None
+        except (OSError, ValueError):  # LeRobot says it its way
+            policy_type = None
+        if policy_type not in POLICY_TYPES or PreTrainedConfig.get_choice_class(policy_type) is not PI0TTNNConfig:
+            return from_pretrained(cls, path, **named)
+        return load_config(source, named.get("cli_overrides") or ())
+
+    return read
+
+
+PreTrainedConfig.from_pretrained = classmethod(_reading(PreTrainedConfig.from_pretrained.__func__))
 
 
 def adopt_checkpoint_config(config: PI0TTNNConfig, source: CheckpointSource) -> None:

@@ -141,7 +141,7 @@ class PI0TTNNPolicy(PreTrainedPolicy):
             pretrained_name_or_path, revision, token, cache_dir, local_files_only, subfolder, force_download
         )
         config = choose_config(config, source, kwargs)
-        config.pretrained_path, config.pretrained_revision = Path(pretrained_name_or_path), revision
+        config.checkpoint = source
         refuse_or_warn(review(config, source), source, logger)
         settle_features(config, source)
         check_rollout(config, str(source))
@@ -159,8 +159,8 @@ class PI0TTNNPolicy(PreTrainedPolicy):
             raise ValueError(
                 "state_dict: this policy has no parameters to gather; it saves the checkpoint it was loaded from."
             )
-        dataclasses.replace(self.config, base_model=None, pretrained_path=None)._save_pretrained(save_directory)
-        if self.config.tokenizer_name == FOLDER and self.config.pretrained_path:
+        dataclasses.replace(self.config, base_model=None)._save_pretrained(save_directory)
+        if self.config.tokenizer_name == FOLDER and self.config.checkpoint:
             save_tokenizer(tokenizer_of(self.config), save_directory)
         if isinstance(self.weights, CheckpointWeights):
             self.weights.save(save_directory)
@@ -173,6 +173,14 @@ class PI0TTNNPolicy(PreTrainedPolicy):
             self._action_queue: deque[Tensor] = deque(maxlen=self.config.n_action_steps)
             if self._recorder:
                 self._recorder.reset()
+
+    def drop_queued_actions(self) -> None:
+        """Forgets the queued actions, so that the next one is of a chunk that knows what has changed, a prompt for instance.
+
+        LeRobot's own, after 0.6.1, empties the queue beside threads that take actions from it.
+        """
+        with self._queue_lock:
+            self._action_queue.clear()
 
     def warm_up(self) -> None:
         """Runs the model before it counts, as often as there are sets of kernels: each number of cameras, each prompt bucket.

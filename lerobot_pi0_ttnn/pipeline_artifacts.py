@@ -84,13 +84,12 @@ def _resolve(saved: dict[str, Any], overrides: dict[str, Any], folder: Path | No
     """Puts what transformers is to load in the place of a saved step's tokenizer; returns whether it is an artifact."""
     if saved.get("registry_name") != TOKENIZER_STEP or overrides.get("tokenizer") is not None:
         return False
-    settings = overrides if ARGUMENT in overrides else saved.get("config", {})
-    name = settings.get(ARGUMENT)
-    if not isinstance(name, str):
-        return False
-    is_artifact = settings is not overrides and ARGUMENT in saved.get("artifacts", {})
-    settings[ARGUMENT] = find_tokenizer(name, folder, artifact_of=source if is_artifact else None)
-    return is_artifact
+    settings = overrides if ARGUMENT in overrides else saved.setdefault("config", {})
+    artifact = saved.get("artifacts", {}).get(ARGUMENT) if settings is not overrides else None
+    name = settings.get(ARGUMENT) if artifact is None else artifact
+    if isinstance(name, str):
+        settings[ARGUMENT] = find_tokenizer(name, folder, artifact_of=None if artifact is None else source)
+    return artifact is not None
 
 
 def _explain(

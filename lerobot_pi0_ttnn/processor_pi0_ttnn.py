@@ -1,7 +1,6 @@
 """The pre- and postprocessors: pi0's own. LeRobot finds this module, and the two functions in it, by their names."""
 
 import logging
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -38,7 +37,8 @@ def make_pi0_ttnn_pre_post_processors(config: PI0TTNNConfig, dataset_stats: Stat
     Source: LeRobot `processor_pi0.py::make_pi0_pre_post_processors`, which always takes Google's gated tokenizer.
 
     Args:
-        config: the policy's; a relative `tokenizer_name` is looked for in the checkpoint at its `pretrained_path`.
+        config: the policy's; where its tokenizer is the checkpoint's own, that is the one that it was loaded from, or
+            is at its `pretrained_path`.
         dataset_stats: for `observation.state` and `action`, their `mean` and `std`; without them normalisation does
             nothing, and there is a warning.
 
@@ -84,17 +84,19 @@ make_pi0_pre_post_processors = make_pi0_ttnn_pre_post_processors
 
 
 def tokenizer_of(config: PI0TTNNConfig) -> str:
-    """Returns the folder or Hub id of the tokenizer that `config` names; a relative folder is its checkpoint's.
+    """Returns the folder or Hub id of the tokenizer that `config` names.
 
     Raises:
         FileNotFoundError: there is no such folder.
     """
-    name, checkpoint = config.tokenizer_name, config.pretrained_path
+    name, checkpoint = config.tokenizer_name, config.checkpoint
+    if checkpoint is None and config.pretrained_path:
+        checkpoint = CheckpointSource(config.pretrained_path, config.pretrained_revision)
     if name != FOLDER:
-        return find_tokenizer(name, Path(checkpoint) if checkpoint else None)
+        return find_tokenizer(name)
     if checkpoint is None:
         raise FileNotFoundError(
             f"tokenizer_name: {name!r} is a folder of the checkpoint, which this config does not know; set its pretrained_path "
             "to the checkpoint, or use the saved processors: make_pre_post_processors(config, CHECKPOINT)."
         )
-    return find_tokenizer(name, artifact_of=CheckpointSource(checkpoint, config.pretrained_revision))
+    return find_tokenizer(name, artifact_of=checkpoint)

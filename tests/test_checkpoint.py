@@ -130,6 +130,9 @@ def damaged(tmp_path: Path, tensors, how: str) -> Path:
         file.unlink()
     elif how == "pytorch-bin":
         file.rename(folder / "pytorch_model.bin")
+    elif how == "distributed":
+        (folder / "pytorch_model_fsdp_0").mkdir()
+        file.rename(folder / "pytorch_model_fsdp_0" / "__0_0.distcp")
     elif how == "adapter":
         file.unlink()
         (folder / "adapter_config.json").write_text("{}")
@@ -152,6 +155,7 @@ def damaged(tmp_path: Path, tensors, how: str) -> Path:
         ("empty-file", ValueError, "not a safetensors file"),
         ("empty-folder", FileNotFoundError, r"expected model\.safetensors or .*found neither\. Give the folder"),
         ("pytorch-bin", FileNotFoundError, r"PyTorch \.bin files"),
+        ("distributed", FileNotFoundError, "run that release's lerobot-convert-dcp on it first"),
         ("adapter", FileNotFoundError, "an adapter, not a whole model.*convert"),
         ("missing-shard", FileNotFoundError, "model-00002-of-.* absent; fetch the whole folder"),
         ("bad-index", ValueError, "weight_map"),

@@ -58,6 +58,16 @@ class TestConvert:
         stats = load_file(tmp_path / "ours" / by_name["normalizer_processor"]["state_file"])
         assert torch.equal(stats["observation.state.std"], STATS["observation.state"]["std"])
 
+    def test_makes_pipelines_of_which_only_the_tensors_are_there(self, checkpoint, tmp_path):
+        bare = shutil.copytree(checkpoint, tmp_path / "bare")
+        for name in ("policy_preprocessor.json", "policy_postprocessor.json"):
+            (bare / name).unlink()
+        assert main(["convert", str(bare), str(tmp_path / "ours"), *TINY, "--tokenizer", str(bare / "tokenizer")]) == 0
+        for side in ("pre", "post"):
+            got = load_file(next((tmp_path / "ours").glob(f"policy_{side}processor*.safetensors")))
+            assert torch.equal(got["action.std"], STATS["action"]["std"])
+            assert torch.equal(got["observation.state.mean"], STATS["observation.state"]["mean"])
+
     def test_mends_lerobot_0_3(self, lerobot_policy, tmp_path, caplog):
         """Old names, old config fields, statistics among the weights, no processors."""
         old = write(tmp_path / "old", lerobot_0_3(lerobot_policy.state_dict()))

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import logging
+import re
 import sys
 
 import pytest
@@ -113,6 +114,69 @@ def test_fields_of_other_releases_are_left_out_aloud(pi0_folder, caplog):
         config = load_config(CheckpointSource(pi0_folder))
     assert config.n_action_steps == 10
     assert ", ".join(sorted(LEGACY_FIELDS)) in caplog.text
+
+
+class TestFieldsOfOtherReleases:
+    """In what this package reads, and in what LeRobot reads of a converted checkpoint or through `plugins.as_pi0`."""
+
+    @pytest.fixture(params=["load_config", "LeRobot"])
+    def read(self, request, pi0_folder):
+        if request.param == "load_config":
+            return lambda: load_config(CheckpointSource(pi0_folder))
+        edit_json(pi0_folder / "config.json", type="pi0_ttnn")
+        return lambda: PreTrainedConfig.from_pretrained(pi0_folder)
+
+    def test_what_changes_nothing_is_left_out(self, read, pi0_folder, caplog):
+        """LeRobot's main after 0.6.1, with real-time chunking as 0.6.1 has it."""
+        rtc = {"enabled": True, "mode": "guided", "execution_horizon": 12}
+        fields = {"rtc_training_max_delay": 0, "use_visual_memory": False, "memory_frames": 6, "memory_stride": 30}
+        edit_json(pi0_folder / "config.json", rtc_config=rtc, **fields)
+        config = read()
+        assert (config.rtc_config.enabled, config.rtc_config.execution_horizon) == (True, 12)
+        assert "left out: memory_frames, memory_stride, rtc_training_max_delay, use_visual_memory, rtc_config.mode" in (
+            caplog.text
+        )
+
+    def test_what_is_called_otherwise_now(self, read, pi0_folder):
+        path = pi0_folder / "config.json"
+        fields = json.loads(path.read_text())
+        del fields["num_inference_steps"]
+        path.write_text(json.dumps(fields | {"num_steps": 4}))
+        assert read().num_inference_steps == 4
+
+    @pytest.mark.parametrize(
+        ("fields", "message"),
+        [
+            (
+                {"rtc_config": {"mode": "trained"}},
+                "rtc_config.mode is 'trained': a prefix that the model was trained to continue",
+            ),
+            (
+                {"rtc_config": {"prefix_len": 3}},
+                "rtc_config.prefix_len (3) is a field of no LeRobot release that this package knows",
+            ),
+            ({"use_visual_memory": True}, "use_visual_memory is True: a model that sees earlier observations"),
+            ({"use_proprioceptive_memory": True}, "use_proprioceptive_memory is True: a model that sees earlier"),
+            (
+                {"adapt_to_pi_aloha": True},
+                "adapt_to_pi_aloha is True: ALOHA's joints and grippers converted inside the policy",
+            ),
+            ({"use_delta_joint_actions_aloha": True}, "set use_relative_actions instead"),
+            (
+                {"resize_imgs_with_padding": [112, 112]},
+                "resize_imgs_with_padding is [112, 112]: pictures of another size",
+            ),
+            (
+                {"image_tower": "dino"},
+                "image_tower ('dino') is a field of no LeRobot release that this package knows: use the",
+            ),
+        ],
+        ids=lambda value: "" if isinstance(value, str) else next(iter(value)),
+    )
+    def test_what_would_change_it_is_refused(self, read, pi0_folder, fields, message):
+        edit_json(pi0_folder / "config.json", **fields)
+        with pytest.raises(ValueError, match=re.escape(message)):
+            read()
 
 
 @pytest.mark.parametrize(

@@ -82,7 +82,7 @@ def convert(tmp_path, openpi, capsys):
         named = ["--tokenizer", str(tokenizer)] if tokenizer else []
         capsys.readouterr()
         status = main(["convert", str(source), str(tmp_path / "ours"), *TINY, *named, *arguments])
-        error = capsys.readouterr().err
+        _, _, error = f"\n{capsys.readouterr().err}".partition("\nerror: ")
         assert (status == 0) == (tmp_path / "ours").exists()
         assert (status == 0) == (error == "")
         return error

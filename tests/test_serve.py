@@ -21,6 +21,7 @@ from lerobot.transport.utils import send_bytes_in_chunks
 from lerobot_pi0_ttnn.cli import main
 from lerobot_pi0_ttnn.cli.serve import is_loopback, parse_flags
 from lerobot_pi0_ttnn.recording import read_recording
+from tests.broken_checkpoints import copy_of, set_widths
 from tests.processes import FAKE_ROBOT, SEED, Command, Program, until
 from tests.robots import (
     CAMERAS,
@@ -217,10 +218,15 @@ def test_an_inference_that_fails_is_told(server, folder, tmp_path, fault, reason
 
 
 def test_a_client_may_come_again(server, folder, tmp_path):
-    """After all that, the same server serves."""
-    program = client(tmp_path, server, folder / "pi0", stop_after=5)
+    """After all that, the same server serves; a fine-tune of pi0_base here, of which the client is warned once."""
+    fine_tune = copy_of(folder / "pi0", tmp_path / "fine-tune")
+    set_widths(fine_tune, state=32)
+    program = client(tmp_path, server, fine_tune, stop_after=5)
     program.wait(60)
     assert len(moves(tmp_path / "diary.jsonl")) == 5
+    assert program.output.count("Error receiving actions") == 1
+    assert "warning, the robot moves all the same" in program.output
+    assert "the config says 32 values, the statistics are of 6, which is what counts" in program.output
 
 
 def test_a_server_that_has_forgotten_its_client(servers, folder, tmp_path):

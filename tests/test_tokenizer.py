@@ -4,6 +4,8 @@ import json
 import pickle
 import shlex
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -16,7 +18,8 @@ from lerobot_pi0_ttnn.checkpoint.tokenizer import FETCH, PALIGEMMA, inspect_toke
 from lerobot_pi0_ttnn.cli import main
 from lerobot_pi0_ttnn.cli.demo import make_demo_checkpoint
 from lerobot_pi0_ttnn.demo.tokenizer import make_tokenizer
-from tests.checkpoints import hub_cache, save_lerobot_checkpoint
+from lerobot_pi0_ttnn.processor_pi0_ttnn import tokenizer_of
+from tests.checkpoints import edit_json, hub_cache, save_lerobot_checkpoint
 from tests.oracle import make_lerobot_policy
 
 TINY = ["--set", "architecture=tiny", "--set", "backend=torch"]
@@ -51,6 +54,7 @@ def name_tokenizer(checkpoint: Path, name: str, **artifacts) -> Path:
     pipeline = json.loads(path.read_text())
     step = next(step for step in pipeline["steps"] if step["registry_name"] == "tokenizer_processor")
     step["config"]["tokenizer_name"] = name
+    step.pop("artifacts", None)
     step |= artifacts
     path.write_text(json.dumps(pipeline))
     return checkpoint
@@ -95,6 +99,20 @@ class TestHubCache:
         checkpoint = name_tokenizer(shutil.copytree(trained, tmp_path / "copy"), PALIGEMMA)
         with pytest.raises(ValueError, match="tokenizer: google/paligemma-3b-pt-224: it is not, or not whole"):
             tokens(checkpoint)
+
+    @pytest.mark.parametrize(
+        ("files", "problem"),
+        [(["tokenizer.json"], ""), (["model.safetensors"], "me/model: this repository holds no tokenizer")],
+    )
+    def test_one_that_could_be_fetched(self, monkeypatch, files, problem):
+        """The Hub's two answers are made up."""
+        from huggingface_hub import HfApi
+
+        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+        monkeypatch.setattr(HfApi, "auth_check", lambda self, name: None)
+        monkeypatch.setattr(HfApi, "list_repo_files", lambda self, name: files)
+        state = inspect_tokenizer("me/model")
+        assert (state.is_here, state.problem) == (False, problem)
 
     def test_the_advised_download_fetches_what_is_needed(self, monkeypatch, tokenizer, hub):
         """The command is run by huggingface_hub's own command line, with the download replaced."""
@@ -198,7 +216,32 @@ class TestArtifacts:
         make_tokenizer(tmp_path / "tokenizer")
         (tmp_path / "tokenizer" / "tokenizer.json").write_text("another's")
         assert tokens(checkpoint) == PROMPT
-        assert tokens(name_tokenizer(checkpoint, "./tokenizer", artifacts={})) == PROMPT  # written by hand
+        assert tokens(name_tokenizer(checkpoint, "./tokenizer")) == PROMPT  # written by hand
+
+    def test_every_way_in_reads_it(self, checkpoint, capsys):
+        """With what else main writes; through this package's commands and through `plugins.as_pi0`."""
+        edit_json(checkpoint / "config.json", rtc_config={"enabled": False, "mode": "guided"})
+        policy = PI0TTNNPolicy.from_pretrained(checkpoint, architecture="tiny", backend="torch")
+        assert tokenizer_of(policy.config) == PALIGEMMA  # the processors name their own
+        assert main(["convert", str(checkpoint), str(checkpoint / "ours"), *TINY]) == 0
+        for command in (
+            ["info", str(checkpoint / "ours")],
+            ["doctor", "--backend=torch", "--checkpoint", str(checkpoint / "ours")],
+        ):
+            assert main(command) == 0
+        program = (
+            "import sys, lerobot_pi0_ttnn.plugins.as_pi0; from lerobot.configs import PreTrainedConfig; "
+            "config = PreTrainedConfig.from_pretrained(sys.argv[1]); print(type(config).__name__, config.rtc_config.enabled)"
+        )
+        result = subprocess.run(
+            [sys.executable, "-c", program, str(checkpoint)], capture_output=True, text=True, check=False
+        )
+        assert result.stdout.split() == ["PI0TTNNConfig", "False"], result.stderr
+
+    def test_the_declared_folder_counts(self, checkpoint):
+        """As in main, where the step's settings name another."""
+        name_tokenizer(checkpoint, "/elsewhere", artifacts={"tokenizer_name": "tokenizer"})
+        assert tokens(checkpoint) == PROMPT
 
     def test_through_lerobots_pi0_type(self, checkpoint):
         """`plugins.as_pi0`, and LeRobot's own policy where this package is installed, load the same pipeline."""
@@ -333,7 +376,7 @@ class TestWhatWillNotLoad:
         ],
     )
     def test_a_folder_that_is_not_here(self, checkpoint, capsys, name, problem):
-        name_tokenizer(checkpoint, name, artifacts={})
+        name_tokenizer(checkpoint, name)
         for who, said in self.sayings(checkpoint, capsys).items():
             assert problem in said, who
             assert "lerobot-pi0-ttnn convert CKPT DST --tokenizer FOLDER_OR_HUB_ID" in said, who
@@ -364,7 +407,7 @@ class TestWhatWillNotLoad:
 
     def test_a_hub_id_that_is_not_here(self, checkpoint, capsys, caplog):
         """The policy itself needs no tokenizer; the server does, and so does whoever asks about this machine."""
-        name_tokenizer(checkpoint, PALIGEMMA, artifacts={})
+        name_tokenizer(checkpoint, PALIGEMMA)
         problem = f"{PALIGEMMA}: it is not, or not whole, in the Hub's cache, and HF_HUB_OFFLINE forbids the network"
         with pytest.raises(AssertionError, match="is read"):
             PI0TTNNPolicy.from_pretrained(checkpoint)

@@ -194,6 +194,8 @@ class CheckpointSource:
         folder = Path(self.path_or_repo_id).expanduser()
         if folder.is_dir() and any((folder / (self.subfolder or "")).glob("*.bin")):
             return "It holds PyTorch .bin files; save the model as safetensors first."
+        if folder.is_dir() and any((folder / (self.subfolder or "")).rglob("*.distcp")):
+            return "It holds a distributed checkpoint of LeRobot's main; run that release's lerobot-convert-dcp on it first."
         return "Give the folder (or the Hub repository, with its subfolder) in which the weights lie."
 
 

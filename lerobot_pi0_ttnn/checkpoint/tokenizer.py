@@ -84,9 +84,10 @@ def read_tokenizer_step(source: CheckpointSource) -> TokenizerStep | None:
         return None
     try:
         for step in json.loads(path.read_text())["steps"]:
-            name = step.get("config", {}).get(ARGUMENT)
+            artifact = step.get("artifacts", {}).get(ARGUMENT)
+            name = step.get("config", {}).get(ARGUMENT) if artifact is None else artifact
             if step.get("registry_name") == TOKENIZER_STEP and name is not None:
-                return TokenizerStep(str(name), path.parent, ARGUMENT in step.get("artifacts", {}))
+                return TokenizerStep(str(name), path.parent, is_artifact=artifact is not None)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{path}: not a LeRobot processor ({error!r}); fetch it again.") from error
     return None
@@ -294,6 +295,8 @@ def _hub_problem(name: str) -> tuple[str, str]:
         return f"{name}: it is not, or not whole, in the Hub's cache, and HF_HUB_OFFLINE forbids the network", fix
     try:
         HfApi().auth_check(name)
+        if not {*VOCABULARIES, "vocab.json", "vocab.txt"} & set(HfApi().list_repo_files(name)):
+            return f"{name}: this repository holds no tokenizer", _convert(PALIGEMMA)
     except GatedRepoError:
         return f"{name}: not in the Hub's cache, and the repository is gated", fix
     except RepositoryNotFoundError:

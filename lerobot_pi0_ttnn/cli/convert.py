@@ -18,7 +18,7 @@ from typing import Any
 from torch import Tensor
 
 from ..checkpoint import CheckpointWeights, open_weights
-from ..checkpoint.files import CONFIG_FILE, CheckpointSource
+from ..checkpoint.files import CONFIG_FILE, CheckpointSource, open_safetensors
 from ..checkpoint.loader import link_or_copy
 from ..checkpoint.openpi import TRANSFORMS, lerobot_fields, read_norm_stats
 from ..checkpoint.processors import POSTPROCESSOR, PREPROCESSOR
@@ -121,9 +121,8 @@ def convert(
             for name in (PREPROCESSOR, POSTPROCESSOR):
                 _convert_processor(source, name, staging, config.tokenizer_name)
         else:
-            config.pretrained_path = staging
-            _make_processors(config, stats or _stats_in_weights(loader), staging)
-        config.pretrained_path = None
+            config.checkpoint = CheckpointSource(staging)
+            _make_processors(config, stats or _stats_of_pipeline(source) or _stats_in_weights(loader), staging)
         settle_features(config, CheckpointSource(staging))
         config.save_pretrained(staging)
         loader.save(staging)
@@ -192,6 +191,18 @@ def adopt_norm_stats(
     for saying in (*found.notes, TRANSFORMS):
         logger.warning("%s: %s.", found.path, saying)
     return found.stats
+
+
+def _stats_of_pipeline(source: CheckpointSource) -> dict[str, dict[str, Tensor]]:
+    """Returns what the preprocessor of a folder knew, if of it only the tensors are there; LeRobot's main needs no more."""
+    folder = Path(source.path_or_repo_id).expanduser() / (source.subfolder or "")
+    stats: dict[str, dict[str, Tensor]] = {}
+    for path in sorted(folder.glob("policy_preprocessor*normalizer_processor.safetensors")):
+        file = open_safetensors(path)
+        for key in file.keys():  # noqa: SIM118 - not a dict
+            feature, _, statistic = key.rpartition(".")
+            stats.setdefault(feature, {})[statistic] = file.get_tensor(key)
+    return stats
 
 
 def _stats_in_weights(loader: CheckpointWeights) -> dict[str, dict[str, Tensor]]:

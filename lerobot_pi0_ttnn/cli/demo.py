@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..checkpoint.files import CheckpointSource
 from ..checkpoint.tokenizer import FOLDER
 from ..configuration_pi0_ttnn import BACKENDS, PI0TTNNConfig
 from ..demo.checkpoint import write_random_weights
@@ -140,10 +141,9 @@ def make_demo_checkpoint(folder: Path, env: str) -> None:
         input_features={name: feature for name, feature in features.items() if name != ACTION},
         output_features={ACTION: features[ACTION]},
     )
-    config.pretrained_path = folder
+    config.checkpoint = CheckpointSource(folder)
     for pipeline in make_pi0_ttnn_pre_post_processors(config, demo_stats(env)):
         pipeline.save_pretrained(folder)
-    config.pretrained_path = None
     config.save_pretrained(folder)
     shapes = {f"model.{name}": shape for name, shape in expected_shapes(config.model_config()).items()}
     write_random_weights(folder / "model.safetensors", shapes, seed=SEED, dtype=torch.float32)
