@@ -129,8 +129,8 @@ class ObservationReader:
                 said = f" {text.strip()!r}" if text else ""
                 self._warn_once(
                     ("prompt", tuple(ids)),
-                    f"the prompt{said} was cut at {len(ids)} tokens (tokenizer_max_length), so its end is lost: say it in fewer "
-                    "words, as in training. More tokens (max_length of tokenizer_processor in policy_preprocessor.json) help "
+                    f"the prompt{said} was cut at {len(ids)} tokens (tokenizer_max_length), so its end is lost: say it in "
+                    "fewer words, as in training. More tokens (max_length of tokenizer_processor in policy_preprocessor.json) help "
                     "only if it was trained with them.",
                 )
 
