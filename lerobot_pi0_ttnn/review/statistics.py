@@ -75,6 +75,7 @@ def check_statistics(subject: Subject) -> Iterator[Problem]:
         yield from problems or _check_values(each)
         yield from _check_modes(each)
     yield from _check_both_sides(subject)
+    yield from _check_pictures(subject)
 
 
 def check_given_statistics(config: PI0TTNNConfig, stats: Mapping[str, Mapping[str, Any]]) -> Iterator[Problem]:
@@ -265,6 +266,21 @@ def _check_both_sides(subject: Subject) -> Iterator[Problem]:
             f"{ACTION}: the preprocessor's {', '.join(differing)} {'differs' if len(differing) == 1 else 'differ'} from the "
             "postprocessor's, which turns the policy's actions into the robot's",
             f"use the two that were saved together, or {AGAIN}",
+        )
+
+
+def _check_pictures(subject: Subject) -> Iterator[Problem]:
+    """Whether pictures arrive as pi0 takes them, in [0, 1]."""
+    settings, pre = subject.processors.normalizer, subject.processors.preprocessor
+    mode = str((settings.get("norm_map") or {}).get("VISUAL", "IDENTITY"))
+    cameras = subject.config.image_features.keys() & (settings.get("features") or {}).keys()
+    normalised = sorted(cameras & pre.stats.keys()) if pre else []
+    if mode != "IDENTITY" and normalised:
+        yield Problem(
+            "error",
+            SUBJECT,
+            f"{', '.join(normalised)}: {PREPROCESSOR} normalises pictures ({mode}), and pi0 takes them in [0, 1]",
+            f"write VISUAL: IDENTITY into its norm_map, if it was trained so, or {AGAIN}",
         )
 
 
