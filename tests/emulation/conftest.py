@@ -1,11 +1,8 @@
-"""One emulated n150 for all tests of this process; other boards are opened in processes of their own."""
+"""One emulated n150 for all tests of this process; other boards are opened in processes of their own, see `run_python`."""
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -64,23 +61,3 @@ def agrees() -> Callable[..., None]:
             torch.testing.assert_close(actual, expected.float(), rtol=BF16_STEP, atol=1e-4)
 
     return agrees
-
-
-@pytest.fixture(scope="session")
-def run_python() -> Callable[..., str]:
-    """What a program in a process of its own prints; fails with its errors."""
-
-    def run_python(program: str, arguments: Sequence[str] = ()) -> str:
-        done = subprocess.run(
-            [sys.executable, "-c", program, *arguments],
-            # This checkout, even where another one is installed.
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
-            capture_output=True,
-            text=True,
-            timeout=120,
-            check=False,
-        )
-        assert done.returncode == 0, done.stderr
-        return done.stdout
-
-    return run_python

@@ -4,17 +4,15 @@ import pytest
 
 from lerobot_pi0_ttnn import PI0TTNNPolicy
 from tests.checkpoints import edit_json, save_lerobot_checkpoint
-from tests.faults.processes import Forker
 from tests.oracle import make_lerobot_policy
+from tests.processes import forker as start_forker
 
 
 @pytest.fixture(scope="session")
-def forker(tmp_path_factory):
+def forker():
     """Starts programs in processes of their own."""
     pytest.importorskip("ttnn", reason="the TTNN backend's package is not installed")
-    forker = Forker(tmp_path_factory.mktemp("processes"))
-    yield forker
-    forker.close()
+    return start_forker()
 
 
 @pytest.fixture(scope="session")
