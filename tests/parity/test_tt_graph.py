@@ -41,7 +41,7 @@ def committed() -> str:
 
 
 def test_the_committed_table(emulated, committed):
-    assert pi0_base_graph(emulated) == committed, f"uv run python benchmarks/graph.py {emulated.name}"
+    assert pi0_base_graph(emulated) == committed, f"uv run python -m benchmarks.graph {emulated.name}"
 
 
 def test_a_p150_dispatches_the_same(committed, tmp_path):

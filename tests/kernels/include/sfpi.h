@@ -4,4 +4,8 @@
 
 #pragma once
 
-namespace sfpi {}
+namespace sfpi {
+
+constexpr int SFPLOADI_MOD0_FLOATB = 0;
+
+}  // namespace sfpi
