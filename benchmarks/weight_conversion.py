@@ -60,24 +60,28 @@ class PeakMemory:
     """Samples this process's memory: all that is resident, and the part that is not pages of files."""
 
     def __init__(self) -> None:
-        self._peak = {"VmRSS": 0, "RssAnon": 0}
         self._before = self._sample()
+        self._peak = dict(self._before)
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)
         self._thread.start()
 
     def _sample(self) -> dict[str, int]:
         fields = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines() if ":" in line)
-        return {name: int(fields[name].split()[0]) // 1024 for name in self._peak}
+        return {name: int(fields[name].split()[0]) // 1024 for name in ("VmRSS", "RssAnon")}
 
     def _watch(self) -> None:
         while not self._stop.wait(SAMPLE_SECONDS):
-            self._peak = {name: max(self._peak[name], value) for name, value in self._sample().items()}
+            self._keep()
+
+    def _keep(self) -> None:
+        self._peak = {name: max(self._peak[name], value) for name, value in self._sample().items()}
 
     def stop(self) -> dict[str, float]:
         """Returns MiB: before, and the greatest seen since."""
         self._stop.set()
         self._thread.join()
+        self._keep()
         return {
             "resident_before_mib": self._before["VmRSS"],
             "resident_peak_mib": self._peak["VmRSS"],

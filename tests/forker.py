@@ -18,7 +18,7 @@ from typing import Any
 IMPORTED = (
     "lerobot.scripts.lerobot_eval",
     "lerobot.scripts.lerobot_rollout",
-    "lerobot.async_inference.robot_client",
+    "lerobot.async_inference.helpers",
     "lerobot_pi0_ttnn.cli",
     "lerobot_pi0_ttnn.modeling_pi0_ttnn",
     "tests.machine",

@@ -420,4 +420,12 @@ class TestCommand:
         from lerobot_pi0_ttnn.cli.doctor import open_board_apart
 
         assert status(open_board_apart("emulated:n150"), "8 x 8 workers") == "ok"
-        assert status(open_board_apart("emulated:n1"), "expected one of emulated:n150") == "fail"
+
+    def test_a_board_that_cannot_be_opened(self, monkeypatch):
+        from lerobot_pi0_ttnn.cli import doctor
+
+        ended = subprocess.CompletedProcess([], 1, stdout="", stderr="Traceback:\nRuntimeError: TT_THROW: no card\n")
+        monkeypatch.setattr(doctor.subprocess, "run", lambda *_, **__: ended)
+        assert (
+            status(doctor.open_board_apart("0"), "board 0 cannot be opened: RuntimeError: TT_THROW: no card") == "fail"
+        )

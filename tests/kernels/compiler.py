@@ -10,6 +10,7 @@ import shlex
 import subprocess
 from dataclasses import dataclass
 from importlib.util import find_spec
+from itertools import pairwise
 from pathlib import Path
 
 STAND_INS = Path(__file__).parent / "include"
@@ -36,7 +37,7 @@ class Compilation:
         kernel: the stem of its file.
         processor: `brisc`, `ncrisc`, `trisc0`, ...
         folder: where ttnn has put the headers that it makes for it.
-        flags: include paths and definitions.
+        flags: include paths, definitions, and files that are included first.
         source: ttnn's file that includes the kernel.
     """
 
@@ -78,6 +79,7 @@ def compilations(log: str) -> list[Compilation]:
         folder = Path(words[words.index("-o") + 1]).parent
         *_, kernel, _, processor = folder.parts
         flags = [word for word in words if word.startswith(("-I", "-D", "-std="))]
+        flags += [part for here, after in pairwise(words) if here == "-include" for part in (here, after)]
         flags += [f"-D{name}=1" for word in words if word.startswith("-mcpu=") for name in macros(word)]
         source = next(word for word in words if word.endswith(".cc"))
         found.append(Compilation(kernel, processor, folder, tuple(flags), source))
