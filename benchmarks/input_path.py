@@ -39,7 +39,7 @@ LEROBOT, OURS = "LeRobot: images and state", "ours: all of a tick, ready to be s
 
 def timed() -> dict[str, Callable[[], Any]]:
     """Returns what is timed, by name: the two candidates, parts of ours, and what is not done at each tick or not at all."""
-    precision, vision = preset("balanced"), PI0_BASE.vision
+    precision, vision = preset("balanced", ttnn.device.Arch.WORMHOLE_B0), PI0_BASE.vision
     batch = make_batch(PRESENT)
     keys = [f"observation.images.{camera}" for camera in CAMERAS[:PRESENT]]
     read = ObservationReader(keys, vision.image_size, PI0_BASE.state_dim, PI0_BASE.vocab_size)

@@ -9,7 +9,7 @@ from lerobot.utils.constants import ACTION
 from torch import Tensor
 
 from .checkpoint.files import CheckpointSource
-from .checkpoint.processors import read_action_stats
+from .checkpoint.processors import read_processors
 from .configuration_pi0_ttnn import PI0TTNNConfig
 
 
@@ -40,7 +40,7 @@ def read_action_limits(config: PI0TTNNConfig, source: CheckpointSource) -> Actio
     Raises:
         ValueError: there is no such range in it, or not one number for each action.
     """
-    stats = read_action_stats(source)
+    stats = read_processors(source).action_stats
     missing = [name for name in ("min", "max") if name not in stats]
     if missing:
         raise ValueError(

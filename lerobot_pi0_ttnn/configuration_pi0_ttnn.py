@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import draccus
-from lerobot.configs import PreTrainedConfig, parser
+from lerobot.configs import PolicyFeature, PreTrainedConfig, parser
 from lerobot.policies.pi0.configuration_pi0 import PI0Config
 
 from .checkpoint.files import CheckpointSource
@@ -56,6 +56,9 @@ class PI0TTNNConfig(PI0Config):
     """Folder or Hub id of the tokenizer, where processors are made anew; saved ones name their own."""
     warm_up: bool = True
     """Whether `from_pretrained` runs the model before it returns, so that the first tick costs what every tick costs."""
+    camera_aliases: dict[str, str] = dataclasses.field(default_factory=dict)
+    """The robot's name of a camera -> the checkpoint's. Loading adds what the saved preprocessor renames: lerobot-eval and
+    lerobot-rollout replace its renaming by --rename_map, and by none where that is not given."""
     clamp_actions: bool = False
     """Whether actions are kept within the range of the data set that the checkpoint was trained on."""
     time_stages: bool = False
@@ -88,6 +91,12 @@ class PI0TTNNConfig(PI0Config):
         elif name != "cpu":
             logger.info("device=%s: batches stay on the CPU; the backend (%s) computes.", device, self.backend)
         self.device: str | None = "cpu"
+
+    @property
+    def image_features(self) -> dict[str, PolicyFeature]:
+        """Returns the cameras of the model by the checkpoint's names; `input_features` has the robot's besides."""
+        cameras: dict[str, PolicyFeature] = super().image_features
+        return {key: feature for key, feature in cameras.items() if key not in self.camera_aliases}
 
     def model_config(self) -> PI0ModelConfig:
         """Returns the sizes of the model."""

@@ -25,8 +25,9 @@ from .configuration_pi0_ttnn import PI0TTNNConfig, choose_config
 from .latency import Stopwatch
 from .latency_report import HOST, TOTAL, device_stage, latency_report
 from .observation import ObservationReader
-from .processor_pi0_ttnn import warn_of_processors
 from .recording import Recorder
+from .review import refuse_or_warn, review, settle_features
+from .rollout_robot import check_rollout
 from .rtc import Guidance, make_guidance
 
 logger = logging.getLogger(__name__)
@@ -123,14 +124,18 @@ class PI0TTNNPolicy(PreTrainedPolicy):
             PermissionError: the repository is private or gated.
             ConnectionError: the Hub cannot be reached and the files are not in the cache.
             ValueError: a file is damaged, or the checkpoint is of another model, incomplete or mis-shaped, or an adapter
-                that cannot be merged.
+                that cannot be merged; or its processors would move a robot wrongly, see `review`.
             ImportError: the ttnn backend's package is not installed.
+
+        Under `lerobot-rollout` the robot's joints are compared with the checkpoint's: see `check_rollout` for its ValueErrors.
         """
         source = CheckpointSource(
             pretrained_name_or_path, revision, token, cache_dir, local_files_only, subfolder, force_download
         )
         config = choose_config(config, source, kwargs)
-        warn_of_processors(config, source)
+        refuse_or_warn(review(config, source), source, logger)
+        settle_features(config, source)
+        check_rollout(config, str(source))
         limits = read_action_limits(config, source) if config.clamp_actions else None
         policy = cls(config, open_weights(source, config.base_model), action_limits=limits)
         if config.warm_up:
@@ -224,12 +229,19 @@ class PI0TTNNPolicy(PreTrainedPolicy):
             noise: for the chunk, if one is predicted.
 
         Raises:
-            RuntimeError: real-time chunking is enabled, and LeRobot's engine is to manage the queue.
+            RuntimeError: real-time chunking is enabled, and LeRobot's engine is to manage the queue; or actions are relative
+                to the state at the chunk's observation, which whoever post-processes one at a time does not have any more.
         """
         if self._rtc_enabled():
             raise RuntimeError(
                 "select_action: real-time chunking is enabled, and needs predict_action_chunk and a queue that knows the "
                 "delay: run lerobot-rollout --inference.type=rtc, or set config.rtc_config.enabled = False."
+            )
+        if self.config.use_relative_actions and self.config.n_action_steps > 1:
+            raise RuntimeError(
+                "select_action: this checkpoint's actions are relative to the state at their chunk's observation, and "
+                "LeRobot's post-processing of single ones adds the state of the tick, so that the arm drifts: run "
+                "lerobot-rollout --inference.type=rtc or lerobot-pi0-ttnn serve, or set --policy.n_action_steps=1."
             )
         with self._queue_lock:
             if not self._action_queue:
@@ -306,6 +318,11 @@ class PI0TTNNPolicy(PreTrainedPolicy):
             self._recorder.chunk(actions)
         return actions
 
+    def take_warnings(self) -> list[str]:
+        """Returns what was warned of the observations since this was last called: `serve` passes it on to its client."""
+        taken, self._read.warnings = self._read.warnings, []
+        return taken
+
     def _preprocess_images(self, batch: Mapping[str, object]) -> tuple[list[Tensor], list[Tensor]]:
         """Returns the images and masks of an `Observation`, for LeRobot's tests; of `self` only `config` is used."""
         read = _observation_reader(self.config)
@@ -378,4 +395,5 @@ def _observation_reader(config: PI0TTNNConfig) -> ObservationReader:
         image_size=model.vision.image_size,
         state_dim=model.state_dim,
         vocab_size=model.vocab_size,
+        aliases=config.camera_aliases,
     )

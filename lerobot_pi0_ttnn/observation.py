@@ -2,6 +2,7 @@
 
 import logging
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -14,8 +15,13 @@ logger = logging.getLogger(__name__)
 STATE = "observation.state"
 TOKENS = "observation.language.tokens"
 TOKENS_MASK = "observation.language.attention_mask"
+TASK = "task"
+NEWLINE = 108
+"""PaliGemma's token for a line break. LeRobot's pi0 ends each prompt with one (`Pi0NewLineProcessor`)."""
 BLACK = -1.0
 """As the model sees it: around an image that is not square, and every pixel of an absent camera, as LeRobot has it."""
+FAR_OUT = 0.25
+"""How far pixels may be out of [0, 1]: more than any filter overshoots, less than any other scale than [0, 1] needs."""
 
 
 @dataclass(frozen=True)
@@ -43,26 +49,30 @@ class ObservationReader:
         image_size: height and width that the model takes.
         state_dim: width that the model takes.
         vocab_size: tokens are below it.
+        aliases: another batch key -> the camera that it is, where the batch lacks that camera's own.
     """
 
     cameras: Sequence[str]
     image_size: int
     state_dim: int
     vocab_size: int
-    _warned: set[str] = field(default_factory=set, repr=False)
+    aliases: Mapping[str, str] = field(default_factory=dict)
+    warnings: list[str] = field(default_factory=list, repr=False)
+    """What was warned of, each once. Whoever takes them empties the list."""
+    _warned: set[object] = field(default_factory=set, repr=False)
 
     def __call__(self, batch: Mapping[str, object]) -> Observation:
         """Returns the batch as the model takes it. Source: LeRobot `PI0Policy._preprocess_images`, `.prepare_state`.
 
         Args:
-            batch: LeRobot's preprocessed batch. Images (B, 3, H, W) or (B, H, W, 3) float32 in [0, 1], state (B, n)
-                normalised, tokens (B, L) int64 and their mask (B, L) bool. A camera's key may be absent; other keys are
-                not read.
+            batch: LeRobot's preprocessed batch. Images (B, 3, H, W) or (B, H, W, 3), float32 in [0, 1] or uint8, state
+                (B, n) normalised, tokens (B, L) int64 and their mask (B, L) bool. A camera's key may be absent; other keys
+                are not read.
 
         Raises:
             KeyError: a key is missing that cannot be.
             TypeError: an entry is of the wrong dtype.
-            ValueError: an entry is of the wrong shape, or not finite.
+            ValueError: an entry is of the wrong shape or far out of range, or not finite.
         """
         state = self.state(batch)
         lang_tokens, lang_masks = self._language(batch, rows=state.shape[0])
@@ -104,26 +114,52 @@ class ObservationReader:
                 f"{TOKENS}: expected ids from 0 to {self.vocab_size - 1}, got {low} to {high}; use the tokenizer that the "
                 "checkpoint was trained with."
             )
+        if bool(mask.all(dim=1).any()):
+            self._check_ends(tokens[mask.all(dim=1)], _texts(batch, mask))
         return tokens, mask
+
+    def _check_ends(self, tokens: Tensor, texts: Sequence[str | None]) -> None:
+        """Warns, once for each, of prompts that the tokenizer has cut: it keeps as many tokens as fit, and says nothing.
+
+        Args:
+            tokens: (n, L), of prompts without padding.
+            texts: what they say, where that is known.
+        """
+        for ids, text in zip(tokens.tolist(), texts, strict=True):
+            breaks = len(re.findall(r"(?<!\n)\n(?!\n)", text or "\n"))
+            if ids[-1] != NEWLINE or ids.count(NEWLINE) < breaks:
+                said = f" {text.strip()!r}" if text else ""
+                self._warn_once(
+                    ("prompt", tuple(ids)),
+                    f"the prompt{said} is longer than the {len(ids)} tokens that are kept, so its end is lost: say it in fewer "
+                    "words, as in training. More tokens (max_length of tokenizer_processor in policy_preprocessor.json) help "
+                    "only if it was trained with them.",
+                )
 
     def images(self, batch: Mapping[str, object], rows: int) -> tuple[list[Tensor], list[Tensor]]:
         """Returns the images and masks of `__call__`, for a batch of so many rows."""
-        present = [key for key in self.cameras if key in batch]
-        strangers = [key for key in batch if key.startswith("observation.image") and key not in self.cameras]
+        keys = {self.aliases[key]: key for key in batch if key in self.aliases}
+        keys |= {key: key for key in self.cameras if key in batch}
+        present = [key for key in self.cameras if key in keys]
+        strangers = [
+            key
+            for key in batch
+            if key.startswith("observation.image") and key not in self.cameras and key not in self.aliases
+        ]
         if not present:
             raise KeyError(
                 f"none of the policy's cameras {list(self.cameras)} is in the batch, which has "
                 f"{strangers or sorted(batch)}; rename them, e.g. "
                 f'--rename_map=\'{{"{strangers[0] if strangers else "observation.images.x"}": "{_first(self.cameras)}"}}\'.'
             )
-        absent = [key for key in self.cameras if key not in batch]
+        absent = [key for key in self.cameras if key not in keys]
         if absent and strangers:
             self._warn_once(
                 "cameras",
                 f"the batch has {strangers}, which the policy does not know, and lacks {absent}, which then count as absent "
                 "cameras; if they are the same, use --rename_map.",
             )
-        images = [self._image(key, _tensor(batch, key, "a camera"), rows) for key in present]
+        images = [self._image(key, _tensor(batch, keys[key], "a camera"), rows) for key in present]
         shape = (rows, 3, self.image_size, self.image_size)
         images += [torch.full((1, 1, 1, 1), BLACK).expand(shape) for _ in absent]
         masks = [torch.ones(rows, dtype=torch.bool) for _ in present] + [
@@ -132,36 +168,46 @@ class ObservationReader:
         return images, masks
 
     def _image(self, key: str, image: Tensor, rows: int) -> Tensor:
-        if not image.is_floating_point():
-            raise TypeError(
-                f"{key}: expected float32 in [0, 1], got {image.dtype}; divide by 255 (LeRobot's preprocess_observation and "
-                "prepare_observation_for_inference do)."
-            )
-        if image.ndim != 4 or 3 not in (image.shape[1], image.shape[-1]) or image.shape[0] != rows:
+        if not (image.is_floating_point() or image.dtype == torch.uint8):
+            raise TypeError(f"{key}: expected float32 in [0, 1] or uint8, got {image.dtype}.")
+        if image.ndim != 4 or 3 not in (image.shape[1], image.shape[-1]) or image.shape[0] != rows or not image.numel():
             raise ValueError(
-                f"{key}: expected ({rows}, 3, H, W) or ({rows}, H, W, 3) for a state of {rows} row(s), got {tuple(image.shape)}"
+                f"{key}: expected ({rows}, 3, H, W) or ({rows}, H, W, 3) for a state of {rows} row(s), got "
+                f"{tuple(image.shape)}; pi0 takes pictures in colours, no depth, no gray, no alpha channel."
             )
-        image = image.detach().cpu().float()
+        # In float32 and laid out by channels, as LeRobot hands images over: the same picture gives the same pixels to the bit.
+        image = image.detach().cpu()
+        image = image.float() / 255 if image.dtype == torch.uint8 else image.float()
         if image.shape[1] != 3:
-            image = image.permute(0, 3, 1, 2)
+            image = image.permute(0, 3, 1, 2).contiguous()
         if image.shape[2:] != (self.image_size, self.image_size):
             image, low, high = resize_with_pad(image, self.image_size)
         else:
             low, high = (float(x) for x in image.aminmax())
             image = image.mul(2.0).sub_(1.0)
-        if not (math.isfinite(low) and math.isfinite(high)):
-            raise ValueError(f"{key}: holds NaN or infinity; check the camera.")
-        if low < -0.01 or high > 1.01:
-            self._warn_once(
-                key,
-                f"{key}: expected values in [0, 1], got {low:.3g} to {high:.3g}; the policy was trained on [0, 1]: divide "
-                "by 255, and leave images out of the normalisation.",
-            )
+        self._check_range(key, low, high)
         return image
 
-    def _warn_once(self, subject: str, message: str) -> None:
+    def _check_range(self, key: str, low: float, high: float) -> None:
+        if not (math.isfinite(low) and math.isfinite(high)):
+            raise ValueError(f"{key}: holds NaN or infinity; check the camera.")
+        seen = f"{key}: expected values in [0, 1], got {low:.3g} to {high:.3g}"
+        if low < -FAR_OUT or high > 1.0 + FAR_OUT:
+            raise ValueError(
+                f"{seen}; the picture would be lost. Give uint8, or divide by 255 once, and leave images out of the "
+                "normalisation."
+            )
+        if low < -0.01 or high > 1.01:
+            self._warn_once(key, f"{seen}; what is out of range is cut off: look at what scales this camera's frames.")
+        elif 0.0 < high <= 1.0 / 255:
+            self._warn_once(
+                key, f"{seen}, which is black: is the lens covered, or were the frames divided by 255 twice?"
+            )
+
+    def _warn_once(self, subject: object, message: str) -> None:
         if subject not in self._warned:
             self._warned.add(subject)
+            self.warnings.append(message)
             logger.warning(message)
 
 
@@ -177,7 +223,7 @@ def resize_with_pad(image: Tensor, size: int) -> tuple[Tensor, float, float]:
     """
     height, width = image.shape[2:]
     ratio = max(width / size, height / size)
-    fitted = (int(height / ratio), int(width / ratio))
+    fitted = (max(1, int(height / ratio)), max(1, int(width / ratio)))
     image = F.interpolate(image, size=fitted, mode="bilinear", align_corners=False)
     low, high = (float(x) for x in image.aminmax())
     top, left = (size - fitted[0]) // 2, (size - fitted[1]) // 2
@@ -194,6 +240,14 @@ def _tensor(batch: Mapping[str, object], key: str, made_by: str) -> Tensor:
             f"{key}: expected a tensor, got {type(value).__name__}; pass the batch through the preprocessor."
         )
     return value
+
+
+def _texts(batch: Mapping[str, object], mask: Tensor) -> list[str | None]:
+    """Returns the prompts of the rows that have no padding; None where the batch does not hold them."""
+    tasks = batch.get(TASK)
+    tasks = [tasks] * len(mask) if isinstance(tasks, str) else tasks
+    texts = list(tasks) if isinstance(tasks, Sequence) and len(tasks) == len(mask) else [None] * len(mask)
+    return [text for text, is_full in zip(texts, mask.all(dim=1).tolist(), strict=True) if is_full]
 
 
 def _rows_not_finite(state: Tensor) -> list[int]:

@@ -4,7 +4,6 @@ import logging
 from typing import Any
 
 import torch
-from lerobot.configs import NormalizationMode
 from lerobot.policies.pi0.processor_pi0 import Pi0NewLineProcessor
 from lerobot.processor import (
     AbsoluteActionsProcessorStep,
@@ -15,11 +14,10 @@ from lerobot.processor import (
     make_default_policy_processor_steps,
     make_policy_processor_pipelines,
 )
-from lerobot.utils.constants import ACTION, OBS_STATE
 
-from .checkpoint.files import CheckpointSource
-from .checkpoint.processors import read_processors, tokenizer_problem
 from .configuration_pi0_ttnn import PI0TTNNConfig
+from .review import refuse_or_warn
+from .review.statistics import check_given_statistics
 
 logger = logging.getLogger(__name__)
 
@@ -39,10 +37,11 @@ def make_pi0_ttnn_pre_post_processors(config: PI0TTNNConfig, dataset_stats: Stat
         config: the policy's.
         dataset_stats: for `observation.state` and `action`, their `mean` and `std`; without them normalisation does
             nothing, and there is a warning.
+
+    Raises:
+        ValueError: statistics that no data set has, or not those that the config's normalisation takes.
     """
-    missing = missing_stats(config, dataset_stats or {})
-    if missing:
-        logger.warning(missing_stats_message(missing))
+    refuse_or_warn(list(check_given_statistics(config, dataset_stats or {})), "the data set's statistics", logger)
     relative = RelativeActionsProcessorStep(
         enabled=config.use_relative_actions,
         exclude_joints=config.relative_exclude_joints,
@@ -76,40 +75,3 @@ def make_pi0_ttnn_pre_post_processors(config: PI0TTNNConfig, dataset_stats: Stat
 
 make_pi0_pre_post_processors = make_pi0_ttnn_pre_post_processors
 """The name under which LeRobot looks while `plugins.as_pi0` runs checkpoints of type `pi0`."""
-
-
-def missing_stats(config: PI0TTNNConfig, stats: dict[str, Any]) -> list[str]:
-    """Returns the features that `config` normalises and that `stats` says nothing of."""
-    modes = config.normalization_mapping
-    features = {"STATE": OBS_STATE, "ACTION": ACTION}
-    return [
-        feature
-        for kind, feature in features.items()
-        if modes.get(kind, NormalizationMode.IDENTITY) is not NormalizationMode.IDENTITY and feature not in stats
-    ]
-
-
-def missing_stats_message(missing: list[str]) -> str:
-    """Returns what to tell a user whose checkpoint has no statistics for these features."""
-    return (
-        f"{', '.join(missing)}: normalised by mean and std in training, but the checkpoint has no statistics, so values pass "
-        "unchanged and actions will be wrong on a real robot; use a fine-tuned checkpoint, or make its processors from your "
-        "data set: make_pre_post_processors(config, dataset_stats=dataset.meta.stats)."
-    )
-
-
-def warn_of_processors(config: PI0TTNNConfig, source: CheckpointSource) -> None:
-    """Says, before the weights are loaded, what LeRobot would do wrong or refuse later on."""
-    try:
-        processors = read_processors(source)
-    except ConnectionError as error:
-        logger.warning("The processors could not be looked for. %s", error)
-        return
-    if processors is None:
-        return
-    missing = missing_stats(config, processors.stats)
-    if missing:
-        logger.warning("%s: %s", source, missing_stats_message(missing))
-    problem = tokenizer_problem(processors.tokenizer_name) if processors.tokenizer_name else None
-    if problem:
-        logger.warning("%s: the tokenizer cannot be had: %s", source, problem)

@@ -9,11 +9,15 @@ settled, those after them should follow on smoothly, and those from `execution_h
 
 Source: LeRobot `policies/rtc/modeling_rtc.py::RTCProcessor`. It differentiates x_1(x) = x - t v with v held constant, so
 that its Jacobian is the identity: what remains needs no gradients, and is computed here as such.
+
+LeRobot's rollout engine fills a former chunk that has fewer than `execution_horizon` actions left with rows of zeros
+(`rollout/inference/rtc.py::_normalize_prev_actions_length`), and its processor guides towards them: in normalised units they
+are the mean pose. Here they count as absent, as if the engine had handed over what is left and no more.
 """
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol, Self
 
 import torch
@@ -38,13 +42,19 @@ class Guidance[T]:
 
     Attributes:
         prefix: (B, horizon, action_dim) float32, the rest of the former chunk, then zeros.
-        weights: (horizon, 1) float32 in [0, 1], of each action of the chunk.
+        weights: (horizon, 1) float32 in [0, 1], of each action of the chunk; (B, horizon, 1) where rows differ.
         max_gain: the most that the difference counts for, positive.
     """
 
     prefix: T
     weights: T
     max_gain: float
+
+
+def guidance_of(guidance: Guidance[Tensor], row: int | slice) -> Guidance[Tensor]:
+    """Returns the guidance of one row, or of some, of the batch."""
+    weights = guidance.weights.expand(*guidance.prefix.shape[:2], 1)
+    return replace(guidance, prefix=guidance.prefix[row], weights=weights[row])
 
 
 def guided[T: Guidable](
@@ -115,11 +125,12 @@ def make_guidance(
     """Returns the guidance towards what is left of the former chunk.
 
     Args:
-        left_over: (T, A) for all rows or (B, T, A), normalised; shorter than the chunk or as long.
+        left_over: (T, A) for all rows or (B, T, A), normalised; shorter than the chunk or as long. Rows of zeros at its end
+            are padding and count as absent: a model never computes an action of exact zeros.
         shape: (B, horizon, action_dim) of the chunk.
         widths: what A may be.
         delay: how many actions will be executed while the chunk is computed.
-        execution_horizon: from which action on the chunk is free; sooner where `left_over` ends sooner.
+        execution_horizon: from which action on the chunk is free; sooner where the actions of `left_over` end sooner.
         schedule: one of `ATTENTION_SCHEDULES`.
         max_gain: see `Guidance`.
 
@@ -154,5 +165,13 @@ def make_guidance(
         raise ValueError(f"max_guidance_weight: expected a positive number, got {max_gain}")
     prefix = torch.zeros(shape)
     prefix[:, :length, :width] = left_over
-    weights = prefix_weights(schedule, delay, min(execution_horizon, length), horizon)
-    return Guidance(prefix, weights[:, None], max_gain)
+    weights = [
+        prefix_weights(schedule, delay, min(execution_horizon, length), horizon) for length in true_lengths(left_over)
+    ]
+    return Guidance(prefix, torch.stack(weights)[:, :, None], max_gain)
+
+
+def true_lengths(left_over: Tensor) -> list[int]:
+    """Returns for each row of (B, T, A) the number of actions before the rows of zeros, if any, at its end."""
+    numbers = torch.arange(1, left_over.shape[1] + 1)
+    return [int(numbers[actions].max()) if actions.any() else 0 for actions in left_over.ne(0.0).any(dim=2).cpu()]

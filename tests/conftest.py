@@ -182,3 +182,12 @@ def inputs(policy: PI0Policy) -> ModelInputs:
     inputs = model_inputs(policy, make_batch(cameras=CAMERAS))
     masks = [[True, False], [True, True], [False, False]]
     return {**inputs, "img_masks": [torch.tensor(mask) for mask in masks]}
+
+
+@pytest.fixture(scope="module")
+def servicer(tmp_path_factory: pytest.TempPathFactory) -> Iterator[object]:
+    """Our policy server in this process, for `tests.servers.Client`."""
+    from tests.servers import open_servicer
+
+    with open_servicer(tmp_path_factory.mktemp("server")) as servicer:
+        yield servicer

@@ -11,10 +11,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import AutoTokenizer
 
-from tests.checkpoints import save_lerobot_checkpoint
+from tests.checkpoints import edit_json, save_lerobot_checkpoint
 from tests.oracle import make_lerobot_policy
 
 JOINTS = 6
+NAMES = tuple(f"joint{number}.pos" for number in range(JOINTS))
 CAMERAS = ("front", "wrist")
 STATS = {
     "observation.state": {"mean": torch.linspace(-1, 1, JOINTS), "std": torch.linspace(0.5, 2, JOINTS)},
@@ -23,9 +24,16 @@ STATS = {
 
 
 def save_robot_checkpoint(folder: Path) -> PI0Policy:
-    """LeRobot's own policy for the fake robot, saved there as LeRobot saves it, `type: pi0`."""
-    policy = make_lerobot_policy(cameras=CAMERAS, state_dim=JOINTS, action_dim=JOINTS)
+    """LeRobot's own policy for the fake robot, saved there as LeRobot saves it, `type: pi0`.
+
+    Its config says of the cameras what pi0_base's says, 224x224; their frames are of other sizes and aspects.
+    """
+    policy = make_lerobot_policy(cameras=CAMERAS, state_dim=JOINTS, action_dim=JOINTS, action_feature_names=list(NAMES))
     save_lerobot_checkpoint(policy, folder, STATS)
+    config = json.loads((folder / "config.json").read_text())
+    for camera in CAMERAS:
+        config["input_features"][f"observation.images.{camera}"]["shape"] = [3, 224, 224]
+    edit_json(folder / "config.json", **config)
     return policy
 
 

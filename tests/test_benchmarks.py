@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from benchmarks import (
+    fidelity,
     graph,
     input_path,
     lerobot_compiled,
@@ -144,6 +145,11 @@ class TestOnABoard:
         command_line(board.name)
         graph.main()
         assert "**all**" in rows(capsys.readouterr().out)
+
+    def test_fidelity(self, board, command_line, capsys):
+        command_line("--board", board.name, "--rows", 32)
+        fidelity.main()
+        assert "split_heads, our own program" in rows(capsys.readouterr().out)
 
     def test_prediction(self, board, command_line, capsys, tmp_path):
         command_line(board.name, "--plot", tmp_path / "plot.png")

@@ -190,6 +190,15 @@ def test_peaks(board, lofi, hifi4, dram):
     assert board.dram == pytest.approx(dram)
 
 
+@pytest.mark.parametrize("chip", CHIPS.values(), ids=CHIPS)
+def test_hifi3_takes_three_passes(chip):
+    """48 cycles for two tiles, and a large matmul halfway between HiFi2's time and HiFi4's."""
+    board = Machine(chip, columns=8, rows=8, dram_banks=12)
+    assert board.peak("LoFi") == pytest.approx(3 * board.peak("HiFi3"))
+    two, three, four = (1 / (board.peak(fidelity) * chip.matmul[fidelity]) for fidelity in ("HiFi2", "HiFi3", "HiFi4"))
+    assert three - two == pytest.approx(four - three)
+
+
 def test_a_machine_is_what_a_board_describes():
     described = {"arch": "blackhole", "grid": [11, 10], "dram_banks": 7, "name": "emulated:p100a"}
     assert machine(described) == P100A

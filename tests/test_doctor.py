@@ -4,7 +4,6 @@ import json
 import subprocess
 import sys
 import time
-from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -405,15 +404,9 @@ class TestCommand:
     def test_a_machine_without_anything(self):
         """That of these tests: no card, no driver, no compiler, no variable, whatever the one below them has."""
         findings = {finding.check: finding.status for finding in check_board(None)}
-        compiler_is_absent = {"kernel compiler": "warn"} if find_spec("ttnn") else {}
-        assert findings == {
-            "card": "warn",
-            "driver": "ok",
-            "firmware": "ok",
-            "hugepages": "ok",
-            "environment": "ok",
-            **compiler_is_absent,
-        }
+        of_nothing = {"card": "warn", "driver": "ok", "firmware": "ok", "hugepages": "ok", "environment": "ok"}
+        assert findings.items() >= of_nothing.items()
+        assert findings.get("kernel compiler", "warn") == "warn"
 
     def test_opens_a_board(self):
         pytest.importorskip("ttnn", reason="the TTNN backend's package is not installed")

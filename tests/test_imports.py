@@ -13,14 +13,16 @@ ROOT = Path(lerobot_pi0_ttnn.__file__).parent
 
 LAYERS = [
     {"model_config"},
-    {"masks", "flow", "rtc", "weights", "latency"},
+    {"masks", "flow", "rtc", "weights", "latency", "joints"},
     {"observation", "recording", "checkpoint", "reference", "tt", "emulation"},
     {
         "configuration_pi0_ttnn",
+        "review",
         "processor_pi0_ttnn",
         "backend",
         "action_limits",
         "latency_report",
+        "rollout_robot",
         "modeling_pi0_ttnn",
         "plugins",
     },

@@ -46,7 +46,26 @@ def test_inputs_are_lerobots_bit_for_bit(policy, reader, present, size):
 def test_channels_last_is_the_same_image(reader):
     batch = make_batch()
     last = {key: value.permute(0, 2, 3, 1).contiguous() if "images" in key else value for key, value in batch.items()}
-    assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(reader(batch).images, reader(last).images, strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(reader(batch).images, reader(last).images, strict=True))
+
+
+@pytest.mark.parametrize("size", [(120, 160), (224, 224)], ids=["resized", "as-is"])
+def test_uint8_is_the_same_image(reader, size):
+    batch = make_batch(size=size)
+    pixels = {key: (value * 255).to(torch.uint8) for key, value in batch.items() if "images" in key}
+    scaled = {key: value.float() / 255 for key, value in pixels.items()}
+    assert all(
+        torch.equal(a, b) for a, b in zip(reader(batch | pixels).images, reader(batch | scaled).images, strict=True)
+    )
+
+
+@pytest.mark.parametrize("size", [(1, 1), (2, 3), (1, 1000), (5, 4)], ids=lambda size: f"{size[0]}x{size[1]}")
+def test_tiny_frames(reader, size):
+    """A line of a thousand pixels is less than a pixel high where LeRobot scales it, and fails there."""
+    batch = make_batch(batch=1, cameras=CAMERAS[:1], size=size)
+    image = reader(batch).images[0]
+    assert image.shape == (1, 3, 224, 224)
+    assert (image > -1).any()
 
 
 def test_padding_is_black_and_centred(reader):
@@ -77,7 +96,21 @@ TOKENS = "observation.language.tokens"
 MASK = "observation.language.attention_mask"
 
 BAD = {
-    "uint8": (WRIST, lambda v: (v * 255).to(torch.uint8), TypeError, rf"{WRIST}: expected float32 .* divide by 255"),
+    "int64": (
+        WRIST,
+        lambda v: (v * 255).long(),
+        TypeError,
+        rf"{WRIST}: expected float32 in \[0, 1\] or uint8, got torch.int64",
+    ),
+    "0-to-255": (
+        WRIST,
+        lambda v: v * 255,
+        ValueError,
+        rf"{WRIST}: expected values in \[0, 1\], got .*divide by 255 once",
+    ),
+    "-1-to-1": (WRIST, lambda v: v * 2 - 1, ValueError, rf"{WRIST}: expected values in \[0, 1\], got -"),
+    "no-pixels": (WRIST, lambda v: v[:, :, :0], ValueError, rf"{WRIST}: expected \(2, 3, H, W\)"),
+    "alpha": (WRIST, lambda v: torch.cat([v, v[:, :1]], dim=1), ValueError, "no alpha channel"),
     "nan-image": (WRIST, with_nan, ValueError, f"{WRIST}: holds NaN"),
     "nan-state": (STATE, with_nan, ValueError, rf"{STATE}: holds NaN or infinity in row\(s\) \[1\]"),
     "wide-state": (STATE, lambda v: torch.zeros(2, 33), ValueError, f"{STATE}: expected at most 32 values, got 33"),
@@ -131,11 +164,23 @@ def test_an_unknown_camera_beside_an_absent_one_is_said_once(reader, caplog):
 @pytest.mark.parametrize("size", [(120, 160), (224, 224)], ids=["resized", "as-is"])
 def test_pixels_out_of_range_are_said_once(reader, caplog, size):
     batch = make_batch(size=size)
-    batch[WRIST] = batch[WRIST] * 255
+    batch[WRIST] = batch[WRIST] * 1.1
     with caplog.at_level(logging.WARNING):
         reader(batch)
-        batch[WRIST] = batch[WRIST] * 0.9
+        batch[WRIST] = batch[WRIST] * 0.99
         reader(batch)
     assert len(caplog.records) == 1
-    assert WRIST in caplog.text
-    assert "divide by 255" in caplog.text
+    assert f"{WRIST}: expected values in [0, 1], got" in caplog.text
+
+
+def test_pixels_divided_twice_are_said_once(reader, caplog):
+    batch = make_batch()
+    batch[WRIST] = batch[WRIST] / 255
+    with caplog.at_level(logging.WARNING):
+        reader(batch)
+        reader(batch)
+    assert len(caplog.records) == 1
+    assert "divided by 255 twice?" in caplog.text
+    caplog.clear()
+    reader(batch | {WRIST: torch.zeros_like(batch[WRIST])})
+    assert not caplog.records

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from lerobot.configs import PreTrainedConfig
+from lerobot.configs import FeatureType, PolicyFeature, PreTrainedConfig
 from lerobot.policies.factory import get_policy_class, make_policy, make_pre_post_processors
 from lerobot.policies.pretrained import PreTrainedPolicy
 from safetensors import safe_open
@@ -188,8 +188,8 @@ class TestLoading:
 
     def test_missing_statistics_are_said_before_loading(self, checkpoint, tmp_path, caplog):
         folder = shutil.copytree(checkpoint, tmp_path / "copy")
-        preprocessor = folder / "policy_preprocessor.json"
-        preprocessor.write_text(preprocessor.read_text().replace('"state_file"', '"no_state_file"'))
+        for pipeline in folder.glob("policy_*processor.json"):
+            pipeline.write_text(pipeline.read_text().replace('"state_file"', '"no_state_file"'))
         (folder / "model.safetensors").unlink()
         with caplog.at_level(logging.WARNING), pytest.raises(FileNotFoundError):
             PI0TTNNPolicy.from_pretrained(folder)
@@ -205,7 +205,7 @@ class TestLoading:
         (folder / "model.safetensors").unlink()
         with caplog.at_level(logging.WARNING), pytest.raises(FileNotFoundError):
             PI0TTNNPolicy.from_pretrained(folder)
-        assert "the tokenizer cannot be had: google/paligemma-3b-pt-224" in caplog.text
+        assert "tokenizer: it cannot be had: google/paligemma-3b-pt-224" in caplog.text
         assert "convert --tokenizer" in caplog.text
 
     def test_a_cache_without_the_processors_is_a_warning(self, checkpoint, lerobot_policy, tmp_path, caplog):
@@ -217,7 +217,7 @@ class TestLoading:
         cache = hub_cache(tmp_path / "hub", "me/pi0", part)
         with caplog.at_level(logging.WARNING):
             policy = PI0TTNNPolicy.from_pretrained("me/pi0", cache_dir=cache, local_files_only=True)
-        assert "The processors could not be looked for. me/pi0: " in caplog.text
+        assert "processors: they could not be looked for. me/pi0: " in caplog.text
         assert "policy_preprocessor.json is not in the Hub's cache" in caplog.text
         want = lerobot_policy.predict_action_chunk(make_batch(), noise=make_noise())
         assert (policy.predict_action_chunk(make_batch(), noise=make_noise()) - want).abs().max() <= 1e-5
@@ -281,7 +281,11 @@ class TestContract:
         edit_json(checkpoint / "config.json", type="pi0_ttnn")
         cfg = PreTrainedConfig.from_pretrained(checkpoint)
         cfg.pretrained_path = checkpoint
-        policy = make_policy(cfg, env_cfg=AlohaEnv(), rename_map={"observation.images.top": "observation.images.front"})
+        environment = AlohaEnv()
+        environment.features["action"] = PolicyFeature(FeatureType.ACTION, (7,))
+        policy = make_policy(
+            cfg, env_cfg=environment, rename_map={"observation.images.top": "observation.images.front"}
+        )
         assert isinstance(policy, PI0TTNNPolicy)
         pre, post = make_pre_post_processors(cfg, str(checkpoint))
         raw = {
@@ -294,7 +298,7 @@ class TestContract:
         assert batch["observation.language.tokens"][0, 0] == 2
         assert batch["observation.language.tokens"][0, 16] == 108
         got = policy.predict_action_chunk(batch, noise=noise)
-        assert (got[:, :, :7] - want).abs().max() <= 1e-5  # LeRobot took the environment's 14 joints for the output
+        assert (got - want).abs().max() <= 1e-5
         mean, std = torch.linspace(-2, 2, 7), torch.linspace(1, 3, 7)
         assert torch.allclose(post(want[:, 0]), want[:, 0] * (std + 1e-8) + mean, atol=1e-5)
 

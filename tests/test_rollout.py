@@ -1,11 +1,14 @@
 """A robot under LeRobot's `lerobot-rollout`, for a hundred ticks, and what it does when something breaks."""
 
+import json
+
 import pytest
 import torch
 
 from lerobot_pi0_ttnn.recording import read_recording
+from tests.broken_checkpoints import copy_of, rename_map
 from tests.processes import Program
-from tests.robots import damage, events, in_degrees, is_part_of, moves, robot_flags, save_robot_checkpoint
+from tests.robots import NAMES, damage, events, in_degrees, is_part_of, moves, robot_flags, save_robot_checkpoint
 
 TICKS = 100
 ENGINES = ("sync", "rtc")
@@ -47,6 +50,7 @@ def test_a_hundred_ticks(checkpoint, tmp_path, backend):
         folder = tmp_path / engine
         assert program.wait(120) == 0, program.output
         assert events(folder / "diary.jsonl") == ["connected", "disconnected"]
+        assert "joints by name: joint0.pos -> joint0.pos" in program.output
         got, recording = moves(folder / "diary.jsonl"), read_recording(folder / "recording.jsonl")
         assert got.shape == (TICKS, 6)
         assert got.isfinite().all()
@@ -56,6 +60,16 @@ def test_a_hundred_ticks(checkpoint, tmp_path, backend):
             assert (got - want[:TICKS]).abs().max() < 1e-3
         else:
             assert len(recording.chunks) > 2
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_joints_in_another_order(checkpoint, tmp_path, engine):
+    """LeRobot's sync engine would move the wrong ones; its other sorts actions and hands over states unsorted."""
+    names = f"--policy.action_feature_names={json.dumps(NAMES[::-1])}"
+    program = start(checkpoint, tmp_path, engine, "--policy.backend=torch", names, stop_after=1)
+    assert program.wait(60) == 1
+    assert "in another order than the robot has them: joint5.pos -> joint5.pos, joint4.pos ->" in program.output
+    assert not (tmp_path / "diary.jsonl").exists(), "the robot was connected"
 
 
 @pytest.mark.parametrize(
@@ -85,3 +99,16 @@ def test_when_the_policy_raises(checkpoint, tmp_path, fault, reason, moved):
         chunks = [in_degrees(chunk) for _, _, chunk in read_recording(folder / "recording.jsonl").chunks]
         assert len(got) in moved
         assert is_part_of(got, chunks)
+
+
+def test_a_camera_that_the_checkpoint_renames(checkpoint, tmp_path):
+    """Without --rename_map LeRobot leaves the saved renaming out, and compares the cameras before it."""
+    renaming = copy_of(checkpoint, tmp_path / "renaming")
+    rename_map(renaming, top="front")
+    chunks = []
+    for path, cameras in ((checkpoint, ("front", "wrist")), (renaming, ("top", "wrist"))):
+        folder = tmp_path / cameras[0]
+        program = start(path, folder, "sync", "--policy.backend=torch", cameras=cameras, stop_after=5)
+        assert program.wait(120) == 0, program.output
+        chunks.append(read_recording(folder / "recording.jsonl").chunks[0][2])
+    assert torch.equal(*chunks)

@@ -11,7 +11,7 @@ from lerobot.configs import RTCAttentionSchedule
 from lerobot.policies.common import flow_matching as lerobot_flow
 from lerobot.policies.rtc.configuration_rtc import RTCConfig
 from lerobot.policies.rtc.modeling_rtc import RTCProcessor
-from lerobot.rollout.inference.rtc import supports_rtc_inference
+from lerobot.rollout.inference.rtc import _normalize_prev_actions_length, supports_rtc_inference
 
 from lerobot_pi0_ttnn import PI0TTNNConfig, PI0TTNNPolicy
 from lerobot_pi0_ttnn.flow import euler_integrate, schedule
@@ -188,6 +188,43 @@ class TestPolicy:
                 chunks.append(chunk)
             assert (chunks[0] - chunks[1]).abs().max() <= 1e-5
 
+    @pytest.mark.parametrize("left", [0, 1, 6, 10], ids=lambda left: f"{left}-of-10")
+    @SCHEDULES
+    def test_padding_is_absent(self, ours, lerobot_policy, attention, left):
+        """LeRobot's engine pads to the horizon. Ours is LeRobot's policy on what is left, not on what was padded."""
+        for both in (ours, lerobot_policy):
+            enable(both, prefix_attention_schedule=attention)
+        left_over = randn(left, ACTION_DIM)
+        padded = _normalize_prev_actions_length(left_over, target_steps=10)
+
+        def chunk(policy, former):
+            call = {"inference_delay": 4, "prev_chunk_left_over": former}
+            return policy.predict_action_chunk(make_batch(), noise=make_noise(), num_steps=4, **call)
+
+        got = chunk(ours, padded)
+        assert (got - chunk(lerobot_policy, left_over)).abs().max() <= 1e-5
+        settled = 4 if attention == RTCAttentionSchedule.ZEROS else 10
+        if left < settled:
+            assert (got - chunk(lerobot_policy, padded)).abs().max() > 0.1
+        if left == 0:
+            plain = ours.predict_action_chunk(make_batch(), noise=make_noise(), num_steps=4)
+            assert torch.equal(got, plain)
+
+    def test_rows_have_padding_of_their_own(self, ours, lerobot_policy):
+        enable(lerobot_policy)
+        left_over, batch = randn(2, 10, ACTION_DIM), make_batch()
+        left_over[0, 3:], left_over[1, 8:] = 0.0, 0.0
+        got = ours.predict_action_chunk(batch, noise=make_noise(), prev_chunk_left_over=left_over, inference_delay=2)
+        for row, length in enumerate((3, 8)):
+            pick = slice(row, row + 1)
+            want = lerobot_policy.predict_action_chunk(
+                {key: value[pick] for key, value in batch.items()},
+                noise=make_noise()[pick],
+                prev_chunk_left_over=left_over[row, :length],
+                inference_delay=2,
+            )
+            assert (got[pick] - want).abs().max() <= 1e-5
+
     def test_without_a_former_chunk_it_is_plain(self, ours):
         plain = ours.predict_action_chunk(make_batch(), noise=make_noise())
         first = ours.predict_action_chunk(
@@ -314,6 +351,18 @@ class TestTTNN:
         got = on_board.predict_action_chunk(make_batch(), noise=make_noise(), **call)
         want = ours.predict_action_chunk(make_batch(), noise=make_noise(), **call)
         assert_quality(got, want, pcc=0.999, rel_rmse=0.05)
+
+    def test_padding_is_absent(self, on_board):
+        """Of two rows that differ, to the bit: what is padded is what is not there."""
+        left_over = randn(2, 10, ACTION_DIM)
+        left_over[0, 3:], left_over[1, 8:] = 0.0, 0.0
+        enable(on_board)
+        call = {"num_steps": 2, "inference_delay": 2}
+        got = on_board.predict_action_chunk(make_batch(), noise=make_noise(), prev_chunk_left_over=left_over, **call)
+        for row, length in enumerate((3, 8)):
+            rest = left_over[row, :length]
+            want = on_board.predict_action_chunk(make_batch(), noise=make_noise(), prev_chunk_left_over=rest, **call)
+            assert torch.equal(got[row], want[row])
 
     def test_without_weight_it_is_plain(self, on_board):
         enable(on_board, prefix_attention_schedule=RTCAttentionSchedule.ZEROS)

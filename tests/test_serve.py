@@ -13,18 +13,26 @@ from pathlib import Path
 import grpc
 import pytest
 import torch
-from lerobot.async_inference.helpers import TimedObservation, raw_observation_to_observation
+from lerobot.async_inference.helpers import TimedObservation
 from lerobot.policies import make_pre_post_processors
 from lerobot.transport import services_pb2, services_pb2_grpc
 from lerobot.transport.utils import send_bytes_in_chunks
-from lerobot.utils.constants import OBS_STR
-from lerobot.utils.feature_utils import hw_to_dataset_features
 
 from lerobot_pi0_ttnn.cli import main
 from lerobot_pi0_ttnn.cli.serve import is_loopback, parse_flags
 from lerobot_pi0_ttnn.recording import read_recording
 from tests.processes import FAKE_ROBOT, SEED, Program, until
-from tests.robots import CAMERAS, damage, events, in_degrees, is_part_of, moves, robot_flags, save_robot_checkpoint
+from tests.robots import (
+    CAMERAS,
+    JOINTS,
+    damage,
+    events,
+    in_degrees,
+    is_part_of,
+    moves,
+    robot_flags,
+    save_robot_checkpoint,
+)
 
 TASK = "push"
 
@@ -105,18 +113,21 @@ def client(folder, *arguments, **options) -> Program:
 
 
 def lerobots_chunk(policy, checkpoint):
-    """What LeRobot's server, processors and policy make of the robot's first observation, in degrees."""
+    """What LeRobot's processors and policy make of the robot's first observation, in degrees, its frames as they are taken."""
     sys.path.insert(0, str(FAKE_ROBOT))
     from lerobot.cameras.opencv import OpenCVCameraConfig
     from lerobot_robot_fake import FakeRobot, FakeRobotConfig
 
     cameras = {name: OpenCVCameraConfig(index_or_path=0, width=64, height=48, fps=30) for name in CAMERAS}
     robot = FakeRobot(FakeRobotConfig(diary=checkpoint / "unused", calibration_dir=checkpoint, cameras=cameras))
-    features = hw_to_dataset_features(robot.observation_features, OBS_STR, use_video=False)
     preprocess, postprocess = make_pre_post_processors(policy.config, str(checkpoint))
-    observation = raw_observation_to_observation(
-        {**robot.get_observation(), "task": TASK}, features, policy.config.image_features
-    )
+    seen = robot.get_observation()
+    frames = {name: torch.from_numpy(seen[name]).permute(2, 0, 1)[None] / 255 for name in CAMERAS}
+    observation = {
+        **{f"observation.images.{name}": frame for name, frame in frames.items()},
+        "observation.state": torch.tensor([[seen[f"joint{number}.pos"] for number in range(JOINTS)]]),
+        "task": [TASK],
+    }
     torch.manual_seed(SEED)
     with torch.no_grad():
         return postprocess(policy.predict_action_chunk(preprocess(observation)))[0]

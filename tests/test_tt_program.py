@@ -46,16 +46,27 @@ def test_layout(cameras, language, prefix, state, actions, length):
     assert (layout.prefix, layout.state, layout.actions, layout.length) == (prefix, state, actions, length)
 
 
+WORMHOLE, BLACKHOLE = ttnn.device.Arch.WORMHOLE_B0, ttnn.device.Arch.BLACKHOLE
+ROLES = ("patches", "vision", "vlm", "expert", "suffix")
+
+
+@pytest.mark.parametrize("arch", [WORMHOLE, BLACKHOLE])
 @pytest.mark.parametrize("name", PRESETS)
-def test_suffix_is_exact_in_every_preset(name):
-    suffix = preset(name).suffix
+def test_suffix_is_exact_in_every_preset(name, arch):
+    suffix = preset(name, arch).suffix
     assert {suffix.weights, suffix.activations} == {ttnn.float32}
-    assert suffix.fidelity == ttnn.MathFidelity.HiFi4
+    assert suffix.fidelity == {WORMHOLE: ttnn.MathFidelity.HiFi3, BLACKHOLE: ttnn.MathFidelity.HiFi4}[arch]
 
 
+@pytest.mark.parametrize("arch", [WORMHOLE, BLACKHOLE])
 @pytest.mark.parametrize("name", PRESETS)
-def test_kernels_neither_approximate_nor_accumulate_in_bfloat16(name):
-    for role in ("patches", "vision", "vlm", "expert", "suffix"):
-        kernel = getattr(preset(name), role).kernel
+def test_kernels_neither_approximate_nor_accumulate_in_bfloat16(name, arch):
+    for role in ROLES:
+        kernel = getattr(preset(name, arch), role).kernel
         assert kernel.fp32_dest_acc_en
         assert not kernel.math_approx_mode
+
+
+def test_an_architecture_without_known_fidelities_is_rejected():
+    with pytest.raises(ValueError, match="expected a board of WORMHOLE_B0, BLACKHOLE, got QUASAR"):
+        preset("balanced", ttnn.device.Arch.QUASAR)

@@ -8,6 +8,7 @@ LeRobot <= 0.3 kept among the weights.
 
 import argparse
 import json
+import logging
 import shutil
 from pathlib import Path
 from typing import Any
@@ -17,8 +18,11 @@ from ..checkpoint.files import CheckpointSource
 from ..checkpoint.loader import link_or_copy
 from ..checkpoint.processors import POSTPROCESSOR, PREPROCESSOR
 from ..configuration_pi0_ttnn import load_config
+from ..review import review, settle_features
 from ..weights import check_weights
 from .hub import add_checkpoint_options, checkpoint_source
+
+logger = logging.getLogger(__name__)
 
 
 def register(subparsers: Any) -> None:
@@ -38,11 +42,14 @@ def register(subparsers: Any) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Converts, and prints the folder."""
+    """Converts, says what is still wrong with it, and prints the folder."""
     overrides = [f"--{setting}" for setting in options.set]
     if options.base_model:
         overrides.append(f"--base_model={options.base_model}")
     convert(checkpoint_source(options, "source"), options.target, tokenizer=options.tokenizer, overrides=overrides)
+    target = CheckpointSource(options.target)
+    for problem in review(load_config(target), target):
+        logger.log(logging.INFO if problem.severity == "note" else logging.WARNING, "%s: %s", target, problem)
     print(options.target)
     return 0
 
@@ -75,12 +82,13 @@ def convert(source: CheckpointSource, target: Path, *, tokenizer: str | None, ov
     shutil.rmtree(staging, ignore_errors=True)
     staging.mkdir(parents=True)
     try:
-        config.save_pretrained(staging)
         if source.find(PREPROCESSOR) is not None:
             for name in (PREPROCESSOR, POSTPROCESSOR):
                 _convert_processor(source, name, staging, tokenizer)
         else:
             _make_processors(config, loader, staging)
+        settle_features(config, CheckpointSource(staging))
+        config.save_pretrained(staging)
         loader.save(staging)
         staging.rename(target)
     except BaseException:
@@ -116,6 +124,7 @@ def _make_processors(config: Any, loader: CheckpointWeights, target: Path) -> No
     from ..processor_pi0_ttnn import make_pi0_ttnn_pre_post_processors
 
     saved = {name: loader.saved(name) for name in loader.layout.ignored}
-    stats = extract_normalization_stats(saved)
+    # LeRobot <= 0.3 wrote infinity where it had no statistics.
+    stats = extract_normalization_stats({name: value for name, value in saved.items() if not value.isinf().all()})
     for pipeline in make_pi0_ttnn_pre_post_processors(config, stats):
         pipeline.save_pretrained(target)

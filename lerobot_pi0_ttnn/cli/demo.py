@@ -71,7 +71,8 @@ def run(options: argparse.Namespace) -> int:
     status = subprocess.run(program, env=os.environ | environment, check=False).returncode
     if status != 0:
         raise ChildProcessError(f"lerobot-eval ended with status {status}; its own message is above.")
-    draw(unnormalised(read_recording(recording), str(checkpoint)), plot, episode=0, unit="environment units")
+    shown, unit = unnormalised(read_recording(recording), str(checkpoint))
+    draw(shown, plot, episode=0, unit=unit)
     for made in (*sorted((output / "eval").rglob("*.mp4")), output / "eval" / "eval_info.json", plot):
         print(made)
     return 0

@@ -19,10 +19,12 @@ from typing import Any
 
 from ..checkpoint import open_weights
 from ..checkpoint.files import CheckpointSource
-from ..configuration_pi0_ttnn import BACKENDS, PI0TTNNConfig
+from ..configuration_pi0_ttnn import BACKENDS, PI0TTNNConfig, load_config
 from ..doctor import card, compiler, environment, host, hub, packages
-from ..doctor.finding import Finding
+from ..doctor.finding import Finding, Status
 from ..emulation.boards import BOARDS
+from ..review import CHECKS, Severity, review
+from ..review.tokenizer import check_tokenizer
 from ..tt.cards import card_nodes
 
 SYS = Path("/sys")
@@ -141,8 +143,11 @@ def check_host(checkpoint: str | None, backend: str, *, base_model: str | None =
     ]
     if checkpoint is None:
         return findings
+    source = CheckpointSource(checkpoint, local_files_only=True)
     try:
-        loader = open_weights(CheckpointSource(checkpoint, local_files_only=True), base_model)
+        config = load_config(source, [f"--base_model={base_model}"] if base_model else [])
+        findings += review_findings(config, source)
+        loader = open_weights(source, base_model)
     except (OSError, ValueError) as error:
         fix = f"name a folder, or fetch it: `hf download {checkpoint}`; `lerobot-pi0-ttnn info` says more"
         return [*findings, Finding("checkpoint", "fail", str(error), fix)]
@@ -158,6 +163,17 @@ def check_host(checkpoint: str | None, backend: str, *, base_model: str | None =
     ]
 
 
+def review_findings(config: PI0TTNNConfig, source: CheckpointSource) -> list[Finding]:
+    """Returns what `review` says of a checkpoint, but for the tokenizer, which has a line anyhow."""
+    statuses: dict[Severity, Status] = {"error": "fail", "warning": "warn", "note": "ok"}
+    problems = review(config, source, checks=[check for check in CHECKS if check is not check_tokenizer])
+    return [
+        Finding(problem.subject, status, problem.message, "" if status == "ok" else problem.fix)
+        for problem in problems
+        for status in [statuses[problem.severity]]
+    ]
+
+
 def tokenizer(checkpoint: str | None) -> Finding:
     """Returns the finding about the tokenizer: the checkpoint's own, or the one that pi0 checkpoints name."""
     from ..checkpoint.processors import read_processors, tokenizer_is_here, tokenizer_problem
@@ -168,7 +184,7 @@ def tokenizer(checkpoint: str | None) -> Finding:
             processors = read_processors(CheckpointSource(checkpoint, local_files_only=True))
         except (OSError, ValueError) as error:
             return Finding("tokenizer", "fail", f"not known: {error}", "name a checkpoint that is here and whole")
-        named = processors.tokenizer_name if processors else None
+        named = processors.tokenizer_name
     name = named or PI0TTNNConfig.tokenizer_name
     late = f"{name}: not in the Hub's cache, and the Hub did not answer within {HUB_SECONDS:g} s"
     problem = hub.within(HUB_SECONDS, lambda: tokenizer_problem(name), otherwise=late)

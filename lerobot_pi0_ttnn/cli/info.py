@@ -15,9 +15,10 @@ from typing import Any
 
 from ..checkpoint import CheckpointWeights, MergedWeights, open_weights
 from ..checkpoint.files import CheckpointSource
-from ..checkpoint.processors import read_processors, tokenizer_problem
+from ..checkpoint.processors import SavedProcessors, read_processors
 from ..configuration_pi0_ttnn import PRECISIONS, PI0TTNNConfig, load_config, saved_type
-from ..weights import check_shapes
+from ..joints import names_of_actions
+from ..review import review, settle_features
 from .hub import add_checkpoint_options, checkpoint_source
 
 
@@ -37,8 +38,12 @@ class CheckpointInfo:
     policy_type: str
     architecture: str
     cameras: list[str]
+    rename_map: dict[str, str]
+    """The robot's or the environment's name of an observation -> the checkpoint's, as the preprocessor has it."""
     state_dim: int | None
     action_dim: int | None
+    joints: list[str] | None
+    """Names of the actions in training, one by one; None where the checkpoint does not say."""
     chunk_size: int
     n_action_steps: int
     num_inference_steps: int
@@ -50,6 +55,8 @@ class CheckpointInfo:
     """Why it cannot run."""
     warnings: list[str] = field(default_factory=list)
     """What will go wrong later, or differently than its user may think."""
+    notes: list[str] = field(default_factory=list)
+    """What one should know of it."""
     board: dict[str, Any] | None = None
     """What its model asks of the board, see `tt/report.py`."""
 
@@ -85,11 +92,14 @@ def inspect_checkpoint(source: CheckpointSource, config: PI0TTNNConfig, loader: 
         loader: its weights.
 
     Raises:
-        FileNotFoundError, PermissionError, ConnectionError, ValueError: its processors cannot be read.
+        FileNotFoundError, PermissionError: it cannot be had.
     """
-    from ..processor_pi0_ttnn import missing_stats, missing_stats_message
-
-    processors = read_processors(source)
+    try:
+        processors = read_processors(source)
+    except (ValueError, ConnectionError):  # which the review says
+        processors = SavedProcessors(None, None)
+    problems = review(config, source)
+    settle_features(config, source)
     state, action = config.robot_state_feature, config.action_feature
     info = CheckpointInfo(
         checkpoint=str(source),
@@ -101,29 +111,26 @@ def inspect_checkpoint(source: CheckpointSource, config: PI0TTNNConfig, loader: 
         policy_type=saved_type(source),
         architecture=config.architecture,
         cameras=list(config.image_features),
+        rename_map=processors.rename_map,
         state_dim=state.shape[0] if state else None,
         action_dim=action.shape[0] if action else None,
+        joints=names_of_actions(config.action_feature_names, action.shape[0] if action else 0),
         chunk_size=config.chunk_size,
         n_action_steps=config.n_action_steps,
         num_inference_steps=config.num_inference_steps,
-        stats=processors.stats if processors else {},
-        tokenizer=processors.tokenizer_name if processors else None,
+        stats=stats_names(processors),
+        tokenizer=processors.tokenizer_name,
         adapter=adapter_info(loader),
     )
-    try:
-        check_shapes(config.model_config(), loader.shapes(), where=str(source))
-    except ValueError as error:
-        info.problems.append(str(error))
-    if processors is None:
-        info.warnings.append(
-            "there are no saved processors, which lerobot-eval needs; `lerobot-pi0-ttnn convert` makes them."
-        )
-    elif missing := missing_stats(config, processors.stats):
-        info.warnings.append(missing_stats_message(missing))
-    tokenizer = info.tokenizer or config.tokenizer_name
-    if problem := tokenizer_problem(tokenizer):
-        info.warnings.append(f"the tokenizer cannot be had: {problem}")
+    for problem in problems:
+        {"error": info.problems, "warning": info.warnings, "note": info.notes}[problem.severity].append(str(problem))
     return info
+
+
+def stats_names(processors: SavedProcessors) -> dict[str, list[str]]:
+    """Returns the names of the statistics that a checkpoint's processors hold, by feature."""
+    pipelines = (processors.preprocessor, processors.postprocessor)
+    return {feature: list(stats) for pipeline in pipelines if pipeline for feature, stats in pipeline.stats.items()}
 
 
 def adapter_info(weights: CheckpointWeights) -> dict[str, Any] | None:
@@ -179,6 +186,7 @@ def walk_board(
 def as_text(info: CheckpointInfo) -> str:
     """Returns the information as lines for a person."""
     stats = "; ".join(f"{feature}: {', '.join(sorted(names))}" for feature, names in info.stats.items())
+    renamed = ", ".join(f"{theirs} -> {ours}" for theirs, ours in info.rename_map.items())
     rows = {
         "checkpoint": info.checkpoint,
         "policy type": f"{info.policy_type} ({info.architecture})",
@@ -187,7 +195,9 @@ def as_text(info: CheckpointInfo) -> str:
         "dtypes": ", ".join(f"{count} x {dtype}" for dtype, count in info.dtypes.items()),
         "parameters": f"{info.parameters:,} needed, {len(info.ignored)} tensors ignored",
         "cameras": ", ".join(info.cameras) or "none in its config",
+        **({"renamed": renamed} if renamed else {}),
         "state, action": f"{info.state_dim} and {info.action_dim} values",
+        "joints": ", ".join(info.joints) if info.joints else "not named, they go by position",
         "chunk": f"{info.chunk_size} actions, {info.n_action_steps} of them executed; {info.num_inference_steps} Euler steps",
         "statistics": stats or "none",
         "tokenizer": info.tokenizer or "none saved",
@@ -197,6 +207,7 @@ def as_text(info: CheckpointInfo) -> str:
         lines += adapter_lines(info.adapter)
     if info.board:
         lines += board_lines(info.board)
+    lines += [f"note: {note}" for note in info.notes]
     lines += [f"warning: {warning}" for warning in info.warnings]
     lines += [f"cannot run: {problem}" for problem in info.problems]
     return "\n".join(lines)

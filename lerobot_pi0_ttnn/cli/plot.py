@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from ..checkpoint.files import CheckpointSource
-from ..checkpoint.processors import POSTPROCESSOR
+from ..checkpoint.processors import ABSOLUTE, POSTPROCESSOR, read_processors
 from ..recording import Recording, read_recording
 
 SHOWN_DIMS = 8
@@ -26,26 +26,31 @@ def register(subparsers: Any) -> None:
 def run(options: argparse.Namespace) -> int:
     """Draws the plot and prints where it is."""
     output = options.output or options.recording.with_suffix(".png")
-    recording = read_recording(options.recording)
+    recording, unit = read_recording(options.recording), "normalised"
     if options.checkpoint:
-        recording = unnormalised(recording, options.checkpoint)
-    draw(recording, output, episode=options.episode, unit="environment units" if options.checkpoint else "normalised")
+        recording, unit = unnormalised(recording, options.checkpoint)
+    draw(recording, output, episode=options.episode, unit=unit)
     print(output)
     return 0
 
 
-def unnormalised(recording: Recording, checkpoint: str) -> Recording:
-    """Returns the recording in the environment's units, through the checkpoint's own postprocessor."""
+def unnormalised(recording: Recording, checkpoint: str) -> tuple[Recording, str]:
+    """Returns the recording through the checkpoint's own postprocessor, and its units.
+
+    Relative actions stay so: the recording does not hold the state that would make them absolute.
+    """
     from lerobot.processor import PolicyProcessorPipeline
     from lerobot.processor.converters import policy_action_to_transition, transition_to_policy_action
 
-    if CheckpointSource(checkpoint).find(POSTPROCESSOR) is None:
+    saved = read_processors(CheckpointSource(checkpoint)).postprocessor
+    if saved is None:
         raise FileNotFoundError(
             f"{checkpoint}: has no {POSTPROCESSOR}; leave --checkpoint out to plot normalised actions."
         )
     postprocess = PolicyProcessorPipeline.from_pretrained(
         checkpoint,
         config_filename=POSTPROCESSOR,
+        overrides={ABSOLUTE: {"enabled": False}} if ABSOLUTE in saved.steps else {},
         to_transition=policy_action_to_transition,
         to_output=transition_to_policy_action,
     )
@@ -53,7 +58,9 @@ def unnormalised(recording: Recording, checkpoint: str) -> Recording:
     def convert(entries: list[tuple[int, int, torch.Tensor]]) -> list[tuple[int, int, torch.Tensor]]:
         return [(episode, tick, postprocess(value)) for episode, tick, value in entries]
 
-    return Recording(convert(recording.chunks), convert(recording.actions))
+    is_relative = saved.steps.get(ABSOLUTE, {}).get("enabled", False)
+    unit = "environment units, relative to the state of each chunk" if is_relative else "environment units"
+    return Recording(convert(recording.chunks), convert(recording.actions)), unit
 
 
 def draw(recording: Recording, output: Path, *, episode: int, unit: str) -> None:

@@ -43,6 +43,14 @@ class RuntimeRoot:
         """Returns whether ttnn has taken this root: it then logs here when it opens the device."""
         return any((self._scratch / "logs").iterdir())
 
+    @property
+    def kernels(self) -> list[Path]:
+        """Returns the folder of each kernel that ttnn has built, with the headers that it made for it.
+
+        They are called `NAME/HASH`, where NAME is that of the kernel's source file.
+        """
+        return sorted((self._scratch / "cache").glob("*/kernels/*/*/"))
+
     @contextmanager
     def environment(self) -> Iterator[None]:
         """Points ttnn at this root while the context lasts. ttnn reads its environment once, at the first open."""
@@ -59,7 +67,8 @@ class RuntimeRoot:
             "OMPI_MCA_btl": "self",
             # For the session folder of MPI.
             "TMPDIR": str(self._scratch / "tmp"),
-            "TT_METAL_LOGGER_LEVEL": os.environ.get("TT_METAL_LOGGER_LEVEL", "error"),
+            # Each warning of ttnn is a finding (docs/errata.md). "warning" is no level that it knows.
+            "TT_METAL_LOGGER_LEVEL": os.environ.get("TT_METAL_LOGGER_LEVEL", "warn"),
         }
         before = {name: os.environ.get(name) for name in wanted}
         os.environ.update(wanted)

@@ -63,6 +63,11 @@ def open_emulated(name: str, **open_options: Any) -> tuple[list[Any], Any]:
     return list(devices.values()), emulator
 
 
+def built_kernels() -> list[Path]:
+    """Returns the folders of the kernels that ttnn has built for this process's board, see `RuntimeRoot.kernels`."""
+    return [] if _session is None else _session.root.kernels
+
+
 def announce(board: EmulatedBoard) -> None:
     """Logs what this is, so that nobody takes it for a card."""
     logger.warning("%s%s is emulated: there is no card, values are computed by torch on the CPU", PREFIX, board.name)

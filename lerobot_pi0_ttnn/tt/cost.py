@@ -25,7 +25,7 @@ from .chips import CHIPS, Chip
 from .graph import DeviceOperation, Operand, Place
 
 TILE = 32
-CYCLES_PER_TILE = {"LoFi": 16, "HiFi2": 32, "HiFi4": 64}
+CYCLES_PER_TILE = {"LoFi": 16, "HiFi2": 32, "HiFi3": 48, "HiFi4": 64}
 """Of a core, for the product of two tiles. Source: tt-metal, tech_reports/GEMM_FLOPS/GEMM_FLOPS.md, "Utilization"."""
 
 

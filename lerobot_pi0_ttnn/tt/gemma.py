@@ -58,6 +58,26 @@ class KeyValueCache:
         self.keys, self.values = (ttnn.zeros(shape, dtype, ttnn.TILE_LAYOUT, device) for _ in range(2))
 
 
+def _split_heads(
+    projection: ttnn.Tensor,
+    rotary: RotaryTables,
+    cache: KeyValueCache,
+    start: int,
+    num_heads: int,
+    precision: OpPrecision,
+) -> ttnn.Tensor | None:
+    return split_heads(
+        projection,
+        rotary.cos,
+        rotary.sin,
+        cache.keys,
+        cache.values,
+        start,
+        num_heads,
+        fidelity=precision.exact_fidelity,
+    )
+
+
 class GemmaKeyValuesTTNN:
     """The keys and values of one layer: what it leaves for later tokens.
 
@@ -75,11 +95,12 @@ class GemmaKeyValuesTTNN:
         def fused() -> Tensor:
             return norm.folded(torch.cat([weights.take(f"{name}.weight") for name in ("k_proj", "v_proj")]))
 
+        self.precision = precision
         self.kv_proj = Linear(weights, "kv_proj", fused, None, precision)
 
     def write(self, x: ttnn.Tensor, rotary: RotaryTables, cache: KeyValueCache, start: int) -> None:
         """Puts the keys and values of `x`, (1, 1, T, D), in the cache as tokens `start` to `start + T`."""
-        split_heads(self.kv_proj(x), rotary.cos, rotary.sin, cache.keys, cache.values, start, num_heads=0)
+        _split_heads(self.kv_proj(x), rotary, cache, start, 0, self.precision)
 
 
 class GemmaAttentionTTNN:
@@ -108,8 +129,7 @@ class GemmaAttentionTTNN:
 
     def write_keys_values(self, x: ttnn.Tensor, rotary: RotaryTables, cache: KeyValueCache, start: int) -> ttnn.Tensor:
         """Returns the queries, scaled and rotated, (1, N, T, H), having put the keys and values of `x` in the cache."""
-        qkv, heads = self.qkv_proj(x), self.config.num_heads
-        return split_heads(qkv, rotary.cos, rotary.sin, cache.keys, cache.values, start, num_heads=heads)
+        return _split_heads(self.qkv_proj(x), rotary, cache, start, self.config.num_heads, self.precision)
 
     def __call__(
         self, x: ttnn.Tensor, rotary: RotaryTables, cache: KeyValueCache, start: int, mask: ttnn.Tensor

@@ -16,6 +16,9 @@ from typing import Any
 from .blocking import Blocks
 from .hook import Call, Proceed, add_layer, remove_layer
 
+COMPUTE_CONFIG = re.compile(r"math_fidelity=(\w+),.*?fp32_dest_acc_en=(\d)")
+"""How ttnn prints a `ComputeKernelConfig` and, of `generic_op`, a `ComputeConfigDescriptor`."""
+
 Place = tuple[str, int]
 """Where a tensor lies: `DRAM` or `L1`, and its address. Tensors that live together differ in it."""
 
@@ -47,6 +50,7 @@ class DeviceOperation:
         program: the class of the program that ttnn chose, `MatmulMultiCoreReuseMcast1DProgramFactory`.
         fidelity: of the multiplier, as ttnn spells it (`HiFi2`); None for an operation without a choice.
         accumulates_float32: what it adds up is float32.
+        compute: fidelity and `accumulates_float32` of each of its compute kernels, of which our own programs may have several.
         chunks: queries and keys that attention takes at a time; None for any other operation.
         blocks: how a matmul was told to cut itself up; None where ttnn chose, and for any other operation.
     """
@@ -58,6 +62,7 @@ class DeviceOperation:
     program: str = ""
     fidelity: str | None = None
     accumulates_float32: bool = False
+    compute: frozenset[tuple[str, bool]] = frozenset()
     chunks: tuple[int, int] | None = None
     blocks: Blocks | None = None
 
@@ -187,10 +192,12 @@ def _operand(tensor: dict[str, Any]) -> Operand:
 
 def _attributes(arguments: str) -> dict[str, Any]:
     """What ttnn prints of an operation's attributes, as far as it says how long the operation takes."""
-    fidelity = re.search(r"math_fidelity=(\w+)", arguments)
+    compute = [(fidelity, float32 == "1") for fidelity, float32 in COMPUTE_CONFIG.findall(arguments)]
+    fidelity, accumulates_float32 = compute[0] if compute else (None, False)
     chunks = re.search(r"SDPAProgramConfig\([^,]+, [^,]+, (\d+), (\d+),", arguments)
     return {
-        "fidelity": fidelity.group(1) if fidelity else None,
-        "accumulates_float32": "fp32_dest_acc_en=1" in arguments,
+        "fidelity": fidelity,
+        "accumulates_float32": accumulates_float32,
+        "compute": frozenset(compute),
         "chunks": (int(chunks.group(1)), int(chunks.group(2))) if chunks else None,
     }

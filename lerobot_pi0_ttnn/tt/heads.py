@@ -28,6 +28,7 @@ def split_heads(
     values: ttnn.Tensor,
     start: int,
     num_heads: int,
+    fidelity: ttnn.MathFidelity,
 ) -> ttnn.Tensor | None:
     """Returns the rotated queries, (1, N, T, H) bfloat16 where `qkv` is, having stored the rotated keys and the values.
 
@@ -41,6 +42,7 @@ def split_heads(
         values: as the keys.
         start: a whole tile.
         num_heads: N, of the queries.
+        fidelity: of the products with cosines and sines, which are added in float32.
     """
     _check(qkv, cos, sin, keys, values, start, num_heads)
     rows, width = qkv.shape[-2] // TILE, keys.shape[-1] // TILE
@@ -54,9 +56,8 @@ def split_heads(
 
     grid = device.compute_with_storage_grid_size()
     tensors = [qkv, cos, sin, queries, keys, values]
-    ttnn.generic_op(
-        tensors, _program(*(_Buffer.of(tensor) for tensor in tensors), rows, width, start, num_heads, (grid.x, grid.y))
-    )
+    buffers = (_Buffer.of(tensor) for tensor in tensors)
+    ttnn.generic_op(tensors, _program(*buffers, rows, width, start, num_heads, (grid.x, grid.y), fidelity))
     return queries if num_heads else None
 
 
@@ -85,6 +86,7 @@ def _program(
     start: int,
     num_heads: int,
     grid: tuple[int, int],
+    fidelity: ttnn.MathFidelity,
 ) -> ttnn.ProgramDescriptor:
     """Returns the program for tensors that lie there, kept: a step allocates in the same places as the one before."""
     heads = num_heads + 1
@@ -108,9 +110,6 @@ def _program(
             config=config,
         )
 
-    exact = ttnn.ComputeConfigDescriptor(
-        math_fidelity=ttnn.MathFidelity.HiFi4, fp32_dest_acc_en=True, math_approx_mode=False
-    )
     return ttnn.ProgramDescriptor(
         kernels=[
             mover("split_heads_reader.cpp", [start // TILE], [qkv, cos, sin, values], ttnn.ReaderConfigDescriptor()),
@@ -119,7 +118,9 @@ def _program(
                 kernel_source=str(KERNELS / "split_heads_compute.cpp"),
                 core_ranges=cores,
                 runtime_args=computed,
-                config=exact,
+                config=ttnn.ComputeConfigDescriptor(
+                    math_fidelity=fidelity, fp32_dest_acc_en=True, math_approx_mode=False
+                ),
             ),
         ],
         cbs=[

@@ -72,7 +72,7 @@ class InputMaker:
             images: for each camera that the row has (3, image_size, image_size) float32 in [-1, 1].
             state: (state_dim,) float32.
             noise: (horizon, action_dim) float32.
-            guidance: with a prefix of (horizon, action_dim).
+            guidance: with a prefix of (horizon, action_dim) and weights of (horizon, 1).
         """
         token = pad_rows(pad_columns(state[None, None, None, :], round_up(state.shape[-1], TILE)), TILE)
         return RowInputs(

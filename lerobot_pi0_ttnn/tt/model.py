@@ -1,7 +1,6 @@
 """pi0 from images, prompt and state to a chunk of actions, in TTNN. Twin: `reference/model.py`."""
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -11,7 +10,7 @@ from torch import Tensor
 from ..flow import euler_integrate, sample_noise, schedule
 from ..latency import Stage, timed_steps, untimed
 from ..model_config import PI0ModelConfig
-from ..rtc import Guidance, guided
+from ..rtc import Guidance, guidance_of, guided
 from ..weights import Weights, check_weights
 from .context import UPLOADS_PER_CONTEXT, Context, Contexts
 from .inputs import UPLOADS_PER_ROW, InputMaker, RowInputs
@@ -57,7 +56,7 @@ class PI0ModelTTNN:
         traces: Traces | None = None,
         first: "PI0ModelTTNN | None" = None,
     ) -> None:
-        self.precision = preset(precision)
+        self.precision = preset(precision, device.arch())
         check_weights(config, weights)
         if traces is not None:
             traces.release()
@@ -157,7 +156,7 @@ class PI0ModelTTNN:
             with stage("upload"):
                 present = [image[row] for image, mask in zip(images, img_masks, strict=True) if mask[row]]
                 context = self.contexts.load(len(present), lang_tokens[row][lang_masks[row]])
-                guided_by = replace(guidance, prefix=guidance.prefix[row]) if guidance else None
+                guided_by = guidance_of(guidance, row) if guidance else None
                 inputs = self.make_inputs(present, state[row], noise[row], guided_by)
                 if traces is None:
                     inputs = inputs.on(self.device)

@@ -1,12 +1,23 @@
-"""Which dtype and math fidelity each role of op has: one table, chosen by name.
+"""Which dtype and math fidelity each role of op has: one table, chosen by name and architecture.
 
 Gemma's and SigLIP's matrices are what a preset rounds. The suffix projections and x_t are float32 in all of them:
 a thousandth of the bytes, and their errors come back in each denoising step.
+
+All accumulation is float32, and so no op of a Wormhole runs at HiFi4: the pair makes single outputs wrong by a power of two
+(docs/errata.md). Everything that multiplies, our own programs included, takes its fidelity from here.
 """
 
 from dataclasses import dataclass, fields
 
 import ttnn
+
+HIGHEST_FIDELITY = {
+    # tt-metal #38306: with float32 accumulation, 1.3 % of the outputs of a matmul were wrong at HiFi4, none at HiFi3. The pass
+    # that HiFi3 leaves out multiplies the low bits of both operands: 0.0001 of relative RMSE (docs/errata.md).
+    ttnn.device.Arch.WORMHOLE_B0: ttnn.MathFidelity.HiFi3,
+    ttnn.device.Arch.BLACKHOLE: ttnn.MathFidelity.HiFi4,
+}
+"""The most passes of the multiplier that an architecture accumulates in float32 without a known fault."""
 
 
 def _kernel(fidelity: ttnn.MathFidelity) -> ttnn.WormholeComputeKernelConfig:
@@ -24,14 +35,16 @@ class OpPrecision:
         weights: dtype of the matrices.
         activations: dtype of what the ops hand on.
         stream: dtype of the residual stream that the role adds to.
-        fidelity: passes of the multiplier in matmuls; HiFi4 uses every bit of a bfloat16 mantissa, HiFi2 half of one
-            operand's.
+        fidelity: passes of the multiplier in matmuls with weights; HiFi3 uses every bit of a bfloat16 mantissa but for the
+            product of the low bits of both operands, HiFi2 the high bits of one operand only.
+        exact_fidelity: in all that is not a matmul with weights: norms, RoPE, attention.
     """
 
     weights: ttnn.DataType
     activations: ttnn.DataType
     stream: ttnn.DataType
     fidelity: ttnn.MathFidelity
+    exact_fidelity: ttnn.MathFidelity
 
     @property
     def kernel(self) -> ttnn.WormholeComputeKernelConfig:
@@ -40,12 +53,12 @@ class OpPrecision:
 
     @property
     def exact_kernel(self) -> ttnn.WormholeComputeKernelConfig:
-        """The compute kernel config of all that is not a matmul with weights: norms, RoPE, attention.
+        """The compute kernel config of norms and attention.
 
         Fewer passes cut low bits off instead of rounding them, so that real kernels make everything a little smaller, and
         it adds up. These ops are a fiftieth of the multiplications.
         """
-        return _kernel(ttnn.MathFidelity.HiFi4)
+        return _kernel(self.exact_fidelity)
 
 
 @dataclass(frozen=True)
@@ -71,38 +84,57 @@ class Precision:
     rotary: ttnn.DataType
 
 
-_EXACT = OpPrecision(ttnn.float32, ttnn.float32, ttnn.float32, ttnn.MathFidelity.HiFi4)
+@dataclass(frozen=True)
+class _Preset:
+    """What presets differ in. A fidelity of None is the highest of the architecture."""
 
-
-def _preset(weights: ttnn.DataType, prefix: ttnn.MathFidelity, expert: ttnn.MathFidelity) -> Precision:
-    return Precision(
-        patches=OpPrecision(ttnn.bfloat16, ttnn.bfloat16, ttnn.bfloat16, ttnn.MathFidelity.HiFi4),
-        vision=OpPrecision(weights, ttnn.bfloat16, ttnn.bfloat16, prefix),
-        vlm=OpPrecision(weights, ttnn.bfloat16, ttnn.bfloat16, prefix),
-        # 64 rows are bound by the reading of weights: exact multiplication and a float32 stream cost no time.
-        expert=OpPrecision(weights, ttnn.bfloat16, ttnn.float32, expert),
-        suffix=_EXACT,
-        cache=ttnn.bfloat16,
-        rotary=ttnn.float32,
-    )
+    weights: ttnn.DataType
+    prefix: ttnn.MathFidelity | None
+    expert: ttnn.MathFidelity | None
 
 
 PRESETS = {
-    "accurate": _preset(ttnn.bfloat16, ttnn.MathFidelity.HiFi4, ttnn.MathFidelity.HiFi4),
-    "balanced": _preset(ttnn.bfloat8_b, ttnn.MathFidelity.HiFi2, ttnn.MathFidelity.HiFi4),
-    "fast": _preset(ttnn.bfloat8_b, ttnn.MathFidelity.LoFi, ttnn.MathFidelity.HiFi2),
+    "accurate": _Preset(ttnn.bfloat16, None, None),
+    "balanced": _Preset(ttnn.bfloat8_b, ttnn.MathFidelity.HiFi2, None),
+    "fast": _Preset(ttnn.bfloat8_b, ttnn.MathFidelity.LoFi, ttnn.MathFidelity.HiFi2),
 }
 
 
-def preset(name: str) -> Precision:
-    """Returns the preset of that name.
+def preset(name: str, arch: ttnn.device.Arch) -> Precision:
+    """Returns the preset of that name for an architecture.
+
+    Args:
+        name: a key of `PRESETS`.
+        arch: of the device, `ttnn.Device.arch()`.
 
     Raises:
-        ValueError: with the names that there are.
+        ValueError: no such preset, with the names that there are; or an architecture that this package has not been tried on.
     """
     if name not in PRESETS:
         raise ValueError(f"precision: expected one of {', '.join(PRESETS)}, got {name!r}")
-    return PRESETS[name]
+    if arch not in HIGHEST_FIDELITY:
+        known = ", ".join(arch.name for arch in HIGHEST_FIDELITY)
+        raise ValueError(f"precision: expected a board of {known}, got {arch.name}: its fidelities are not known")
+    chosen, highest = PRESETS[name], HIGHEST_FIDELITY[arch]
+
+    def role(
+        weights: ttnn.DataType,
+        stream: ttnn.DataType,
+        fidelity: ttnn.MathFidelity | None = None,
+        activations: ttnn.DataType = ttnn.bfloat16,
+    ) -> OpPrecision:
+        return OpPrecision(weights, activations, stream, fidelity or highest, highest)
+
+    return Precision(
+        patches=role(ttnn.bfloat16, ttnn.bfloat16),
+        vision=role(chosen.weights, ttnn.bfloat16, chosen.prefix),
+        vlm=role(chosen.weights, ttnn.bfloat16, chosen.prefix),
+        # 64 rows are bound by the reading of weights: exact multiplication and a float32 stream cost no time.
+        expert=role(chosen.weights, ttnn.float32, chosen.expert),
+        suffix=role(ttnn.float32, ttnn.float32, activations=ttnn.float32),
+        cache=ttnn.bfloat16,
+        rotary=ttnn.float32,
+    )
 
 
 def table(precision: Precision) -> dict[str, str]:

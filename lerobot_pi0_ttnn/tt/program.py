@@ -39,6 +39,11 @@ def query_chunk(queries: int, heads: int, workers: int) -> int:
     return spread[-1] if spread else whole[0]
 
 
+def key_chunk(keys: int) -> int:
+    """Returns how many keys attention takes at a time, of a multiple of `TILE`: as many as leave no part of a chunk."""
+    return next(chunk for chunk in (KEY_CHUNK, 64, 32) if keys % chunk == 0)
+
+
 def sdpa_program(device: ttnn.Device, heads: int, queries: int, keys: int) -> ttnn.SDPAProgramConfig:
     """Returns the config for attention of `queries` to `keys`, both multiples of `TILE`, on the device's own grid.
 
@@ -52,7 +57,7 @@ def sdpa_program(device: ttnn.Device, heads: int, queries: int, keys: int) -> tt
     return ttnn.SDPAProgramConfig(
         compute_with_storage_grid_size=grid,
         q_chunk_size=query_chunk(queries, heads, grid.x * grid.y),
-        k_chunk_size=next(chunk for chunk in (KEY_CHUNK, 64, 32) if keys % chunk == 0),
+        k_chunk_size=key_chunk(keys),
         exp_approx_mode=False,
     )
 

@@ -2,7 +2,6 @@
 
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 import ttnn
@@ -11,7 +10,7 @@ from torch import Generator, Tensor, cat
 from ..flow import sample_noise
 from ..latency import Stage, untimed
 from ..model_config import PI0ModelConfig
-from ..rtc import Guidance
+from ..rtc import Guidance, guidance_of
 from .model import PI0ModelTTNN
 from .trace import Traces
 from .weight_cache import WeightCache
@@ -94,7 +93,7 @@ class PI0ReplicasTTNN:
                     state[row],
                     noise=noise[row],
                     num_steps=num_steps,
-                    guidance=replace(guidance, prefix=guidance.prefix[row]) if guidance else None,
+                    guidance=guidance_of(guidance, row) if guidance else None,
                     stage=stage,
                 )
             )

@@ -17,7 +17,8 @@ def run_split_heads(upload, caches):
     from lerobot_pi0_ttnn.tt.heads import split_heads
 
     cos, sin = (upload(torch.ones(1, 1, 32, 64), dtype=ttnn.float32) for _ in range(2))
-    return split_heads(upload(torch.ones(1, 1, 32, 256)), cos, sin, *caches, start=32, num_heads=2)
+    qkv, fidelity = upload(torch.ones(1, 1, 32, 256)), ttnn.MathFidelity.HiFi3
+    return split_heads(qkv, cos, sin, *caches, start=32, num_heads=2, fidelity=fidelity)
 
 
 def test_what_a_program_writes_has_a_value(upload, caches):

@@ -22,10 +22,6 @@ COMPUTED_ON_THE_HOST = ("action_", "state_")
 def test_pi0_base_fits(board):
     if board.kind != "emulated":
         pytest.skip(f"only an emulated board follows shapes without values, this is a {board.kind}")
-    check_that_pi0_base_fits(board)
-
-
-def check_that_pi0_base_fits(board):
     weights = {
         name: torch.empty(shape, device="cpu" if name.startswith(COMPUTED_ON_THE_HOST) else "meta")
         for name, shape in expected_shapes(PI0_BASE).items()

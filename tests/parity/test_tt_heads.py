@@ -7,11 +7,16 @@ from transformers.models.gemma.modeling_gemma import apply_rotary_pos_emb
 ttnn = pytest.importorskip("ttnn", reason="the TTNN backend's package is not installed")
 
 from lerobot_pi0_ttnn.model_config import GemmaConfig  # noqa: E402
+from lerobot_pi0_ttnn.tt import heads  # noqa: E402
 from lerobot_pi0_ttnn.tt.gemma import KeyValueCache, rotary_tables  # noqa: E402
-from lerobot_pi0_ttnn.tt.heads import split_heads  # noqa: E402
+from lerobot_pi0_ttnn.tt.precision import HIGHEST_FIDELITY  # noqa: E402
 from lerobot_pi0_ttnn.tt.weights import to_device  # noqa: E402
 
 from ..quality import assert_quality  # noqa: E402
+
+
+def split_heads(qkv, *arguments, **options):
+    return heads.split_heads(qkv, *arguments, **options, fidelity=HIGHEST_FIDELITY[qkv.device().arch()])
 
 
 def configuration(head_dim: int, num_heads: int = 8) -> GemmaConfig:
@@ -43,18 +48,18 @@ def test_queries_keys_and_values(board, head_dim, length, start, cached):
     positions = torch.arange(length)[None] + 700
     rotary = rotary_tables(positions, config, ttnn.float32).moved(lambda table: ttnn.to_device(table, device))
     qkv = torch.randn(1, 1, length, 10 * head_dim).bfloat16().float()
-    heads = torch.stack(qkv[0, 0].split(head_dim, dim=-1))[None]
+    parts = torch.stack(qkv[0, 0].split(head_dim, dim=-1))[None]
     cache = KeyValueCache(cached, config, ttnn.bfloat16, device)
     queries = split_heads(
         to_device(qkv, ttnn.bfloat16, device), rotary.cos, rotary.sin, cache.keys, cache.values, start, num_heads=8
     )
-    want = expected(heads, positions)
+    want = expected(parts, positions)
     # Rounding to bfloat16 costs 1.7e-3.
     assert_quality(ttnn.to_torch(queries).float(), want[:, :8], pcc=0.9999, rel_rmse=0.002)
     keys, values = (ttnn.to_torch(x).float() for x in (cache.keys, cache.values))
     block = slice(start, start + length)
     assert_quality(keys[:, :, block], want[:, 8:9], pcc=0.9999, rel_rmse=0.002)
-    assert torch.equal(values[:, :, block], heads[:, 9:])
+    assert torch.equal(values[:, :, block], parts[:, 9:])
     for x in (keys, values):
         x[:, :, block] = 0.0
         assert not x.any(), "tokens of another block were written"

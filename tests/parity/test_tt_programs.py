@@ -28,7 +28,8 @@ TOO_MUCH_MEMORY = Blocks((2, 1), 2, 64, 32, (1, 4), is_2d=False)
 def linear(board, *, inner=1024, columns=4096, activation=ttnn.UnaryOpType.SILU):
     weight = torch.randn(columns, inner, generator=torch.Generator().manual_seed(3)) / inner**0.5
     weights = DeviceWeights(Weights({}), board.device)
-    return Linear(weights, "it", lambda: weight, None, preset("accurate").expert, activation=activation), weight
+    precision = preset("accurate", board.device.arch()).expert
+    return Linear(weights, "it", lambda: weight, None, precision, activation=activation), weight
 
 
 @pytest.fixture
