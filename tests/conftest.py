@@ -89,7 +89,7 @@ class ParityTable:
         terminalreporter.write_line("\n| test | PCC | relative RMSE | limit |\n|---|---|---|---|")
         for test, measured in self.measured.items():
             if measured:
-                worst = max(measured, key=lambda m: m.rel_rmse / m.limit)
+                worst = max(measured, key=lambda m: m.rel_rmse / (m.limit or 1.0))
                 terminalreporter.write_line(f"| {test} | {worst.pcc:.6f} | {worst.rel_rmse:.4f} | {worst.limit} |")
 
 

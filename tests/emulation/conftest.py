@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
-import torch
 
-from lerobot_pi0_ttnn.tt.board import Board, open_board
+if TYPE_CHECKING:  # imported before `tests/conftest.py` has set up the environment, were it not for that
+    import torch
+
+    from lerobot_pi0_ttnn.tt.board import Board
 
 BF16_STEP = 2.0**-7
 
@@ -16,12 +18,16 @@ BF16_STEP = 2.0**-7
 @pytest.fixture(scope="session")
 def board() -> Iterator[Board]:
     pytest.importorskip("ttnn", reason="the TTNN backend's package is not installed")
+    from lerobot_pi0_ttnn.tt.board import open_board
+
     with open_board("emulated:n150") as opened:
         yield opened
 
 
 @pytest.fixture(autouse=True)
 def _seed() -> None:
+    import torch
+
     torch.manual_seed(0)
 
 
@@ -41,6 +47,8 @@ def upload(board: Board) -> Callable[..., Any]:
 def draw() -> Callable[..., torch.Tensor]:
     """Normal numbers that bfloat16 holds, as float32: the board rounds none of its inputs."""
 
+    import torch
+
     def draw(*shape: int, scale: float = 1.0) -> torch.Tensor:
         return (torch.randn(*shape) * scale).bfloat16().float()
 
@@ -50,6 +58,7 @@ def draw() -> Callable[..., torch.Tensor]:
 @pytest.fixture
 def agrees() -> Callable[..., None]:
     """Asserts that a tensor on the board is `expected`, rounded to bfloat16 once, or without any difference."""
+    import torch
     import ttnn
 
     def agrees(tensor: Any, expected: torch.Tensor, *, exact: bool = False) -> None:
