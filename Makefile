@@ -10,8 +10,9 @@ RUN := $(UV) run --locked
 demo: | $(UV)
 	$(RUN) lerobot-pi0-ttnn demo
 
+# Two processes, of which each has a board of its own and runs whole files.
 test: lint
-	$(RUN) pytest
+	$(RUN) pytest -n 2 --dist loadfile
 
 lint: | $(UV)
 	$(RUN) ruff check

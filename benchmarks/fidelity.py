@@ -26,7 +26,7 @@ CHOICES = [("HiFi4", True), ("HiFi3", True), ("HiFi2", True), ("HiFi4", False), 
 
 EPSILON = 1e-6
 Kernel = ttnn.WormholeComputeKernelConfig
-Operation = Callable[[Kernel], ttnn.Tensor]
+Operation = Callable[[Any], ttnn.Tensor]
 
 
 def operations(device: Any, rows: int) -> Iterator[tuple[str, Operation, Tensor]]:

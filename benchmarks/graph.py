@@ -1,11 +1,11 @@
 """Prints what all of pi0_base dispatches to an emulated board, stage by stage: the tables of docs/graph.md.
 
-    uv run python benchmarks/graph.py emulated:p150
+    uv run python -m benchmarks.graph emulated:p150
 
 Two cameras and a full prompt of 48 tokens, precision `balanced`. ttnn checks, allocates and compiles; nobody computes.
 """
 
-import sys
+import argparse
 
 from lerobot_pi0_ttnn.model_config import PI0_BASE
 from lerobot_pi0_ttnn.tt.board import Board, open_board
@@ -18,6 +18,13 @@ def pi0_base_graph(board: Board) -> str:
     return graph_table(report["stages"])
 
 
+def main() -> None:
+    """Prints the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("board", help="emulated:n150, emulated:p150, ...")
+    with open_board(parser.parse_args().board) as board:
+        print(pi0_base_graph(board))
+
+
 if __name__ == "__main__":
-    with open_board(sys.argv[1]) as opened:
-        print(pi0_base_graph(opened))
+    main()

@@ -104,10 +104,11 @@ def main() -> None:
     """Runs the benchmark."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=300)
-    rounds = parser.parse_args().rounds
+    parser.add_argument("--board", default="emulated:p150", help="for whose layouts (default: %(default)s)")
+    options = parser.parse_args()
     # ttnn lays out nothing before it knows a board; what is timed stays on the host.
-    with open_board("emulated:p150"), torch.no_grad():
-        medians = measure(rounds)
+    with open_board(options.board), torch.no_grad():
+        medians = measure(options.rounds)
     print(as_markdown(medians))
     print(json.dumps(medians))
 

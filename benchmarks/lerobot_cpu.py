@@ -1,6 +1,6 @@
 """pi0 on this CPU: LeRobot's PI0Policy against this package's torch backend, full size, bfloat16.
 
-    uv run python benchmarks/lerobot_cpu.py            # about 15 minutes, 8 GB of disk, 20 GB of memory
+    uv run python -m benchmarks.lerobot_cpu            # about 15 minutes, 8 GB of disk, 20 GB of memory
 
 Makes a synthetic pi0 checkpoint (7 GB, kept for the next run), loads it in one process for each policy, and asks the two for
 chunks in turn, so that a change in the machine's speed meets both; then a third process computes the same chunks in float32.
@@ -14,14 +14,14 @@ import multiprocessing.connection
 import resource
 import statistics
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from lerobot_pi0_ttnn.model_config import PI0_BASE, PI0ModelConfig
 
 CAMERAS = ("base", "left_wrist", "right_wrist")
 CANDIDATES = ("LeRobot PI0Policy", "lerobot_pi0_ttnn, backend=torch")
@@ -57,14 +57,13 @@ def parse_arguments() -> Arguments:
     return Arguments(**vars(parser.parse_args()))
 
 
-def make_checkpoint(folder: Path) -> None:
+def make_checkpoint(folder: Path, model: PI0ModelConfig = PI0_BASE) -> None:
     """Makes a `type: pi0` folder in the layout of the Hub's pi0_base: no prefix, embedding tied to lm_head."""
     from lerobot.configs import FeatureType, PolicyFeature
     from lerobot.policies.pi0.configuration_pi0 import PI0Config
 
     from lerobot_pi0_ttnn.checkpoint.layout import EMBEDDING, LM_HEAD
     from lerobot_pi0_ttnn.demo.checkpoint import write_random_weights
-    from lerobot_pi0_ttnn.model_config import PI0_BASE
     from lerobot_pi0_ttnn.weights import expected_shapes
 
     folder.mkdir(parents=True, exist_ok=True)
@@ -78,12 +77,12 @@ def make_checkpoint(folder: Path) -> None:
     ).save_pretrained(folder)
     weights = folder / "model.safetensors"
     if not weights.exists():
-        shapes = {LM_HEAD if name == EMBEDDING else name: shape for name, shape in expected_shapes(PI0_BASE).items()}
-        shapes["paligemma_with_expert.gemma_expert.lm_head.weight"] = (PI0_BASE.vocab_size, PI0_BASE.expert.width)
+        shapes = {LM_HEAD if name == EMBEDDING else name: shape for name, shape in expected_shapes(model).items()}
+        shapes["paligemma_with_expert.gemma_expert.lm_head.weight"] = (model.vocab_size, model.expert.width)
         write_random_weights(weights, shapes, seed=SEED, dtype=torch.bfloat16)
 
 
-def make_batch(cameras: int) -> dict[str, Tensor]:
+def make_batch(cameras: int, vocab_size: int = PI0_BASE.vocab_size) -> dict[str, Tensor]:
     """Returns one observation as LeRobot's preprocessor hands it over: 480x640 images, a prompt of 12 tokens."""
     generator = torch.Generator().manual_seed(SEED)
     batch = {
@@ -91,12 +90,12 @@ def make_batch(cameras: int) -> dict[str, Tensor]:
     }
     batch["observation.state"] = torch.randn(1, 14, generator=generator)
     tokens = torch.zeros(1, 48, dtype=torch.long)
-    tokens[0, :12] = torch.randint(3, 250_000, (12,), generator=generator)
+    tokens[0, :12] = torch.randint(3, vocab_size, (12,), generator=generator)
     return batch | {"observation.language.tokens": tokens, "observation.language.attention_mask": tokens != 0}
 
 
-def load(candidate: str, folder: Path) -> torch.nn.Module:
-    """Returns the policy of a candidate; the third candidate, `float32`, is the judge."""
+def load(candidate: str, folder: Path) -> Any:
+    """Returns the policy of a candidate, not warmed up; the third candidate, `float32`, is the judge."""
     if candidate == CANDIDATES[0]:
         from lerobot.policies.pi0.modeling_pi0 import PI0Policy
 
@@ -104,76 +103,125 @@ def load(candidate: str, folder: Path) -> torch.nn.Module:
     from lerobot_pi0_ttnn import PI0TTNNPolicy
 
     dtype = "float32" if candidate == "float32" else "bfloat16"
-    return PI0TTNNPolicy.from_pretrained(folder, backend="torch", dtype=dtype)
+    return PI0TTNNPolicy.from_pretrained(folder, backend="torch", dtype=dtype, warm_up=False)
+
+
+@dataclass
+class Start:
+    """Seconds until the policy was loaded, and until it was ready: ours is warmed up, which is its default."""
+
+    loaded: float
+    ready: float
+
+
+Request = tuple[dict[str, Tensor], int, Tensor]
+"""A batch, the number of cameras in the policy's config, the noise."""
+Answer = tuple[float, Tensor]
+"""Seconds, and the actions."""
+
+
+class Served:
+    """A policy in this process, that is asked for chunks.
+
+    Attributes:
+        start: what it took.
+    """
+
+    def __init__(self, candidate: str, folder: Path) -> None:
+        self._is_lerobots = candidate == CANDIDATES[0]
+        start = time.perf_counter()
+        self._policy = load(candidate, folder)
+        loaded = time.perf_counter() - start
+        if not self._is_lerobots:
+            self._policy.warm_up()
+        self.start = Start(loaded, time.perf_counter() - start)
+        self._features = dict(self._policy.config.input_features)
+
+    def chunk(self, request: Request) -> Answer:
+        """Returns the seconds that a chunk takes, and its actions."""
+        batch, slots, noise = request
+        if self._is_lerobots:  # ours spends nothing on a slot that is empty
+            kept = [f"observation.images.{camera}" for camera in CAMERAS[:slots]] + ["observation.state"]
+            self._policy.config.input_features = {name: self._features[name] for name in kept}
+        start = time.perf_counter()
+        with torch.inference_mode():
+            actions = self._policy.predict_action_chunk(dict(batch), noise=noise)
+        return time.perf_counter() - start, actions
+
+    def peak_gib(self) -> float:
+        """Returns the most memory that this process has had."""
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
 
 
 def serve(candidate: str, folder: Path, pipe: multiprocessing.connection.Connection) -> None:
-    """Loads one policy, answers requests (present, slots, noise) with (seconds, actions), and None with its peak memory."""
-    start = time.perf_counter()
-    policy = load(candidate, folder)
-    pipe.send(time.perf_counter() - start)
-    features = dict(policy.config.input_features)
-    with torch.inference_mode():
-        while (request := pipe.recv()) is not None:
-            present, slots, noise = request
-            batch = make_batch(present)
-            if candidate == CANDIDATES[0]:  # ours spends nothing on a slot that is empty
-                kept = [f"observation.images.{camera}" for camera in CAMERAS[:slots]] + ["observation.state"]
-                policy.config.input_features = {name: features[name] for name in kept}
-            start = time.perf_counter()
-            actions = policy.predict_action_chunk(batch, noise=noise)
-            pipe.send((time.perf_counter() - start, actions))
-    pipe.send(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20)
+    """Loads one policy, answers requests, and None with its peak memory."""
+    served = Served(candidate, folder)
+    pipe.send(served.start)
+    while (request := pipe.recv()) is not None:
+        pipe.send(served.chunk(request))
+    pipe.send(served.peak_gib())
 
 
-@contextmanager
-def worker(candidate: str, folder: Path) -> Iterator[tuple[float, Callable[[object], object]]]:
-    """Yields the seconds until the policy was ready, and the function that sends it a request and returns its answer."""
-    context = multiprocessing.get_context("spawn")
-    ours, theirs = context.Pipe()
-    process = context.Process(target=serve, args=(candidate, folder, theirs), daemon=True)
-    process.start()
-    theirs.close()
+class Remote:
+    """A policy in a process of its own, that is asked for chunks as `Served` is."""
 
-    def ask(request: object) -> object:
-        ours.send(request)
-        return ours.recv()
+    def __init__(self, candidate: str, folder: Path) -> None:
+        context = multiprocessing.get_context("spawn")
+        self._pipe, theirs = context.Pipe()
+        self._process = context.Process(target=serve, args=(candidate, folder, theirs), daemon=True)
+        self._process.start()
+        theirs.close()
+        self.start: Start = self._pipe.recv()
 
-    try:
-        yield ours.recv(), ask
-    finally:
-        process.terminate()
-        process.join()
+    def chunk(self, request: Request) -> Answer:
+        """Returns the seconds that a chunk takes, and its actions."""
+        self._pipe.send(request)
+        answer: Answer = self._pipe.recv()
+        return answer
+
+    def peak_gib(self) -> float:
+        """Returns the most memory that the process has had, and ends it."""
+        self._pipe.send(None)
+        peak: float = self._pipe.recv()
+        self._process.join()
+        return peak
 
 
-def measure(arguments: Arguments) -> dict[str, Any]:
+def measure(
+    arguments: Arguments, model: PI0ModelConfig = PI0_BASE, serving: type[Served] | type[Remote] = Remote
+) -> dict[str, Any]:
     """Returns the figures of every candidate, and the correlation of their chunks with float32."""
-    noise = torch.randn(1, 50, 32, generator=torch.Generator().manual_seed(SEED))
+    noise = torch.randn(1, model.horizon, model.action_dim, generator=torch.Generator().manual_seed(SEED))
     seconds: dict[str, dict[str, list[float]]] = {name: {label(case): [] for case in CASES} for name in CANDIDATES}
     actions: dict[str, dict[str, Tensor]] = {name: {} for name in CANDIDATES}
-    with (
-        worker(CANDIDATES[0], arguments.folder) as (theirs_ready, theirs),
-        worker(CANDIDATES[1], arguments.folder) as (ours_ready, ours),
-    ):
-        for case in CASES:
-            for turn in range(arguments.rounds + 1):
-                for name, ask in zip(CANDIDATES, (theirs, ours), strict=True):
-                    took, actions[name][label(case)] = ask((*case, noise))
-                    if turn:  # the first chunk reads weights from disk
-                        seconds[name][label(case)].append(took)
-        memory = dict(zip(CANDIDATES, (theirs(None), ours(None)), strict=True))
-    with worker("float32", arguments.folder) as (_, judge):
-        exact = {label(case): judge((*case, noise))[1] for case in CASES if case[0] == case[1]}
+    asked = {name: serving(name, arguments.folder) for name in CANDIDATES}
+    for case in CASES:
+        present, slots = case
+        request = make_batch(present, model.vocab_size), slots, noise
+        for turn in range(arguments.rounds + 1):
+            for name, candidate in asked.items():
+                took, actions[name][label(case)] = candidate.chunk(request)
+                if turn:  # the first chunk reads weights from disk
+                    seconds[name][label(case)].append(took)
+    memory = {name: candidate.peak_gib() for name, candidate in asked.items()}
+    judge = serving("float32", arguments.folder)
+    exact = {
+        label(case): judge.chunk((make_batch(case[0], model.vocab_size), case[1], noise))[1]
+        for case in CASES
+        if case[0] == case[1]
+    }
+    judge.peak_gib()
     return {
         "threads": torch.get_num_threads(),
         "candidates": {
             name: {
-                "ready_s": round(ready, 1),
+                "loaded_s": round(candidate.start.loaded, 1),
+                "ready_s": round(candidate.start.ready, 1),
                 "peak_gib": round(memory[name], 1),
                 "chunk_s": {case: round(statistics.median(values), 2) for case, values in seconds[name].items()},
                 "pcc_vs_float32": {case: round(correlation(actions[name][case], exact[case]), 6) for case in exact},
             }
-            for name, ready in zip(CANDIDATES, (theirs_ready, ours_ready), strict=True)
+            for name, candidate in asked.items()
         },
     }
 
@@ -192,6 +240,7 @@ def as_markdown(table: dict[str, Any]) -> str:
     """Returns the table for the README."""
     theirs, ours = (table["candidates"][name] for name in CANDIDATES)
     rows = [("checkpoint to ready, s", theirs["ready_s"], ours["ready_s"])]
+    rows += [("checkpoint to ready without warming up, s", theirs["loaded_s"], ours["loaded_s"])]
     rows += [("peak memory, GiB", theirs["peak_gib"], ours["peak_gib"])]
     rows += [
         (f"one chunk, {case} cameras present, s", theirs["chunk_s"][case], ours["chunk_s"][case])
@@ -199,7 +248,7 @@ def as_markdown(table: dict[str, Any]) -> str:
     ]
     worst = [min(candidate["pcc_vs_float32"].values()) for candidate in (theirs, ours)]
     lines = ["| | LeRobot | ours | ratio |", "|---|---|---|---|"]
-    lines += [f"| {name} | {a} | {b} | {a / b:.1f}x |" for name, a, b in rows]
+    lines += [f"| {name} | {a} | {b} | {a / b:.1f}x |" if b else f"| {name} | {a} | {b} | |" for name, a, b in rows]
     return "\n".join([*lines, f"| PCC against float32, worst | {worst[0]:.6f} | {worst[1]:.6f} | |"])
 
 

@@ -9,6 +9,7 @@ others measured them. SigLIP is not cut: each chip takes one of the two cameras,
 A prediction, which nobody has measured.
 """
 
+import argparse
 from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import replace
@@ -148,6 +149,7 @@ def _line(name: str, row: dict[str, Any], counted: list[str]) -> str:
 
 def main() -> None:
     """Prints the table."""
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     with open_board(BOARD) as board:
         rows = compare(board)
     print(f"pi0_base cut in two for an n300: {NOTE}.\n\n{as_table(rows)}")

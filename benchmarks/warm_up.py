@@ -1,6 +1,6 @@
 """What the first chunk costs beside later ones, with and without warming up at load: full size, torch backend, one camera.
 
-uv run python -m benchmarks.warm_up            # after benchmarks/lerobot_cpu.py has made its checkpoint; a minute or two
+uv run python -m benchmarks.warm_up            # after benchmarks.lerobot_cpu has made its checkpoint; a minute or two
 """
 
 import argparse

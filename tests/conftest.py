@@ -1,24 +1,35 @@
-"""What the tests share: LeRobot's tiny pi0, the twin with its weights, and inputs in which every row is awkward."""
+"""What the tests share: a machine of their own, LeRobot's tiny pi0, the twin with its weights, and awkward inputs.
 
-from collections.abc import Callable, Iterator
+Nothing heavy is imported here: the process that hands the tests out to others reads this file, too.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Callable, Generator, Iterator
+from contextlib import ExitStack
 from functools import cache
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-import torch
-from lerobot.policies.pi0.modeling_pi0 import PI0Policy
 
-from lerobot_pi0_ttnn.model_config import TINY
-from lerobot_pi0_ttnn.reference import PI0ModelTorch
-from lerobot_pi0_ttnn.tt.board import Board, open_board
-
-from .oracle import CAMERAS, ModelInputs, make_batch, make_lerobot_policy, model_inputs, state_dict
-from .quality import measurements
-
-torch.set_num_threads(1)  # tiny matmuls lose more by handing work to threads than they gain
+from .machine import hide_boards, is_of_a_board, isolated
+from .quality import Measurement, measurements
 
 if TYPE_CHECKING:
+    from lerobot.policies.pi0.modeling_pi0 import PI0Policy
+
+    from lerobot_pi0_ttnn.reference import PI0ModelTorch
+    from lerobot_pi0_ttnn.tt.board import Board
     from lerobot_pi0_ttnn.tt.model import PI0ModelTTNN
+
+    from .oracle import ModelInputs
+
+EMULATED = "emulated:"
+
+board_variables = pytest.StashKey[dict[str, str]]()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -32,28 +43,105 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--parity-table", action="store_true", help="print what was measured, as docs/parity.md has it")
 
 
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    """The worst measurement of each test, as a Markdown table."""
-    if not config.getoption("--parity-table"):
+def pytest_configure(config: pytest.Config) -> None:
+    if config.getoption("--parity-table"):
+        config.pluginmanager.register(ParityTable())
+    if hasattr(config, "workerinput"):  # of pytest-xdist, which has inherited all that
+        config.stash[board_variables] = config.workerinput["board_variables"]
         return
-    terminalreporter.write_line("\n| test | PCC | relative RMSE | limit |\n|---|---|---|---|")
-    for test in dict.fromkeys(measurement.test for measurement in measurements):
-        worst = max((m for m in measurements if m.test == test), key=lambda m: m.rel_rmse / m.limit)
-        terminalreporter.write_line(f"| {test} | {worst.pcc:.6f} | {worst.rel_rmse:.4f} | {worst.limit} |")
+    on_real_kernels = not config.getoption("--board").startswith(EMULATED)
+    if on_real_kernels and config.getoption("numprocesses", None):
+        raise pytest.UsageError("--board: real kernels are for one process: leave -n out")
+    stack = ExitStack()
+    config.add_cleanup(stack.close)
+    home = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="lerobot-pi0-ttnn-tests-")))
+    config.stash[board_variables] = stack.enter_context(isolated(home, keeps_board=on_real_kernels))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node: object) -> None:
+    """Hands to a worker of pytest-xdist what it cannot see."""
+    node.workerinput["board_variables"] = node.config.stash[board_variables]
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Generator[None]:
+    """Puts what a test measured into its report, which travels from worker to worker."""
+    measurements.clear()
+    try:
+        return (yield)
+    finally:
+        item.user_properties += [("parity", (m.pcc, m.rel_rmse, m.limit)) for m in measurements]
+
+
+class ParityTable:
+    """The worst measurement of each test, as a Markdown table."""
+
+    def __init__(self) -> None:
+        self.measured: dict[str, list[Measurement]] = {}
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        if report.when == "call":
+            measured = [Measurement(*value) for name, value in report.user_properties if name == "parity"]
+            self.measured.setdefault(report.nodeid.partition("::")[2], []).extend(measured)
+
+    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
+        terminalreporter.write_line("\n| test | PCC | relative RMSE | limit |\n|---|---|---|---|")
+        for test, measured in self.measured.items():
+            if measured:
+                worst = max(measured, key=lambda m: m.rel_rmse / (m.limit or 1.0))
+                terminalreporter.write_line(f"| {test} | {worst.pcc:.6f} | {worst.rel_rmse:.4f} | {worst.limit} |")
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _machine(pytestconfig: pytest.Config) -> None:
+    """One thread: tiny matmuls lose more by handing work to threads than they gain."""
+    import torch
+
+    torch.set_num_threads(1)
+    if pytestconfig.getoption("--board").startswith(EMULATED):
+        hide_boards()
+
+
+@pytest.fixture(autouse=True)
+def _variables_of_a_board(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Are seen by those tests only that run on what they name."""
+    if "board" not in request.fixturenames:
+        for name in filter(is_of_a_board, list(os.environ)):
+            monkeypatch.delenv(name)
+
+
+@pytest.fixture(scope="session")
+def variables_of_the_board(pytestconfig: pytest.Config) -> dict[str, str]:
+    """Those that this machine has set for ttnn, for a process that is to run on what they name."""
+    return pytestconfig.stash[board_variables]
+
+
+@pytest.fixture(scope="session")
+def run_python() -> Callable[..., str]:
+    """What a program in a process of its own prints; fails with its errors."""
+    from .processes import run_python
+
+    return run_python
 
 
 @pytest.fixture(scope="session")
 def board(request: pytest.FixtureRequest) -> Iterator[Board]:
     """The board of this process."""
     pytest.importorskip("ttnn", reason="the TTNN backend's package is not installed")
+    from lerobot_pi0_ttnn.tt.board import open_board
+
     with open_board(request.config.getoption("--board")) as opened:
         yield opened
 
 
 @pytest.fixture(scope="session")
-def tt_model(board: Board, policy: PI0Policy) -> "Callable[[str], PI0ModelTTNN]":
+def tt_model(board: Board, policy: PI0Policy) -> Callable[[str], PI0ModelTTNN]:
     """Our model on the board with the policy's weights, by precision."""
+    from lerobot_pi0_ttnn.model_config import TINY
     from lerobot_pi0_ttnn.tt.model import PI0ModelTTNN
+
+    from .oracle import state_dict
 
     @cache
     def model(precision: str) -> PI0ModelTTNN:
@@ -65,12 +153,19 @@ def tt_model(board: Board, policy: PI0Policy) -> "Callable[[str], PI0ModelTTNN]"
 @pytest.fixture(scope="session")
 def policy() -> PI0Policy:
     """LeRobot's policy, the judge."""
+    from .oracle import make_lerobot_policy
+
     return make_lerobot_policy().requires_grad_(False)
 
 
 @pytest.fixture(scope="session")
 def twin(policy: PI0Policy) -> PI0ModelTorch:
     """Our float32 model with the policy's weights."""
+    from lerobot_pi0_ttnn.model_config import TINY
+    from lerobot_pi0_ttnn.reference import PI0ModelTorch
+
+    from .oracle import state_dict
+
     return PI0ModelTorch(TINY, state_dict(policy))
 
 
@@ -80,6 +175,10 @@ def inputs(policy: PI0Policy) -> ModelInputs:
 
     The images of absent cameras are noise, not -1: whoever looks at them is seen.
     """
+    import torch
+
+    from .oracle import CAMERAS, make_batch, model_inputs
+
     inputs = model_inputs(policy, make_batch(cameras=CAMERAS))
     masks = [[True, False], [True, True], [False, False]]
     return {**inputs, "img_masks": [torch.tensor(mask) for mask in masks]}

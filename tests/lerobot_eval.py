@@ -1,7 +1,5 @@
 """`lerobot-eval` as a process of its own, and a LeRobot pi0 that fits its simplest environment."""
 
-import subprocess
-import sys
 from pathlib import Path
 
 from lerobot.configs import FeatureType, PolicyFeature
@@ -10,8 +8,7 @@ from lerobot.policies.pi0.modeling_pi0 import PI0Policy
 from lerobot_pi0_ttnn.cli.demo import eval_command, make_demo_checkpoint
 from lerobot_pi0_ttnn.recording import Recording, read_recording
 from tests.oracle import make_lerobot_policy
-
-BIN = Path(sys.executable).parent
+from tests.processes import Program
 
 
 def make_pusht_policy() -> PI0Policy:
@@ -33,7 +30,7 @@ def run_eval(folder: Path, *arguments: str) -> Recording:
     command = eval_command(
         Path("unused"), "pusht", [], steps=12, output=folder / "eval", recording=folder / "run.jsonl"
     )
-    run = [BIN / "lerobot-eval", *arguments, *(a for a in command[1:] if not a.startswith("--policy.path"))]
-    result = subprocess.run(run, capture_output=True, text=True, cwd=folder, check=False)
-    assert result.returncode == 0, result.stderr[-3000:]
+    flags = [*arguments, *(flag for flag in command[1:] if not flag.startswith("--policy.path"))]
+    program = Program("lerobot.scripts.lerobot_eval", flags, folder)
+    assert program.wait(120) == 0, program.output[-3000:]
     return read_recording(folder / "run.jsonl")

@@ -1,9 +1,11 @@
 """A LoRA adapter all the way: through `lerobot-eval`, and on a board, with PEFT on LeRobot's own pi0 as the judge."""
 
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
+from huggingface_hub import constants
 from lerobot.configs import PreTrainedConfig
 from lerobot.envs.configs import PushtEnv
 from lerobot.envs.factory import make_env, make_env_pre_post_processors
@@ -19,16 +21,10 @@ from tests.oracle import make_batch, make_noise
 from tests.quality import assert_quality
 
 
-@pytest.fixture(scope="module", autouse=True)
-def hub(tmp_path_factory):
-    """A Hub cache that this process and LeRobot's find, and no network."""
-    cache = tmp_path_factory.mktemp("hub")
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in {"HF_HUB_OFFLINE": "1", "HF_HUB_CACHE": str(cache)}.items():
-            patch.setenv(name, value)
-        patch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-        patch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(cache))
-        yield cache
+@pytest.fixture(scope="module")
+def hub():
+    """The Hub's cache, which this process and LeRobot's share."""
+    return Path(constants.HF_HUB_CACHE)
 
 
 @pytest.fixture(scope="module")

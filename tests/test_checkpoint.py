@@ -2,8 +2,6 @@
 
 import json
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -78,7 +76,7 @@ def test_subfolder(tmp_path, tensors):
     check_weights(TINY, PI0WeightLoader(tmp_path, subfolder="checkpoints/010000"))
 
 
-def test_tensors_are_mapped_not_copied(tmp_path):
+def test_tensors_are_mapped_not_copied(tmp_path, run_python):
     """Reading one row of a tensor of 512 MB must not bring all of it into memory."""
     write(tmp_path, {"model.paligemma_with_expert.x": torch.zeros(256, 512 * 1024)})
     program = (
@@ -87,8 +85,7 @@ def test_tensors_are_mapped_not_copied(tmp_path):
         "loader = PI0WeightLoader(sys.argv[1]); before = peak()\n"
         "loader['paligemma_with_expert.x'][3].sum(); print(peak() - before)"
     )
-    result = subprocess.run([sys.executable, "-c", program, str(tmp_path)], capture_output=True, text=True, check=True)
-    assert int(result.stdout) < 64 * 1024  # KiB
+    assert int(run_python(program, [tmp_path])) < 64 * 1024  # KiB
 
 
 def test_all_that_is_wrong_is_in_one_error(tmp_path, tensors):

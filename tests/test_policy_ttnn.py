@@ -2,8 +2,6 @@
 
 import json
 import logging
-import subprocess
-import sys
 import threading
 from pathlib import Path
 
@@ -22,6 +20,7 @@ from lerobot_pi0_ttnn.tt.hook import add_layer, remove_layer
 from lerobot_pi0_ttnn.tt.precision import PRESETS
 from tests.checkpoints import edit_json, save_lerobot_checkpoint
 from tests.oracle import make_batch, make_lerobot_policy, make_noise
+from tests.processes import forker
 from tests.quality import assert_quality
 
 
@@ -111,12 +110,11 @@ def test_two_policies_share_the_board(load):
 
 def test_without_a_card_there_is_an_error_not_a_fallback(checkpoint):
     program = "import sys; from lerobot_pi0_ttnn import PI0TTNNPolicy; PI0TTNNPolicy.from_pretrained(sys.argv[1])"
-    result = subprocess.run([sys.executable, "-c", program, checkpoint], capture_output=True, text=True, check=False)
-    if Path("/dev/tenstorrent").exists():
-        pytest.skip("there is a card")
-    assert result.returncode != 0
-    assert "--policy.board=emulated:n150" in result.stderr
-    assert "--policy.backend=torch" in result.stderr
+    child = forker().run(program, checkpoint)
+    assert child.end() == 1
+    errors = child.errors.read_text()
+    assert "--policy.board=emulated:n150" in errors
+    assert "--policy.backend=torch" in errors
 
 
 class TestWeightCache:

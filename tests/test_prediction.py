@@ -1,9 +1,6 @@
 """What `bench --predict` and `--graph` say of a board that is not there."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -17,6 +14,7 @@ from lerobot_pi0_ttnn.tt.prediction import NOTE, floor, predict, prediction_tabl
 from lerobot_pi0_ttnn.tt.report import EXPERT_LAYER, STEP, Stage
 from tests.checkpoints import edit_json, save_lerobot_checkpoint
 from tests.oracle import make_lerobot_policy
+from tests.processes import Program
 
 ROOT = Path(__file__).parents[1]
 DOCS = (ROOT / "docs" / "prediction.md").read_text()
@@ -128,20 +126,12 @@ def test_without_a_checkpoint_nothing_is_timed(capsys):
 
 
 @pytest.mark.parametrize("name", ["n150", "p150"])
-def test_the_committed_tables(name):
+def test_the_committed_tables(name, tmp_path):
     """All of pi0_base, in a process of its own, since a process has one board."""
-    done = subprocess.run(
-        [sys.executable, "-m", "lerobot_pi0_ttnn", "bench", "--predict", "--board", name],
-        cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
-        capture_output=True,
-        text=True,
-        timeout=400,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
-    prediction = json.loads(done.stdout.splitlines()[-1])["prediction"]
-    tables = [block for block in done.stdout.split("\n\n") if block.startswith("| ")]
+    program = Program("lerobot_pi0_ttnn", ["bench", "--predict", "--board", name], tmp_path)
+    assert program.wait(400) == 0, program.output[-3000:]
+    prediction = json.loads(program.output.splitlines()[-1])["prediction"]
+    tables = [block for block in program.output.split("\n\n") if block.startswith("| ")]
     assert tables[0] == prediction_table(prediction)
     for printed in tables:
         assert printed in DOCS, f"uv run lerobot-pi0-ttnn bench --predict --board {name}"

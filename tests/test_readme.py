@@ -1,8 +1,6 @@
 """The README's own lines, run."""
 
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 from lerobot_pi0_ttnn.cli.demo import make_demo_checkpoint
@@ -10,12 +8,11 @@ from lerobot_pi0_ttnn.cli.demo import make_demo_checkpoint
 README = Path(__file__).parents[1] / "README.md"
 
 
-def test_first_action_chunk(tmp_path):
+def test_first_action_chunk(tmp_path, run_python):
     make_demo_checkpoint(tmp_path / "outputs" / "demo_pusht" / "checkpoint", "pusht")
     program = re.search(r"```python\n(.*?)```", README.read_text(), re.DOTALL).group(1)
-    result = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert result.returncode == 0, result.stderr
-    assert re.fullmatch(r"tensor\(\[\[ *-?\d+\.\d+, +-?\d+\.\d+\]\]\)\n", result.stdout)
+    printed = run_python(program, folder=tmp_path)
+    assert re.fullmatch(r"tensor\(\[\[ *-?\d+\.\d+, +-?\d+\.\d+\]\]\)\n", printed)
 
 
 def test_the_steps_by_hand_are_the_demos(capsys, tmp_path, monkeypatch):

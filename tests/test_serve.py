@@ -22,7 +22,7 @@ from lerobot_pi0_ttnn.cli import main
 from lerobot_pi0_ttnn.cli.serve import is_loopback, parse_flags
 from lerobot_pi0_ttnn.recording import read_recording
 from tests.broken_checkpoints import copy_of, set_widths
-from tests.processes import FAKE_ROBOT, SEED, Command, Program, until
+from tests.processes import FAKE_ROBOT, SEED, Program, until
 from tests.robots import (
     CAMERAS,
     JOINTS,
@@ -35,7 +35,6 @@ from tests.robots import (
     save_robot_checkpoint,
 )
 
-BIN = Path(sys.executable).parent
 TASK = "push"
 
 
@@ -79,7 +78,7 @@ def servers(folder, lerobot_policy):
     if find_spec("ttnn"):
         servers["ttnn"] = Server(
             folder / "ttnn",
-            lambda arguments, folder: Command([BIN / "lerobot-pi0-ttnn", *arguments], folder),
+            partial(Program, "lerobot_pi0_ttnn"),
             "--policy.board=emulated:n150",
             "--policy.num_inference_steps=1",
             "--policy.cache_weights=false",
@@ -139,7 +138,7 @@ def test_actions_arrive_and_are_lerobots(server, folder, lerobot_policy, tmp_pat
     """An unmodified `type: pi0` checkpoint; the server's first chunk is the one that LeRobot's own policy makes."""
     diary = tmp_path / "diary.jsonl"
     flags = client_flags(server, folder / "pi0", diary, stop_after=120)
-    program = Command([sys.executable, "-m", "lerobot.async_inference.robot_client", *flags], tmp_path)
+    program = Program("lerobot.async_inference.robot_client", flags, tmp_path)
     program.wait(120)
     assert "KeyboardInterrupt" in program.output
     assert events(diary) == ["connected", "disconnected"]

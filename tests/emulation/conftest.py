@@ -1,17 +1,16 @@
-"""One emulated n150 for all tests of this process; other boards are opened in processes of their own."""
+"""One emulated n150 for all tests of this process; other boards are opened in processes of their own, see `run_python`."""
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
 
 import pytest
-import torch
 
-from lerobot_pi0_ttnn.tt.board import Board, open_board
+if TYPE_CHECKING:  # imported before `tests/conftest.py` has set up the environment, were it not for that
+    import torch
+
+    from lerobot_pi0_ttnn.tt.board import Board
 
 BF16_STEP = 2.0**-7
 
@@ -19,12 +18,16 @@ BF16_STEP = 2.0**-7
 @pytest.fixture(scope="session")
 def board() -> Iterator[Board]:
     pytest.importorskip("ttnn", reason="the TTNN backend's package is not installed")
+    from lerobot_pi0_ttnn.tt.board import open_board
+
     with open_board("emulated:n150") as opened:
         yield opened
 
 
 @pytest.fixture(autouse=True)
 def _seed() -> None:
+    import torch
+
     torch.manual_seed(0)
 
 
@@ -44,6 +47,8 @@ def upload(board: Board) -> Callable[..., Any]:
 def draw() -> Callable[..., torch.Tensor]:
     """Normal numbers that bfloat16 holds, as float32: the board rounds none of its inputs."""
 
+    import torch
+
     def draw(*shape: int, scale: float = 1.0) -> torch.Tensor:
         return (torch.randn(*shape) * scale).bfloat16().float()
 
@@ -53,6 +58,7 @@ def draw() -> Callable[..., torch.Tensor]:
 @pytest.fixture
 def agrees() -> Callable[..., None]:
     """Asserts that a tensor on the board is `expected`, rounded to bfloat16 once, or without any difference."""
+    import torch
     import ttnn
 
     def agrees(tensor: Any, expected: torch.Tensor, *, exact: bool = False) -> None:
@@ -64,23 +70,3 @@ def agrees() -> Callable[..., None]:
             torch.testing.assert_close(actual, expected.float(), rtol=BF16_STEP, atol=1e-4)
 
     return agrees
-
-
-@pytest.fixture(scope="session")
-def run_python() -> Callable[..., str]:
-    """What a program in a process of its own prints; fails with its errors."""
-
-    def run_python(program: str, arguments: Sequence[str] = ()) -> str:
-        done = subprocess.run(
-            [sys.executable, "-c", program, *arguments],
-            # This checkout, even where another one is installed.
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
-            capture_output=True,
-            text=True,
-            timeout=120,
-            check=False,
-        )
-        assert done.returncode == 0, done.stderr
-        return done.stdout
-
-    return run_python

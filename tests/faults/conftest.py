@@ -1,20 +1,18 @@
-"""What the tests of faults share: a tiny checkpoint with a queue of five actions, and policies of it."""
+"""What the tests of faults share: a tiny checkpoint with a queue of five actions, and policies of it.
+
+This file is imported before `tests/conftest.py` has set up the environment: what reads that is imported later.
+"""
 
 import pytest
 
-from lerobot_pi0_ttnn import PI0TTNNPolicy
-from tests.checkpoints import edit_json, save_lerobot_checkpoint
-from tests.faults.processes import Forker
-from tests.oracle import make_lerobot_policy
+from tests.processes import forker as start_forker
 
 
 @pytest.fixture(scope="session")
-def forker(tmp_path_factory):
+def forker():
     """Starts programs in processes of their own."""
     pytest.importorskip("ttnn", reason="the TTNN backend's package is not installed")
-    forker = Forker(tmp_path_factory.mktemp("processes"))
-    yield forker
-    forker.close()
+    return start_forker()
 
 
 @pytest.fixture(scope="session")
@@ -29,6 +27,9 @@ def other_checkpoint(tmp_path_factory):
 
 
 def save_tiny(folder, seed=0):
+    from tests.checkpoints import edit_json, save_lerobot_checkpoint
+    from tests.oracle import make_lerobot_policy
+
     save_lerobot_checkpoint(make_lerobot_policy(n_action_steps=5, seed=seed), folder)
     edit_json(folder / "config.json", architecture="tiny")
     return folder
@@ -37,6 +38,8 @@ def save_tiny(folder, seed=0):
 @pytest.fixture
 def load(checkpoint):
     """Loads policies, on the torch backend unless told otherwise, and closes them in the end."""
+    from lerobot_pi0_ttnn import PI0TTNNPolicy
+
     policies = []
 
     def load(path=checkpoint, **overrides):

@@ -3,9 +3,6 @@
 Shapes only: ttnn checks, allocates and captures its own graph, nobody computes.
 """
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -21,6 +18,7 @@ from lerobot_pi0_ttnn.tt.graph import Operand, captured, summary  # noqa: E402
 from lerobot_pi0_ttnn.tt.model import PI0ModelTTNN  # noqa: E402
 
 from ..oracle import make_noise  # noqa: E402
+from ..processes import Program  # noqa: E402
 from .tt import random_inputs, random_weights, upload_row  # noqa: E402
 
 ROOT = Path(__file__).parents[2]
@@ -43,21 +41,14 @@ def committed() -> str:
 
 
 def test_the_committed_table(emulated, committed):
-    assert pi0_base_graph(emulated) == committed, f"uv run python benchmarks/graph.py {emulated.name}"
+    assert pi0_base_graph(emulated) == committed, f"uv run python -m benchmarks.graph {emulated.name}"
 
 
-def test_a_p150_dispatches_the_same(committed):
+def test_a_p150_dispatches_the_same(committed, tmp_path):
     """A board of another architecture and grid, in a process of its own."""
-    done = subprocess.run(
-        [sys.executable, "-m", "benchmarks.graph", "emulated:p150"],
-        cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-    assert committed in done.stdout, done.stderr[-2000:]
+    program = Program("benchmarks.graph", ["emulated:p150"], tmp_path)
+    assert program.wait(300) == 0, program.output[-3000:]
+    assert committed in program.output
 
 
 def test_the_aim(committed):
