@@ -54,6 +54,7 @@ class Client:
         **asked: Any,
     ) -> None:
         self.server, self.checkpoint, self.names = server, checkpoint, names
+        self.told: list[str] = []
         self.cameras = dict.fromkeys(CAMERAS, (48, 64, 3)) if cameras is None else cameras
         hardware = {**dict.fromkeys(names, float), **self.cameras}
         self.features = hw_to_dataset_features(hardware, OBS_STR, use_video=False)
@@ -80,7 +81,13 @@ class Client:
         """Whether it gets actions for this observation when it asks for them."""
         message = pickle.dumps(self.observation(step, **values))
         self.server.SendObservations(send_bytes_in_chunks(message, services_pb2.Observation), Connection())
-        return isinstance(self.server.GetActions(Empty(), Connection()), services_pb2.Actions)
+        while True:
+            try:
+                return isinstance(self.server.GetActions(Empty(), Connection()), services_pb2.Actions)
+            except ToldError as error:  # a warning is logged, and the client asks again
+                if not str(error).startswith("warning"):
+                    raise
+                self.told.append(str(error))
 
 
 @contextmanager

@@ -6,6 +6,7 @@ import math
 import pytest
 import torch
 from lerobot.async_inference.helpers import observations_similar
+from lerobot.configs import NormalizationMode
 
 from lerobot_pi0_ttnn.serving.movement import Movement, scale_of
 from tests.checkpoints import save_lerobot_checkpoint
@@ -22,8 +23,10 @@ def lerobot_policy(tmp_path_factory):
 
 
 @pytest.fixture
-def client(request, servicer, lerobot_policy, tmp_path):
-    """Of a robot whose checkpoint has these statistics of its states."""
+def client(request, servicer, lerobot_policy, tmp_path, monkeypatch):
+    """Of a robot whose checkpoint has these statistics of its states; without any, states are not normalised."""
+    if request.param is None:
+        monkeypatch.setitem(lerobot_policy.config.normalization_mapping, "STATE", NormalizationMode.IDENTITY)
     stats = {"action": STATS["action"]} | ({"observation.state": request.param} if request.param else {})
     return Client(servicer, save_lerobot_checkpoint(lerobot_policy, tmp_path, stats))
 
