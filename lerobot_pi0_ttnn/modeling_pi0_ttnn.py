@@ -23,14 +23,14 @@ from .backend import build_model, open_backend, warm_up
 from .checkpoint import CheckpointWeights, open_weights
 from .checkpoint.files import SINGLE, CheckpointSource
 from .checkpoint.tokenizer import FOLDER, save_tokenizer
-from .configuration_pi0_ttnn import PI0TTNNConfig, choose_config
+from .configuration_pi0_ttnn import PI0TTNNConfig, choose_config, load_config
 from .latency import Stopwatch
 from .latency_report import HOST, TOTAL, device_stage, latency_report
 from .observation import ObservationReader
 from .processor_pi0_ttnn import tokenizer_of
 from .recording import Recorder
 from .review import refuse_or_warn, review, settle_features
-from .rollout_robot import check_rollout
+from .rollout_robot import check_data_set, check_rollout
 from .rtc import Guidance, make_guidance
 
 logger = logging.getLogger(__name__)
@@ -145,6 +145,8 @@ class PI0TTNNPolicy(PreTrainedPolicy):
         refuse_or_warn(review(config, source), source, logger)
         settle_features(config, source)
         check_rollout(config, str(source))
+        if kwargs.get("dataset_meta") is not None:
+            check_data_set(kwargs["dataset_meta"], load_config(source), str(source))
         limits = read_action_limits(config, source) if config.clamp_actions else None
         policy = cls(config, open_weights(source, config.base_model), action_limits=limits)
         if config.warm_up:

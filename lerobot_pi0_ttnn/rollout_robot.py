@@ -16,6 +16,7 @@ from typing import Any
 import draccus
 from draccus.cfgparsing import load_config
 from lerobot.configs import parser
+from lerobot.utils.constants import ACTION
 
 from .configuration_pi0_ttnn import PI0TTNNConfig
 from .joints import match_joints, names_of_actions
@@ -56,6 +57,31 @@ def check_rollout(config: PI0TTNNConfig, where: str) -> None:
             "driver name its joints in the checkpoint's order."
         )
     logger.log(logging.INFO if joints.is_certain else logging.WARNING, "%s: %s", where, joints)
+
+
+def check_data_set(meta: Any, saved: PI0TTNNConfig, where: str) -> None:
+    """Raises ValueError where a data set has other joints than the checkpoint, or in another order.
+
+    LeRobot's factory, asked for a policy for a data set, writes the data set's names over the checkpoint's.
+
+    Args:
+        meta: the data set's, LeRobot's `LeRobotDatasetMetadata`.
+        saved: the checkpoint's own config.
+        where: the checkpoint, for messages.
+    """
+    actions = meta.features.get(ACTION, {})
+    names, width = actions.get("names"), saved.action_feature.shape[0]
+    trained, given = names_of_actions(saved.action_feature_names, width), names_of_actions(names and list(names), width)
+    if trained is None or given is None:
+        return
+    try:
+        joints = match_joints(trained, given)
+    except ValueError as error:
+        raise ValueError(f"{where}: of the data set's actions as a robot's: {error}") from None
+    if not joints.is_the_robots:
+        raise ValueError(
+            f"{where}: {joints} Here the data set is the robot; give its joints in the checkpoint's order."
+        )
 
 
 def scalars(features: Mapping[str, Any]) -> list[str]:

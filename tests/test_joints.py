@@ -3,6 +3,7 @@
 import json
 import logging
 import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -191,11 +192,10 @@ class TestClientWithMoreStates:
     STATES = tuple(name for joint in NAMES for name in (joint, joint.replace(".pos", ".vel")))
 
     def match(self, trained):
-        from types import SimpleNamespace
-
         from lerobot_pi0_ttnn.serving.robot_joints import match_client
 
-        config = SimpleNamespace(action_feature_names=trained, action_feature=SimpleNamespace(shape=(6,)))
+        action = SimpleNamespace(shape=(6,))
+        config = SimpleNamespace(action_feature_names=trained, action_feature=action, max_action_dim=32)
         return match_client(config, {"observation.state": {"names": list(self.STATES)}}, "ckpt")
 
     def test_in_order(self):
@@ -209,6 +209,14 @@ class TestClientWithMoreStates:
             ValueError, match=r"ckpt: joints by name, in another .*whose order in training the checkpoint"
         ):
             self.match(SHUFFLED)
+
+    def test_without_names(self):
+        joints = self.match(None)
+        assert not joints.is_certain
+        assert (
+            "the checkpoint moves 6 joints that it does not name; the robot's states are joint0.pos, joint0.vel"
+            in joints.note
+        )
 
     def test_of_other_names(self):
         joints = self.match(["x", "y", "z", "roll", "pitch", "yaw"])
@@ -289,3 +297,22 @@ class TestRollout:
         monkeypatch.setattr(sys, "argv", ["lerobot-rollout", *command_line, "--robot.joints=5"])
         with pytest.raises(ValueError, match=r"trained with 6 actions, the robot has 5 \(joint0.pos"):
             self.load(checkpoint)
+
+
+class TestDataSet:
+    """LeRobot's factory makes a policy for a data set, whose names it writes over the checkpoint's."""
+
+    def load(self, checkpoint, names):
+        meta = SimpleNamespace(features={"action": {"names": names, "shape": (6,)}}, stats={})
+        return PI0TTNNPolicy.from_pretrained(
+            checkpoint, dataset_meta=meta, architecture="tiny", backend="torch", warm_up=False
+        )
+
+    @pytest.mark.parametrize("names", [list(NAMES), OLD, {"motors": list(NAMES)}, None, ["a", "b", "c", "d", "e", "f"]])
+    def test_one_that_agrees_or_does_not_say(self, checkpoint, lerobot_policy, names):
+        self.load(checkpoint, names)
+
+    @pytest.mark.parametrize("names", [SHUFFLED, [*NAMES[:5], "gripper.pos"]])
+    def test_one_that_does_not(self, checkpoint, lerobot_policy, names):
+        with pytest.raises(ValueError, match="the data set"):
+            self.load(checkpoint, names)

@@ -49,7 +49,10 @@ def match_client(config: PI0TTNNConfig, features: Mapping[str, Any], where: str)
         ValueError: the robot has not the joints that the checkpoint moves, or it cannot be said in which order its states go.
     """
     states = list(features[OBS_STATE]["names"]) if OBS_STATE in features else []
-    trained = names_of_actions(config.action_feature_names, config.action_feature.shape[0])
+    width = config.action_feature.shape[0]
+    trained = names_of_actions(config.action_feature_names, width)
+    if trained is None and width not in (len(states), config.max_action_dim):
+        return ClientJoints(states, None, _unknown([f"{width} joints that it does not name"], states), is_certain=False)
     # Where a robot says more of its joints than where they are (velocities, torques), actions are of some of its states.
     moved = states
     if trained and len(trained) != len(states):
