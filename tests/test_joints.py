@@ -158,8 +158,12 @@ class TestServe:
     )
     def test_it_is_said(self, servicer, checkpoint, names, said, caplog):
         with caplog.at_level(logging.INFO):
-            Client(servicer, checkpoint)
+            client = Client(servicer, checkpoint)
         assert said in caplog.text
+        assert client.is_sent_a_chunk(0, must_go=True)
+        assert any(said in warning for warning in client.told) is (names is not OLD), (
+            "what is not certain the client is told"
+        )
 
     @named([*NAMES[:5], "gripper.pos"])
     def test_a_joint_that_is_not_there_is_told(self, servicer, checkpoint, names):

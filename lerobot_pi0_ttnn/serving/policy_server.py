@@ -62,6 +62,8 @@ class PI0TTNNPolicyServer(PolicyServer):
             joints = match_client(config, asked.lerobot_features, asked.pretrained_name_or_path)
             level = logging.INFO if joints.is_certain else logging.WARNING
             self.logger.log(level, "%s: %s", asked.pretrained_name_or_path, joints.note)
+            if not joints.is_certain:
+                warnings.append(joints.note)
             self.logger.info("%s: loading for %s", asked.pretrained_name_or_path, context.peer())
             self.close()
             self.preprocessor, self.postprocessor = make_pre_post_processors(
