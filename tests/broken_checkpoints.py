@@ -185,6 +185,15 @@ STATISTICS = {
     "state-1": Case("error", "observation.state: the config says 6 values, the statistics are of 1", wide(1, 6)),
     "state-40": Case("error", "observation.state: the statistics are of 40 values, and pi0 takes 32", wide(40, 6)),
     "shapes": Case("error", "action: mean and std are of 6 and 5 values", with_stats(action_std=[1.0] * 5)),
+    "empty": Case("error", "action: mean and std are of 0 and 0 values", wide(6, 0)),
+    "no-norm-map": Case(
+        "error",
+        "observation.state: policy_preprocessor.json does not say how",
+        lambda f: edit_step(f, "normalizer_processor", norm_map=None),
+    ),
+    "not-lerobots": Case(
+        "error", "not a LeRobot processor", lambda f: edit_step(f, "rename_observations_processor", rename_map=["top"])
+    ),
     "lerobot-0.3": Case("error", "its statistics are among the weights", of_lerobot_0_3),
     "lerobot-0.3-other": Case(
         "warning",

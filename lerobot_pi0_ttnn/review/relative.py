@@ -69,6 +69,7 @@ def _check_excluded(subject: Subject) -> Iterator[Problem]:
     excluded, names = config.relative_exclude_joints, config.action_feature_names
     if pre:
         excluded, names = pre.steps[RELATIVE].get("exclude_joints") or [], pre.steps[RELATIVE].get("action_names")
+    excluded = [str(token) for token in excluded if token]
     if not excluded:
         return
     if not names:

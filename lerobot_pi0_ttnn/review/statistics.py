@@ -145,6 +145,8 @@ def _check_presence(each: Normalised) -> Iterator[Problem]:
     if not each.settings:
         does = "normalises" if each.feature == STATE else "undoes the normalisation"
         yield each.problem("error", f"no step {does} in {each.file}", AGAIN)
+    elif each.settings.get("norm_map") is None:
+        yield each.problem("error", f"{each.file} does not say how it is normalised (norm_map)", AGAIN)
     elif each.mode not in NEEDED and each.mode != "IDENTITY":
         known = ", ".join(mode.value for mode in NormalizationMode)
         yield each.problem("error", f"LeRobot knows no normalisation {each.mode} ({each.file}), but {known}", AGAIN)
@@ -176,7 +178,7 @@ def _check_values(each: Normalised) -> Iterator[Problem]:
         return
     names = NEEDED[each.mode]
     first, second = (each.stats[name].float().flatten() for name in names)
-    if first.shape != second.shape:
+    if first.shape != second.shape or not first.numel():
         widths = f"{first.numel()} and {second.numel()}"
         yield each.problem("error", f"{' and '.join(names)} are of {widths} values", AGAIN)
         return
