@@ -129,9 +129,9 @@ class ObservationReader:
                 said = f" {text.strip()!r}" if text else ""
                 self._warn_once(
                     ("prompt", tuple(ids)),
-                    f"the prompt{said} is longer than the {len(ids)} tokens that are kept, so its end is lost: say it in fewer "
-                    "words, as in training. More tokens (max_length of tokenizer_processor in policy_preprocessor.json) help "
-                    "only if it was trained with them.",
+                    f"the prompt{said} was cut at {len(ids)} tokens (tokenizer_max_length), so its end is lost: say it in "
+                    "fewer words, as in training. A larger max_length of tokenizer_processor (policy_preprocessor.json) helps "
+                    "only if it was trained with that.",
                 )
 
     def images(self, batch: Mapping[str, object], rows: int) -> tuple[list[Tensor], list[Tensor]]:

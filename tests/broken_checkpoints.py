@@ -164,6 +164,10 @@ def all_of(*changes: Callable[[Path], None]) -> Callable[[Path], None]:
 
 
 NAN, INF = float("nan"), float("inf")
+PICTURES = {
+    f"observation.images.front.{name}": torch.full((3, 1, 1), value)
+    for name, value in {"mean": 0.45, "std": 0.22}.items()
+}
 QUANTILES = with_stats(state_q01=-2.0, state_q99=2.0, action_q01=-2.0, action_q99=2.0)
 STATISTICS = {
     # 6 and 6 wide, features of 6 and 6: JOINTS of `tests.robots`
@@ -181,6 +185,15 @@ STATISTICS = {
     "state-1": Case("error", "observation.state: the config says 6 values, the statistics are of 1", wide(1, 6)),
     "state-40": Case("error", "observation.state: the statistics are of 40 values, and pi0 takes 32", wide(40, 6)),
     "shapes": Case("error", "action: mean and std are of 6 and 5 values", with_stats(action_std=[1.0] * 5)),
+    "empty": Case("error", "action: mean and std are of 0 and 0 values", wide(6, 0)),
+    "no-norm-map": Case(
+        "error",
+        "observation.state: policy_preprocessor.json does not say how",
+        lambda f: edit_step(f, "normalizer_processor", norm_map=None),
+    ),
+    "not-lerobots": Case(
+        "error", "not a LeRobot processor", lambda f: edit_step(f, "rename_observations_processor", rename_map=["top"])
+    ),
     "lerobot-0.3": Case("error", "its statistics are among the weights", of_lerobot_0_3),
     "lerobot-0.3-other": Case(
         "warning",
@@ -289,6 +302,16 @@ STATISTICS = {
         "observation.state: not among the features that policy_preprocessor.json normalises",
         lambda f: edit_step(f, "normalizer_processor", features={}),
     ),
+    "pictures": Case(
+        "error",
+        "observation.images.front: policy_preprocessor.json normalises pictures (MEAN_STD)",
+        all_of(
+            lambda f: edit_stats(f, lambda stats: stats | PICTURES),
+            lambda f: edit_step(
+                f, "normalizer_processor", norm_map={"VISUAL": "MEAN_STD", "STATE": "MEAN_STD", "ACTION": "MEAN_STD"}
+            ),
+        ),
+    ),
     "not-chosen": Case(
         "error",
         "observation.state: not among the features that policy_preprocessor.json normalises",
@@ -326,7 +349,7 @@ RELATIVE_ACTIONS = {
     ),
     "relative-unnamed": Case(
         "warning",
-        "gripper is to stay absolute, but the checkpoint has no action names",
+        "gripper is to stay absolute, but there are no action_names",
         lambda f: relative(f, exclude_joints=["gripper"]),
     ),
     "relative-misnamed": Case(

@@ -95,6 +95,7 @@ def _read_pipeline(source: CheckpointSource, filename: str) -> SavedPipeline | N
     try:
         saved: list[dict[str, Any]] = json.loads(path.read_text())["steps"]
         steps = {str(step.get("registry_name", "")): dict(step.get("config") or {}) for step in saved}
+        _check_settings(steps)
         state_files = [step.get("state_file") for step in saved if step.get("registry_name") in NORMALISES]
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{path}: not a LeRobot processor ({error!r}); fetch it again.") from error
@@ -111,6 +112,17 @@ def _read_pipeline(source: CheckpointSource, filename: str) -> SavedPipeline | N
         written = steps.get(name, {}).get("stats") or {}
         stats = {feature: _tensors(path, feature, values) for feature, values in written.items()} or stats
     return SavedPipeline(path, steps, stats)
+
+
+def _check_settings(steps: dict[str, dict[str, Any]]) -> None:
+    """Raises TypeError where settings are not of the kind that LeRobot writes."""
+    for step, settings in steps.items():
+        for name in ("norm_map", "features", "rename_map", "stats"):
+            if not isinstance(settings.get(name) or {}, dict):
+                raise TypeError(f"{step}, {name}: expected an object, got {settings[name]!r}")
+    for theirs, ours in (steps.get(RENAME, {}).get("rename_map") or {}).items():
+        if not isinstance(ours, str):
+            raise TypeError(f"{RENAME}, {theirs}: expected a name, got {ours!r}")
 
 
 def _tensors(path: Path, feature: str, values: Any) -> dict[str, Tensor]:

@@ -49,8 +49,9 @@ def review(config: PI0TTNNConfig, source: CheckpointSource, *, checks: Sequence[
         FileNotFoundError, PermissionError: there is no such checkpoint.
     """
     problems, processors = _read(source)
-    if problems:
-        checks = [check for check in checks if check in (check_tokenizer, check_weights_fit)]
+    if problems:  # what they would have said is not known
+        others = (check_weights_fit,) if problems[0].severity == "error" else (check_tokenizer, check_weights_fit)
+        checks = [check for check in checks if check in others]
     subject = Subject(config, source, processors)
     for check in checks:
         problems += check(subject)

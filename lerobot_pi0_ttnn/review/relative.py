@@ -65,17 +65,18 @@ def _check_order(pre: SavedPipeline, post: SavedPipeline) -> Iterator[Problem]:
 
 
 def _check_excluded(subject: Subject) -> Iterator[Problem]:
-    settings = subject.processors.preprocessor.steps[RELATIVE] if subject.processors.preprocessor else {}
-    config = subject.config
-    excluded = settings.get("exclude_joints", config.relative_exclude_joints) or []
-    names = settings.get("action_names", config.action_feature_names)
+    pre, config = subject.processors.preprocessor, subject.config
+    excluded, names = config.relative_exclude_joints, config.action_feature_names
+    if pre:
+        excluded, names = pre.steps[RELATIVE].get("exclude_joints") or [], pre.steps[RELATIVE].get("action_names")
+    excluded = [str(token) for token in excluded if token]
     if not excluded:
         return
     if not names:
         yield _problem(
             "warning",
-            f"{', '.join(excluded)} is to stay absolute, but the checkpoint has no action names, so that all are relative "
-            "(and LeRobot's real-time chunking takes the robot's names)",
+            f"{', '.join(excluded)} is to stay absolute, but there are no action_names, so that all are relative (but with "
+            "LeRobot's real-time chunking, which then takes the config's or the robot's names)",
             "write action_names of relative_actions_processor into policy_preprocessor.json, if it was trained with them",
         )
     elif not any(token.lower() in str(name).lower() for token in excluded for name in names):

@@ -75,6 +75,7 @@ def check_statistics(subject: Subject) -> Iterator[Problem]:
         yield from problems or _check_values(each)
         yield from _check_modes(each)
     yield from _check_both_sides(subject)
+    yield from _check_pictures(subject)
 
 
 def check_given_statistics(config: PI0TTNNConfig, stats: Mapping[str, Mapping[str, Any]]) -> Iterator[Problem]:
@@ -144,6 +145,8 @@ def _check_presence(each: Normalised) -> Iterator[Problem]:
     if not each.settings:
         does = "normalises" if each.feature == STATE else "undoes the normalisation"
         yield each.problem("error", f"no step {does} in {each.file}", AGAIN)
+    elif each.settings.get("norm_map") is None:
+        yield each.problem("error", f"{each.file} does not say how it is normalised (norm_map)", AGAIN)
     elif each.mode not in NEEDED and each.mode != "IDENTITY":
         known = ", ".join(mode.value for mode in NormalizationMode)
         yield each.problem("error", f"LeRobot knows no normalisation {each.mode} ({each.file}), but {known}", AGAIN)
@@ -175,7 +178,7 @@ def _check_values(each: Normalised) -> Iterator[Problem]:
         return
     names = NEEDED[each.mode]
     first, second = (each.stats[name].float().flatten() for name in names)
-    if first.shape != second.shape:
+    if first.shape != second.shape or not first.numel():
         widths = f"{first.numel()} and {second.numel()}"
         yield each.problem("error", f"{' and '.join(names)} are of {widths} values", AGAIN)
         return
@@ -265,6 +268,21 @@ def _check_both_sides(subject: Subject) -> Iterator[Problem]:
             f"{ACTION}: the preprocessor's {', '.join(differing)} {'differs' if len(differing) == 1 else 'differ'} from the "
             "postprocessor's, which turns the policy's actions into the robot's",
             f"use the two that were saved together, or {AGAIN}",
+        )
+
+
+def _check_pictures(subject: Subject) -> Iterator[Problem]:
+    """Whether pictures arrive as pi0 takes them, in [0, 1]."""
+    settings, pre = subject.processors.normalizer, subject.processors.preprocessor
+    mode = str((settings.get("norm_map") or {}).get("VISUAL", "IDENTITY"))
+    cameras = subject.config.image_features.keys() & (settings.get("features") or {}).keys()
+    normalised = sorted(cameras & pre.stats.keys()) if pre else []
+    if mode != "IDENTITY" and normalised:
+        yield Problem(
+            "error",
+            SUBJECT,
+            f"{', '.join(normalised)}: {PREPROCESSOR} normalises pictures ({mode}), and pi0 takes them in [0, 1]",
+            f"write VISUAL: IDENTITY into its norm_map, if it was trained so, or {AGAIN}",
         )
 
 

@@ -45,7 +45,7 @@ def check_widths(subject: Subject) -> Iterator[Problem]:
 def statistics_width(each: Normalised) -> int | None:
     """Returns of how many values a feature's statistics are; None where there are none, or they do not agree."""
     widths = {each.stats[name].numel() for name in STATISTICS & each.stats.keys()}
-    return widths.pop() if len(widths) == 1 else None
+    return (widths.pop() or None) if len(widths) == 1 else None
 
 
 def adopt_widths(subject: Subject) -> None:

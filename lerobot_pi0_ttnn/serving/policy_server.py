@@ -94,7 +94,7 @@ class PI0TTNNPolicyServer(PolicyServer):
         config.validate_features()
         warnings = [str(problem) for problem in problems if problem.severity == "warning"]
         processors = read_processors(source)
-        renamed = asked.rename_map or processors.rename_map
+        renamed = config.camera_aliases | (asked.rename_map or processors.rename_map)
         try:
             if processors.preprocessor is None:
                 raise ValueError(f"{source}: without processors it cannot be served.")
