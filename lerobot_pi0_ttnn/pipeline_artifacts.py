@@ -84,6 +84,8 @@ def _resolve(saved: dict[str, Any], overrides: dict[str, Any], folder: Path | No
     """Puts what transformers is to load in the place of a saved step's tokenizer; returns whether it is an artifact."""
     if saved.get("registry_name") != TOKENIZER_STEP or overrides.get("tokenizer") is not None:
         return False
+    if ARGUMENT in overrides:
+        saved.get("artifacts", {}).pop(ARGUMENT, None)  # main resolves these before it looks at overrides
     settings = overrides if ARGUMENT in overrides else saved.setdefault("config", {})
     artifact = saved.get("artifacts", {}).get(ARGUMENT) if settings is not overrides else None
     name = settings.get(ARGUMENT) if artifact is None else artifact
