@@ -211,16 +211,18 @@ def _reading(from_pretrained: Callable[..., PreTrainedConfig]) -> Callable[..., 
     """
 
     @functools.wraps(from_pretrained)
-    def read(cls: type[PreTrainedConfig], path: str | Path, **named: Any) -> PreTrainedConfig:
+    def read(cls: type[PreTrainedConfig], pretrained_name_or_path: str | Path, **named: Any) -> PreTrainedConfig:
         hub = ("revision", "token", "cache_dir", "local_files_only", "force_download")
-        source = CheckpointSource(path, **{name: named[name] for name in hub if named.get(name) is not None})
+        source = CheckpointSource(
+            pretrained_name_or_path, **{name: named[name] for name in hub if named.get(name) is not None}
+        )
         try:
             file = source.find(CONFIG_FILE)
             policy_type = read_json(file).get("type") if file else None
         except (OSError, ValueError):  # LeRobot says it its way
             policy_type = None
         if policy_type not in POLICY_TYPES or PreTrainedConfig.get_choice_class(policy_type) is not PI0TTNNConfig:
-            return from_pretrained(cls, path, **named)
+            return from_pretrained(cls, pretrained_name_or_path, **named)
         return load_config(source, named.get("cli_overrides") or ())
 
     return read

@@ -12,6 +12,24 @@ from pathlib import Path
 from .boards import EmulatedBoard
 from .compiler import install_compiler
 
+LOGGED = (
+    "Always",
+    "BuildKernels",
+    "Dispatch",
+    "Inspector",
+    "LLRuntime",
+    "Loader",
+    "Metal",
+    "MetalTrace",
+    "Op",
+    "Test",
+    "Timer",
+    "TTNN",
+    "Verif",
+)
+"""The parts of ttnn whose log is shown, as tt-logger names them: all but those below the mock, which warn of it at each start
+(Device, Distributed, Fabric, UMD, EmulationDriver)."""
+
 
 class RuntimeRoot:
     """A folder of links to the installed ttnn, with a mocked cluster, a stand-in compiler and a cache of its own.
@@ -69,8 +87,9 @@ class RuntimeRoot:
             "OMPI_MCA_btl": "self",
             # For the session folder of MPI.
             "TMPDIR": str(self._scratch / "tmp"),
-            # Each warning of ttnn is a finding (docs/errata.md). "warning" is no level that it knows.
+            # Each warning of ttnn is a finding (docs/errata.md), but for those of what is mocked. "warning" is no level of it.
             "TT_METAL_LOGGER_LEVEL": os.environ.get("TT_METAL_LOGGER_LEVEL", "warn"),
+            "TT_METAL_LOGGER_TYPES": os.environ.get("TT_METAL_LOGGER_TYPES", ",".join(LOGGED)),
         }
         before = {name: os.environ.get(name) for name in wanted}
         _set_environment(wanted)

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import ttnn
+from ttnn.tools.trace_allocation_tracker import acknowledge_corruptible
 
 from .inputs import RowInputs
 
@@ -111,6 +112,8 @@ class Traces:
             # ttnn takes it for a live one, which makes later allocations suspect to it.
             ttnn.release_trace(self._device, trace)
             return
+        # Other traces may compute where this one writes its result, which is read before any other runs.
+        acknowledge_corruptible(output)
         entry.trace, entry.output = trace, output
         entry.size = self._bytes_in_use() - before
 

@@ -47,8 +47,9 @@ def emulated(board):
 
 
 @cache
-def operations_of(board: Board) -> dict[str, list[DeviceOperation]]:
-    """What pi0_base dispatches, shapes only, and the tiny model while it computes a chunk in each precision."""
+def ran(board: Board) -> tuple[dict[str, list[DeviceOperation]], list[Path]]:
+    """What pi0_base dispatches, shapes only, and the tiny model while it computes a chunk in each precision; and the folders
+    of the kernels that ttnn has built for it."""
     stages = dispatched(PI0_BASE, made_up_weights(PI0_BASE), board, precision="balanced", cameras=4, tokens=48)
     operations = {"pi0_base": [operation for stage in stages.values() for operation in stage.operations]}
     for precision in PRESETS:
@@ -56,12 +57,12 @@ def operations_of(board: Board) -> dict[str, list[DeviceOperation]]:
         with captured() as graph:
             model.sample_actions(**random_inputs(TINY, 2, 20), num_steps=1)
         operations[precision] = graph.operations
-    return operations
+    return operations, built_kernels()
 
 
 def test_ttnn_gives_no_warning(emulated, capfd):
     """First of all, since ttnn gives most warnings once in a process."""
-    operations_of(emulated)
+    ran(emulated)
     logged = "".join(capfd.readouterr())
     warnings = [line for line in logged.splitlines() if re.search(r"\| (warning|error|critical) +\|", line)]
     assert [line for line in warnings if not any(text in line for text in EXPLAINED)] == []
@@ -69,7 +70,7 @@ def test_ttnn_gives_no_warning(emulated, capfd):
 
 def test_a_warning_of_ttnn_would_be_seen(emulated, capfd):
     """The board shows what ttnn logs: it warns of the faulty pair where it is asked for it, on a Wormhole and once."""
-    operations_of(emulated)
+    ran(emulated)
     x = ttnn.from_torch(torch.zeros(32, 32), dtype=ttnn.bfloat16, layout=ttnn.TILE_LAYOUT, device=emulated.device)
     pair = ttnn.WormholeComputeKernelConfig(math_fidelity=ttnn.MathFidelity.HiFi4, fp32_dest_acc_en=True)
     ttnn.matmul(x, x, compute_kernel_config=pair)
@@ -80,7 +81,8 @@ def test_a_warning_of_ttnn_would_be_seen(emulated, capfd):
 def test_no_operation_of_a_wormhole_has_the_faulty_pair(emulated):
     """By ttnn's own capture; a Blackhole, which has no such fault, is given all passes."""
     highest = {ttnn.device.Arch.WORMHOLE_B0: "HiFi3", ttnn.device.Arch.BLACKHOLE: "HiFi4"}[emulated.device.arch()]
-    for what, operations in operations_of(emulated).items():
+    operations_of, _ = ran(emulated)
+    for what, operations in operations_of.items():
         compute = {name: set() for name in ("Matmul", "LayerNorm", "SDPA", "GenericOp")}
         for operation in operations:
             compute.setdefault(operation.name, set()).update(operation.compute)
@@ -97,24 +99,25 @@ def test_no_kernel_of_a_wormhole_is_built_with_the_faulty_pair(emulated):
     """Also where the operation does not say: by the headers that ttnn made for each compute kernel."""
     if emulated.device.arch() != ttnn.device.Arch.WORMHOLE_B0:
         pytest.skip("a Blackhole has no such fault")
-    operations_of(emulated)
-    pairs = {folder.parent.name: compute_config(folder) for folder in built_kernels() if is_compute(folder)}
-    assert "split_heads_compute" in pairs
-    faulty = {name for name, pair in pairs.items() if pair == FAULTY_IN_A_HEADER}
+    _, kernels = ran(emulated)
+    pairs = [(folder.parent.name, compute_config(folder)) for folder in kernels if is_compute(folder)]
+    assert "split_heads_compute" in dict(pairs)
+    faulty = {name for name, pair in pairs if pair == FAULTY_IN_A_HEADER}
     assert faulty == set(NOT_MULTIPLIED)
 
 
 def test_norms_are_those_that_hold_a_row_in_l1(emulated):
     """The kernels for wider rows reuse the destination registers, which races on a Wormhole (#54731)."""
-    operations_of(emulated)
-    names = {folder.parent.name for folder in built_kernels()}
+    _, kernels = ran(emulated)
+    names = {folder.parent.name for folder in kernels}
     assert {"layernorm", "layernorm_sharded"} <= names
     assert not [name for name in names if "large_tensor" in name or "welford" in name]
 
 
 def test_operands_of_an_elementwise_operation_have_one_dtype(emulated):
     """Sharded operands and fused activations of unlike dtypes gave wrong values (#56958, #56738)."""
-    for operations in operations_of(emulated).values():
+    operations_of, _ = ran(emulated)
+    for operations in operations_of.values():
         binary = [operation for operation in operations if operation.name == "BinaryNg"]
         assert binary
         assert all(len({operand.dtype for operand in operation.operands.values()}) == 1 for operation in binary)
