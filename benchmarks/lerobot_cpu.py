@@ -1,6 +1,7 @@
 """pi0 on this CPU: LeRobot's PI0Policy against this package's torch backend, full size, bfloat16.
 
     uv run python -m benchmarks.lerobot_cpu            # about 15 minutes, 8 GB of disk, 20 GB of memory
+    uv run python -m benchmarks.lerobot_cpu --starts-only   # how long the two take until they are ready; 5 minutes
 
 Makes a synthetic pi0 checkpoint (7 GB, kept for the next run), loads it in one process for each policy, and asks the two for
 chunks in turn, so that a change in the machine's speed meets both; then a third process computes the same chunks in float32.
@@ -38,12 +39,17 @@ class Arguments:
     """Where the checkpoint is or will be."""
     rounds: int
     """Timed chunks for each policy and number of cameras; the median counts."""
+    starts_only: bool = False
+    """Whether to load the policies and no more."""
 
 
 def main() -> None:
     """Runs the benchmark."""
     arguments = parse_arguments()
     make_checkpoint(arguments.folder)
+    if arguments.starts_only:
+        print(json.dumps(measure_starts(arguments.folder)))
+        return
     table = measure(arguments)
     print(as_markdown(table))
     print(json.dumps(table))
@@ -54,6 +60,7 @@ def parse_arguments() -> Arguments:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--folder", type=Path, default=Path("outputs/benchmark_checkpoint"))
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--starts-only", action="store_true")
     return Arguments(**vars(parser.parse_args()))
 
 
@@ -224,6 +231,16 @@ def measure(
             for name, candidate in asked.items()
         },
     }
+
+
+def measure_starts(folder: Path, serving: "type[Served] | type[Remote]" = Remote) -> dict[str, dict[str, float]]:
+    """Returns for each candidate, one after the other, the seconds until it was loaded and until it was ready."""
+    starts = {}
+    for name in CANDIDATES:
+        candidate = serving(name, folder)
+        candidate.peak_gib()
+        starts[name] = {"loaded_s": round(candidate.start.loaded, 1), "ready_s": round(candidate.start.ready, 1)}
+    return starts
 
 
 def label(case: tuple[int, int]) -> str:

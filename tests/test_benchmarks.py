@@ -54,6 +54,8 @@ def test_against_lerobot(checkpoint, tiny_policy, monkeypatch):
     monkeypatch.setattr(lerobot_cpu, "CASES", ((2, 3), (1, 1)))
     with sized(TINY):
         table = lerobot_cpu.measure(lerobot_cpu.Arguments(checkpoint, rounds=1), TINY, lerobot_cpu.Served)
+        starts = lerobot_cpu.measure_starts(checkpoint, lerobot_cpu.Served)
+    assert starts.keys() == table["candidates"].keys()
     theirs, ours = table["candidates"].values()
     assert theirs["loaded_s"] == theirs["ready_s"]
     assert ours["loaded_s"] <= ours["ready_s"]
