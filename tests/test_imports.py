@@ -3,6 +3,7 @@
 import ast
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -83,3 +84,10 @@ def test_importing_everything_opens_nothing():
         "assert 'ttnn' not in sys.modules\n"
     )
     subprocess.run([sys.executable, "-c", program], check=True)
+
+
+def test_the_wheel_has_every_package():
+    """The list is written by hand, for the shim beside the package that LeRobot's discovery needs."""
+    listed = tomllib.loads((ROOT.parent / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]
+    packages = {".".join((ROOT.name, *file.parent.relative_to(ROOT).parts)) for file in ROOT.rglob("__init__.py")}
+    assert set(listed) == packages - {"lerobot_pi0_ttnn._lerobot_plugin"} | {"lerobot_policy_pi0_ttnn"}
