@@ -46,7 +46,7 @@ def traces(request, board, monkeypatch):
         return EmulatedTraces(board.device, monkeypatch)
     if board.traces is None:
         pytest.skip(f"{board.name}: {board.why_no_trace}")
-    return board.traces
+    return board.traces[0]
 
 
 @pytest.fixture
