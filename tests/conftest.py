@@ -64,6 +64,14 @@ def pytest_configure_node(node: object) -> None:
     node.workerinput["board_variables"] = node.config.stash[board_variables]
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup() -> None:
+    """Seeds what a test and its fixtures draw unseeded (PEFT's adapters): the same in any order, in any process."""
+    import torch
+
+    torch.manual_seed(0)
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_call(item: pytest.Item) -> Generator[None]:
     """Puts what a test measured into its report, which travels from worker to worker."""

@@ -88,4 +88,4 @@ def test_on_a_board(board, adapter, base, peft_model, tmp_path, precision):
         policy.close()
     assert_quality(chunks[adapter], want, pcc=0.999, rel_rmse=0.05)
     with pytest.raises(AssertionError, match="relative RMSE"):
-        assert_quality(chunks[base], want, pcc=0.9, rel_rmse=0.5)
+        assert_quality(chunks[base], want, pcc=0.5, rel_rmse=0.2)
