@@ -1,1 +1,6 @@
-"""What the demo runs on where there is neither the network nor a licence for the real thing: stand-ins, made on disk."""
+"""What the demo runs: a small checkpoint that was trained for MetaWorld, and stand-ins, made on disk, for the rest."""
+
+from pathlib import Path
+
+LEARNED_CHECKPOINT = Path(__file__).parent / "pi0_metaworld"
+"""A LeRobot checkpoint of `type: pi0`; its README.md says how it was made and what it can do."""

@@ -1,0 +1,211 @@
+"""Episodes of one task, any of the policies in the loop: `python -m training.closed_loop TASK WHO --output FILE.json`.
+
+Pictures are drawn only for the ticks at which a chunk is asked for. Seeds and noise are the same for every policy.
+"""
+
+import argparse
+import json
+import os
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from lerobot.envs.utils import preprocess_observation
+from lerobot.policies.factory import make_pre_post_processors
+from lerobot.policies.pi0.configuration_pi0 import PI0Config
+from lerobot.policies.pi0.modeling_pi0 import PI0Policy
+from lerobot.policies.rtc.configuration_rtc import RTCConfig
+from safetensors.torch import load_file
+from torch import Tensor
+
+from lerobot_pi0_ttnn import PI0TTNNPolicy
+from lerobot_pi0_ttnn.demo import LEARNED_CHECKPOINT
+from lerobot_pi0_ttnn.model_config import TINY
+from tests.oracle import sized
+
+from .model import FIELDS
+from .simulation import Simulation
+from .tasks import MAX_STEPS, OPPOSITE
+
+WHO = {
+    "lerobot": {},
+    "torch": {"backend": "torch"},
+    "torch-bfloat16": {"backend": "torch", "dtype": "bfloat16"},
+    "accurate": {"precision": "accurate"},
+    "balanced": {"precision": "balanced"},
+    "fast": {"precision": "fast"},
+}
+"""LeRobot's own `PI0Policy` in float32; ours by how they are loaded: on a board unless they say `torch`."""
+CONTROLS = ("image", "prompt", "state")
+OTHER_EPISODE = 1
+"""Seed of the episode whose first picture stands for every picture in the control of that name."""
+
+
+@dataclass
+class Outcomes:
+    """What came of some episodes of one task."""
+
+    solved: list[bool] = field(default_factory=list)
+    steps: list[int] = field(default_factory=list)
+    chunks: int = 0
+
+
+class Player:
+    """A policy with its processors.
+
+    Args:
+        who: a key of `WHO`.
+        checkpoint: its folder.
+        board: for those on a board.
+    """
+
+    def __init__(self, who: str, checkpoint: Path = LEARNED_CHECKPOINT, *, board: str = "emulated:n150") -> None:
+        options: dict[str, Any] = dict(WHO[who])
+        if "lerobot" in who:
+            self.policy = load_lerobot(checkpoint)
+        else:
+            if "precision" in options:
+                options["board"] = board
+            self.policy = PI0TTNNPolicy.from_pretrained(checkpoint, **options)
+        # The processors are LeRobot's own; of the config they take only the type.
+        config = PI0TTNNPolicy.config_class.from_pretrained(checkpoint, backend="torch")
+        self.preprocess, self.postprocess = make_pre_post_processors(config, str(checkpoint))
+
+    def batch(self, seen: dict[str, np.ndarray[Any, Any]], prompt: str) -> dict[str, Any]:
+        """Returns an observation of LeRobot's MetaWorld as the policy takes it."""
+        rows = {name: values[None] for name, values in seen.items()}
+        batch: dict[str, Any] = self.preprocess(preprocess_observation(rows) | {"task": [prompt]})
+        return batch
+
+    def chunk(self, batch: dict[str, Any], generator: torch.Generator, **rtc: Any) -> Tensor:
+        """Returns a chunk, (16, 4) float32, normalised; the noise is of the generator."""
+        noise = torch.randn(1, FIELDS["chunk_size"], self.policy.config.max_action_dim, generator=generator)
+        with torch.no_grad():
+            chunk: Tensor = self.policy.predict_action_chunk(batch, noise=noise, **rtc)[0].float()
+        return chunk
+
+    def actions(self, chunk: Tensor) -> np.ndarray[Any, Any]:
+        """Returns the actions of a chunk as the environment takes them, (16, 4) float32."""
+        actions: np.ndarray[Any, Any] = self.postprocess(chunk).numpy()
+        return actions
+
+
+def load_lerobot(checkpoint: Path) -> PI0Policy:
+    """Returns LeRobot's own policy with the weights of a checkpoint of tiny size."""
+    with sized(TINY):
+        policy = PI0Policy(PI0Config(device="cpu", **FIELDS))
+    policy.load_state_dict(load_file(checkpoint / "model.safetensors"))
+    return policy.eval()
+
+
+def play(
+    player: Player,
+    simulation: Simulation,
+    seed: int,
+    *,
+    prompt: str | None = None,
+    change: Callable[[dict[str, Any]], dict[str, Any]] | None = None,
+    delay: int = 0,
+    rtc: bool = False,
+    max_steps: int = MAX_STEPS,
+) -> tuple[bool, Tensor]:
+    """Plays one episode; returns whether the task was done, and the executed actions, (steps, 4).
+
+    A chunk is asked for every `n_action_steps` ticks, and the former one goes on until it is there.
+
+    Args:
+        player: whose chunks.
+        simulation: of the task.
+        seed: of the episode and of the noise.
+        prompt: another one than the task's.
+        change: of each batch, before the policy gets it.
+        delay: ticks from an observation to the first action that is chosen by it; the actions due meanwhile are dropped. The
+            first chunk of an episode is waited for.
+        rtc: whether the policy is told of the former chunk and of the delay.
+        max_steps: of the episode.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    simulation.reset(seed)
+    every = player.policy.config.n_action_steps
+    current: tuple[int, Tensor] | None = None  # the tick at which a chunk was asked for, and the chunk
+    coming: tuple[int, Tensor] | None = None
+    executed = []
+    for tick in range(max_steps):
+        if coming and tick == coming[0] + delay:
+            current, coming = coming, None
+        if tick % every == 0:
+            batch = player.batch(simulation.look(), prompt or simulation.prompt)
+            guidance: dict[str, Any] = {}
+            if rtc and current:
+                guidance = {"prev_chunk_left_over": current[1][tick - current[0] :], "inference_delay": delay}
+            coming = tick, player.chunk(change(batch) if change else batch, generator, **guidance)
+            if not (current and delay):
+                current, coming = coming, None
+        assert current
+        executed.append(player.actions(current[1])[tick - current[0]])
+        if simulation.step(executed[-1]):
+            return True, torch.from_numpy(np.stack(executed))
+    return False, torch.from_numpy(np.stack(executed))
+
+
+def control(name: str, player: Player, simulation: Simulation) -> dict[str, Any]:
+    """Returns arguments of `play` with which the policy lacks one of its inputs.
+
+    Args:
+        name: `image`: the first picture of another episode, throughout; `state`: the mean of the demonstrations, throughout;
+            `prompt`: that of the task's opposite.
+        player: whose.
+        simulation: of the task.
+    """
+    if name == "prompt":
+        from lerobot.envs.metaworld import TASK_DESCRIPTIONS
+
+        return {"prompt": TASK_DESCRIPTIONS[OPPOSITE[simulation.lerobot.task]]}
+    if name == "state":
+        return {"change": lambda batch: batch | {"observation.state": torch.zeros_like(batch["observation.state"])}}
+    simulation.reset(OTHER_EPISODE)
+    picture = player.batch(simulation.look(), simulation.prompt)["observation.image"]
+    return {"change": lambda batch: batch | {"observation.image": picture}}
+
+
+def main() -> None:
+    """Plays the episodes and writes their outcomes."""
+    parser = argparse.ArgumentParser(prog="python -m training.closed_loop", description=__doc__)
+    parser.add_argument("task")
+    parser.add_argument("who", choices=WHO)
+    parser.add_argument("--checkpoint", type=Path, default=LEARNED_CHECKPOINT)
+    parser.add_argument("--board", default="emulated:n150")
+    parser.add_argument("--episodes", type=int, default=50)
+    parser.add_argument("--seed", type=int, default=1000, help="of the first episode; lerobot-eval's by default")
+    parser.add_argument("--control", choices=CONTROLS)
+    parser.add_argument("--delay", type=int, default=0)
+    parser.add_argument("--rtc", action="store_true")
+    parser.add_argument("--output", type=Path, required=True)
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    player, simulation = Player(options.who, options.checkpoint, board=options.board), Simulation(options.task)
+    every = player.policy.config.n_action_steps
+    if not 0 <= options.delay <= FIELDS["chunk_size"] - every:
+        parser.error(f"--delay: expected 0 to {FIELDS['chunk_size'] - every}, got {options.delay}")
+    if options.rtc:
+        player.policy.config.rtc_config = RTCConfig(enabled=True, execution_horizon=every)
+        player.policy.init_rtc_processor()
+    without = control(options.control, player, simulation) if options.control else {}
+    outcomes = Outcomes()
+    for seed in range(options.seed, options.seed + options.episodes):
+        solved, executed = play(player, simulation, seed, delay=options.delay, rtc=options.rtc, **without)
+        outcomes.solved.append(solved)
+        outcomes.steps.append(len(executed))
+        outcomes.chunks += -(-len(executed) // every)
+        print("x" if solved else ".", end="", flush=True)
+    print(f" {options.task} {options.who}: {sum(outcomes.solved)}/{options.episodes}")
+    partial = options.output.with_suffix(".partial")
+    partial.write_text(json.dumps(asdict(outcomes)))
+    os.replace(partial, options.output)
+
+
+if __name__ == "__main__":
+    main()
