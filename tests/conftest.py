@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from lerobot_pi0_ttnn.reference import PI0ModelTorch
     from lerobot_pi0_ttnn.tt.board import Board
     from lerobot_pi0_ttnn.tt.model import PI0ModelTTNN
+    from training.simulation import Simulation
 
     from .oracle import ModelInputs
 
@@ -190,6 +191,24 @@ def inputs(policy: PI0Policy) -> ModelInputs:
     inputs = model_inputs(policy, make_batch(cameras=CAMERAS))
     masks = [[True, False], [True, True], [False, False]]
     return {**inputs, "img_masks": [torch.tensor(mask) for mask in masks]}
+
+
+@pytest.fixture(scope="session")
+def simulation() -> Iterator[Simulation]:
+    """The task of the learned checkpoint that the tests play."""
+    pytest.importorskip("metaworld", reason="LeRobot's environment is not installed")
+    from lerobot_pi0_ttnn.cli.demo import check_gl
+    from training.simulation import Simulation  # sets MUJOCO_GL
+
+    from .learned import TASK
+
+    try:
+        check_gl(dict(os.environ))
+    except OSError as error:
+        pytest.skip(str(error))
+    made = Simulation(TASK)
+    yield made
+    made.close()
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,8 @@ from pathlib import Path
 from lerobot.configs import FeatureType, PolicyFeature
 from lerobot.policies.pi0.modeling_pi0 import PI0Policy
 
-from lerobot_pi0_ttnn.cli.demo import eval_command, make_demo_checkpoint
+from lerobot_pi0_ttnn.cli.demo import eval_command
+from lerobot_pi0_ttnn.demo.stand_in import make_demo_checkpoint
 from lerobot_pi0_ttnn.recording import Recording, read_recording
 from tests.oracle import make_lerobot_policy
 from tests.processes import Program
@@ -28,9 +29,14 @@ def save_for_pusht(policy: PI0Policy, folder: Path) -> Path:
 def run_eval(folder: Path, *arguments: str) -> Recording:
     """One episode of 12 steps on pusht; returns what the policy recorded. All that it makes is in the folder."""
     command = eval_command(
-        Path("unused"), "pusht", [], steps=12, output=folder / "eval", recording=folder / "run.jsonl"
+        Path("unused"),
+        ["--env.type=pusht", "--env.episode_length=12"],
+        [],
+        output=folder / "eval",
+        recording=folder / "run.jsonl",
     )
-    flags = [*arguments, *(flag for flag in command[1:] if not flag.startswith("--policy.path"))]
+    ours = ("--policy.path", "--discover_packages_path")
+    flags = [*arguments, *(flag for flag in command[1:] if not flag.startswith(ours))]
     program = Program("lerobot.scripts.lerobot_eval", flags, folder)
     assert program.wait(120) == 0, program.output[-3000:]
     return read_recording(folder / "run.jsonl")

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 
 from lerobot_pi0_ttnn import PI0TTNNPolicy
 from lerobot_pi0_ttnn.cli import main
-from lerobot_pi0_ttnn.cli.demo import make_demo_checkpoint
+from lerobot_pi0_ttnn.demo.stand_in import make_demo_checkpoint
 from lerobot_pi0_ttnn.recording import read_recording
 from tests.checkpoints import STATS, lerobot_0_3, save_lerobot_checkpoint, write
 from tests.lerobot_eval import make_pusht_policy, run_eval, save_for_pusht
@@ -147,14 +147,26 @@ def test_a_wrong_command_line(arguments, capsys):
     assert "usage: lerobot-pi0-ttnn" in capsys.readouterr().err
 
 
-def test_demo_from_the_shell(tmp_path):
-    """The main job: one command from nothing to a video, the metrics and the plot."""
+def test_demo_on_pusht_from_the_shell(tmp_path):
+    """One command from nothing, without GL, to a video, the metrics and the plot."""
     program = Path(sys.executable).parent / "lerobot-pi0-ttnn"
     # A card, where there is one, is not this test's.
-    command = [program, "demo", "--steps", "25", "--output", tmp_path / "out", "--board", "emulated:n150"]
+    command = [
+        program,
+        "demo",
+        "--env",
+        "pusht",
+        "--steps",
+        "25",
+        "--output",
+        tmp_path / "out",
+        "--board",
+        "emulated:n150",
+    ]
     result = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False)
     assert result.returncode == 0, result.stderr
-    video, metrics, plot = (Path(line) for line in result.stdout.splitlines()[-3:])
+    video, evaluation, plot = (Path(line) for line in result.stdout.splitlines()[-3:])
+    metrics = evaluation / "eval_info.json"
     assert video.suffix == ".mp4"
     assert video.stat().st_size > 1000
     assert "avg_sum_reward" in json.loads(metrics.read_text())["overall"]

@@ -411,7 +411,7 @@ class TestCommand:
         monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
 
     def test_checkpoint(self, tmp_path, capsys):
-        from lerobot_pi0_ttnn.cli.demo import make_demo_checkpoint
+        from lerobot_pi0_ttnn.demo.stand_in import make_demo_checkpoint
 
         make_demo_checkpoint(tmp_path, "pusht")
         assert main(["doctor", "--backend", "torch", "--checkpoint", str(tmp_path)]) == 0
@@ -426,7 +426,7 @@ class TestCommand:
         assert "fail  checkpoint       ./absent: there is no such folder" in capsys.readouterr().out
 
     def test_the_size_is_that_of_the_files(self, tmp_path, monkeypatch):
-        from lerobot_pi0_ttnn.cli.demo import make_demo_checkpoint
+        from lerobot_pi0_ttnn.demo.stand_in import make_demo_checkpoint
 
         make_demo_checkpoint(tmp_path, "pusht")
         sizes = []

@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 
-from lerobot_pi0_ttnn.cli.demo import make_demo_checkpoint
+from lerobot_pi0_ttnn.demo.stand_in import make_demo_checkpoint
 
 README = Path(__file__).parents[1] / "README.md"
 

@@ -16,7 +16,7 @@ from lerobot.processor import PolicyProcessorPipeline
 from lerobot_pi0_ttnn import PI0TTNNConfig, PI0TTNNPolicy
 from lerobot_pi0_ttnn.checkpoint.tokenizer import FETCH, PALIGEMMA, inspect_tokenizer
 from lerobot_pi0_ttnn.cli import main
-from lerobot_pi0_ttnn.cli.demo import make_demo_checkpoint
+from lerobot_pi0_ttnn.demo.stand_in import make_demo_checkpoint
 from lerobot_pi0_ttnn.demo.tokenizer import make_tokenizer
 from lerobot_pi0_ttnn.processor_pi0_ttnn import tokenizer_of
 from tests.checkpoints import edit_json, hub_cache, save_lerobot_checkpoint

@@ -1,44 +1,49 @@
 """`lerobot-pi0-ttnn demo`: watch pi0 drive a simulated robot through LeRobot's own `lerobot-eval`.
 
-The real checkpoint needs the network and the real tokenizer a licence, so the demo makes stand-ins: a pi0 of a thousandth of
-the size with random weights, and a tokenizer of bytes. Every part of the pipeline is real; the robot's skill is not.
+On MetaWorld a small pi0 that was trained by LeRobot does what the prompt says. It comes with this package: a thousandth of the
+size, words for a tokenizer. On pusht and aloha the weights are random: every part of the pipeline is real, the skill is not.
 """
 
 import argparse
+import json
 import os
 import shlex
-import shutil
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor
-
-from ..checkpoint.files import CheckpointSource
-from ..checkpoint.tokenizer import FOLDER
-from ..configuration_pi0_ttnn import BACKENDS, PI0TTNNConfig
-from ..demo.checkpoint import write_random_weights
-from ..demo.tokenizer import make_tokenizer
+from ..configuration_pi0_ttnn import BACKENDS
+from ..demo import LEARNED_CHECKPOINT
+from ..demo.stand_in import make_demo_checkpoint
 from ..recording import read_recording
 from ..tt.cards import card_nodes
-from ..weights import expected_shapes
 from .plot import draw, unnormalised
 
-SEED = 0
+METAWORLD = "metaworld"
+STAND_IN_ENVS = ("pusht", "aloha")
+TASK = "faucet-close-v3"
 STEPS = 60
-ACTION_STEPS = 10
 EMULATED_BOARD = "emulated:n150"
+NEEDS_GL = (METAWORLD, "aloha")
 
 
 def register(subparsers: Any) -> None:
     """Adds the subcommand."""
     parser = subparsers.add_parser("demo", help="pi0 on a simulated robot, from nothing", description=__doc__)
-    parser.add_argument("--env", choices=("pusht", "aloha"), default="pusht", help="aloha needs GL (default: pusht)")
+    parser.add_argument("--env", choices=(METAWORLD, *STAND_IN_ENVS), default=METAWORLD, help=f"default: {METAWORLD}")
+    parser.add_argument(
+        "--task", nargs="+", default=[TASK], help=f"MetaWorld's names, see its model card (default: {TASK})"
+    )
+    parser.add_argument(
+        "--checkpoint", type=Path, default=LEARNED_CHECKPOINT, help="for MetaWorld (default: the package's own)"
+    )
     parser.add_argument("--backend", choices=BACKENDS, default="ttnn", help="what computes (default: ttnn)")
     parser.add_argument("--board", help="for ttnn (default: a card if there is one, else emulated:n150)")
-    parser.add_argument("--steps", type=int, default=STEPS, help=f"length of the episode (default: {STEPS})")
+    parser.add_argument("--episodes", type=int, default=1, help="of each task (default: 1)")
+    parser.add_argument("--seed", type=int, default=1000, help="of the first episode (default: 1000, as lerobot-eval)")
+    parser.add_argument("--steps", type=int, help=f"length of an episode on pusht and aloha (default: {STEPS})")
     parser.add_argument("--output", type=Path, help="folder for all that it makes (default: outputs/demo_ENV)")
     parser.add_argument(
         "--prepare-only", action="store_true", help="make the checkpoint, print the commands, run nothing"
@@ -46,38 +51,157 @@ def register(subparsers: Any) -> None:
     parser.set_defaults(run=run)
 
 
+@dataclass(frozen=True)
+class Episodes:
+    """One call of `lerobot-eval`, and what it leaves."""
+
+    checkpoint: Path
+    output: Path
+    environment: list[str]
+    """`--env...` options."""
+    prompt: str | None = None
+
+    @property
+    def recording(self) -> Path:
+        """Returns the file of the policy's chunks and actions."""
+        return self.output / "recording.jsonl"
+
+    @property
+    def plot(self) -> Path:
+        """Returns the picture of the chunks."""
+        return self.output / "chunks.png"
+
+    @property
+    def evaluation(self) -> Path:
+        """Returns lerobot-eval's folder."""
+        return self.output / "eval"
+
+    @property
+    def videos(self) -> list[Path]:
+        """Returns the episodes' videos."""
+        return sorted(self.evaluation.rglob("*.mp4"))
+
+    def success(self) -> float:
+        """Returns the part of the episodes that ended with the task done, in percent."""
+        return float(json.loads((self.evaluation / "eval_info.json").read_text())["overall"]["pc_success"])
+
+
 def run(options: argparse.Namespace) -> int:
-    """Makes the stand-ins, runs `lerobot-eval`, draws the plot, and prints what it left."""
-    if options.steps < 1:
-        raise ValueError(f"--steps: expected at least 1, got {options.steps}")
-    output: Path = options.output or Path("outputs") / f"demo_{options.env}"
-    checkpoint, recording, plot = output / "checkpoint", output / "recording.jsonl", output / "chunks.png"
-    make_demo_checkpoint(checkpoint, options.env)
-    print(
-        "Stand-ins made, with random weights: the real pi0 needs the network, its tokenizer Google's licence.",
-        flush=True,
-    )
+    """Runs `lerobot-eval`, draws the plots, prints success and files."""
+    for flag, value in (("--steps", options.steps), ("--episodes", options.episodes)):
+        if value is not None and value < 1:
+            raise ValueError(f"{flag}: expected at least 1, got {value}")
+    runs = plan(options)
+    gl = {"MUJOCO_GL": "egl"} if options.env in NEEDS_GL and "MUJOCO_GL" not in os.environ else {}
+    environment = gl | {"HF_HUB_OFFLINE": "1"}
+    if options.env in NEEDS_GL and not options.prepare_only:
+        check_gl(os.environ | gl)
     backend = (
         ["--policy.backend=torch"] if options.backend == "torch" else [f"--policy.board={board_for(options.board)}"]
     )
-    command = eval_command(
-        checkpoint, options.env, backend, steps=options.steps, output=output / "eval", recording=recording
+    for episodes in runs:
+        command = eval_command(
+            episodes.checkpoint,
+            [*episodes.environment, f"--seed={options.seed}"],
+            backend,
+            output=episodes.evaluation,
+            recording=episodes.recording,
+            episodes=options.episodes,
+        )
+        if episodes.prompt is not None:
+            print(f"Prompt: {episodes.prompt}")
+        print(f"$ {' '.join(f'{k}={v}' for k, v in environment.items())} {shlex.join(command)}", flush=True)
+        print(
+            f"$ lerobot-pi0-ttnn plot {episodes.recording} --checkpoint {episodes.checkpoint} -o {episodes.plot}",
+            flush=True,
+        )
+        if not options.prepare_only:
+            evaluate(command, environment)
+            shown, unit = unnormalised(read_recording(episodes.recording), str(episodes.checkpoint))
+            draw(shown, episodes.plot, episode=0, unit=unit)
+    if not options.prepare_only:
+        report(runs, options)
+    return 0
+
+
+def plan(options: argparse.Namespace) -> list[Episodes]:
+    """Returns what is to be run, its checkpoints made or found.
+
+    Raises:
+        ValueError: MetaWorld has no such task.
+        FileNotFoundError: there is no such checkpoint.
+    """
+    output: Path = options.output or Path("outputs") / f"demo_{options.env}"
+    if options.env != METAWORLD:
+        checkpoint = output / "checkpoint"
+        make_demo_checkpoint(checkpoint, options.env)
+        print("Stand-ins made, with random weights: nothing was trained for this environment.", flush=True)
+        length = f"--env.episode_length={options.steps or STEPS}"
+        return [Episodes(checkpoint, output, [f"--env.type={options.env}", length])]
+    if not (options.checkpoint / "config.json").is_file():
+        raise FileNotFoundError(f"--checkpoint: expected a folder with config.json, got {options.checkpoint}")
+    if options.steps is not None:
+        raise ValueError("--steps: LeRobot's MetaWorld ends an episode when the task is done, or after 500 steps")
+    from lerobot.envs.metaworld import TASK_DESCRIPTIONS
+
+    unknown = sorted(set(options.task) - set(TASK_DESCRIPTIONS))
+    if unknown:
+        raise ValueError(f"--task: unknown to MetaWorld: {', '.join(unknown)}; it has {', '.join(TASK_DESCRIPTIONS)}")
+    # A call for each: two scenes in one process draw each other's meshes.
+    return [
+        Episodes(
+            options.checkpoint,
+            output / task,
+            [f"--env.type={METAWORLD}", f"--env.task={task}"],
+            prompt=TASK_DESCRIPTIONS[task],
+        )
+        for task in options.task
+    ]
+
+
+def check_gl(environment: dict[str, str]) -> None:
+    """Draws nothing with MuJoCo, in a process of its own.
+
+    Raises:
+        OSError: it cannot draw here; with the package that is absent, and the environment that needs none.
+    """
+    program = "import mujoco; context = mujoco.GLContext(8, 8); context.make_current(); context.free()"
+    tried = subprocess.run(
+        [sys.executable, "-c", program], env=environment, check=False, capture_output=True, text=True
     )
-    environment = {"MUJOCO_GL": "egl"} if options.env == "aloha" and "MUJOCO_GL" not in os.environ else {}
-    environment["HF_HUB_OFFLINE"] = "1"
-    print(f"$ {' '.join(f'{k}={v}' for k, v in environment.items())} {shlex.join(command)}", flush=True)
-    print(f"$ lerobot-pi0-ttnn plot {recording} --checkpoint {checkpoint} -o {plot}", flush=True)
-    if options.prepare_only:
-        return 0
+    if tried.returncode:
+        reason = (tried.stderr.strip().splitlines() or [f"status {tried.returncode}"])[-1]
+        raise OSError(
+            f"MuJoCo cannot draw with MUJOCO_GL={environment['MUJOCO_GL']} ({reason}). `apt-get install libegl1 libgl1` "
+            "brings what MUJOCO_GL=egl needs, libosmesa6 what osmesa needs; `lerobot-pi0-ttnn demo --env pusht` needs neither."
+        )
+
+
+def evaluate(command: list[str], environment: dict[str, str]) -> None:
+    """Runs `lerobot-eval`.
+
+    Raises:
+        ChildProcessError: it failed.
+    """
     program = [sys.executable, "-m", "lerobot.scripts.lerobot_eval", *command[1:]]
     status = subprocess.run(program, env=os.environ | environment, check=False).returncode
     if status != 0:
         raise ChildProcessError(f"lerobot-eval ended with status {status}; its own message is above.")
-    shown, unit = unnormalised(read_recording(recording), str(checkpoint))
-    draw(shown, plot, episode=0, unit=unit)
-    for made in (*sorted((output / "eval").rglob("*.mp4")), output / "eval" / "eval_info.json", plot):
-        print(made)
-    return 0
+
+
+def report(runs: list[Episodes], options: argparse.Namespace) -> None:
+    """Draws the strip of pictures of the trained tasks, prints what came of them and where it lies."""
+    made = [file for episodes in runs for file in (*episodes.videos, episodes.evaluation, episodes.plot)]
+    if options.env == METAWORLD:
+        from ..demo.strip import draw_strip
+
+        strip = (options.output or Path("outputs") / f"demo_{options.env}") / "strip.png"
+        titled = {str(episodes.prompt): episodes.videos[0] for episodes in runs}
+        draw_strip(titled, strip)
+        made.append(strip)
+        for episodes in runs:
+            print(f"{episodes.prompt}: success in {episodes.success():.0f} % of {options.episodes} episodes")
+    print(*made, sep="\n")
 
 
 def board_for(wanted: str | None) -> str:
@@ -91,74 +215,27 @@ def board_for(wanted: str | None) -> str:
 
 
 def eval_command(
-    checkpoint: Path, env: str, backend: list[str], *, steps: int, output: Path, recording: Path
+    checkpoint: Path, environment: list[str], backend: list[str], *, output: Path, recording: Path, episodes: int = 1
 ) -> list[str]:
-    """Returns the command line of `lerobot-eval` for one episode.
+    """Returns the command line of `lerobot-eval`.
 
     Args:
         checkpoint: the policy folder.
-        env: `pusht` or `aloha`.
+        environment: options that choose the environment.
         backend: options that choose the policy's backend and board.
-        steps: length of the episode.
         output: where the video and the metrics go.
         recording: where the policy's chunks and actions go.
+        episodes: how many.
     """
     return [
         "lerobot-eval",
+        "--discover_packages_path=lerobot_pi0_ttnn.plugins.as_pi0",
         f"--policy.path={checkpoint}",
         *backend,
         f"--policy.recording_path={recording}",
-        f"--env.type={env}",
-        f"--env.episode_length={steps}",
-        "--eval.n_episodes=1",
+        *environment,
+        f"--eval.n_episodes={episodes}",
         "--eval.batch_size=1",
         "--eval.use_async_envs=false",
         f"--output_dir={output}",
     ]
-
-
-def make_demo_checkpoint(folder: Path, env: str) -> None:
-    """Makes a tiny pi0 policy folder for an environment, with its processors and a tokenizer; an earlier one is replaced.
-
-    Args:
-        folder: where to.
-        env: `pusht` or `aloha`.
-    """
-    from lerobot.envs.configs import EnvConfig
-    from lerobot.envs.utils import env_to_policy_features
-    from lerobot.utils.constants import ACTION
-
-    from ..processor_pi0_ttnn import make_pi0_ttnn_pre_post_processors
-
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
-    make_tokenizer(folder / FOLDER)
-    features = env_to_policy_features(EnvConfig.get_choice_class(env)())
-    config = PI0TTNNConfig(
-        architecture="tiny",
-        tokenizer_name=FOLDER,
-        n_action_steps=ACTION_STEPS,
-        input_features={name: feature for name, feature in features.items() if name != ACTION},
-        output_features={ACTION: features[ACTION]},
-    )
-    config.checkpoint = CheckpointSource(folder)
-    for pipeline in make_pi0_ttnn_pre_post_processors(config, demo_stats(env)):
-        pipeline.save_pretrained(folder)
-    config.save_pretrained(folder)
-    shapes = {f"model.{name}": shape for name, shape in expected_shapes(config.model_config()).items()}
-    write_random_weights(folder / "model.safetensors", shapes, seed=SEED, dtype=torch.float32)
-
-
-def demo_stats(env: str) -> dict[str, dict[str, Tensor]]:
-    """Returns statistics under which random actions move the robot visibly and keep it in its workspace."""
-    if env == "pusht":
-        centre, spread = torch.full((2,), 256.0), torch.full((2,), 60.0)  # pixels of a 512 x 512 table
-    else:
-        from gym_aloha.constants import START_ARM_POSE
-
-        arms = torch.tensor(START_ARM_POSE)
-        # The pose lists two fingers for each gripper, which the state and the action count once, opening as 0 to 1.
-        gripper = torch.tensor([0.5])
-        centre = torch.cat([arms[:6], gripper, arms[8:14], gripper])
-        spread = torch.full((14,), 0.1)
-    return {feature: {"mean": centre, "std": spread} for feature in ("observation.state", "action")}

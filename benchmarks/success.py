@@ -1,0 +1,164 @@
+"""How often the learned checkpoint solves its tasks, by who computes: the same seeds, the same noise, episode by episode.
+
+    uv run python -m benchmarks.success                    # the table of docs/success.md; hours on two cores
+    uv run python -m benchmarks.success --who torch --controls image prompt state
+    uv run python -m benchmarks.success --who torch --delays 0 2 4 8
+
+What has been played already is not played again: the outcomes are kept, a file for each task and policy.
+"""
+
+import argparse
+import json
+import math
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from lerobot_pi0_ttnn.demo import LEARNED_CHECKPOINT
+from training.closed_loop import CONTROLS, WHO, Outcomes
+from training.tasks import OPPOSITE, TASKS
+
+CONFIDENCE = 1.96
+"""Standard deviations of a normal distribution: 95 %."""
+
+
+@dataclass(frozen=True)
+class Series:
+    """One way to play all the tasks."""
+
+    who: str
+    control: str | None = None
+    delay: int = 0
+    rtc: bool = False
+
+    @property
+    def name(self) -> str:
+        """Returns what its files are called."""
+        control = f"-without-{self.control}" if self.control else ""
+        delay = f"-delay-{self.delay}" if self.delay else ""
+        return f"{self.who}{control}{delay}{'-rtc' if self.rtc else ''}"
+
+    def flags(self) -> list[str]:
+        """Returns what `training.closed_loop` is to be told."""
+        control = ["--control", self.control] if self.control else []
+        return [self.who, *control, "--delay", str(self.delay), *(["--rtc"] if self.rtc else [])]
+
+    def tasks(self, tasks: Sequence[str]) -> list[str]:
+        """Returns the tasks that it can be played on."""
+        return [task for task in tasks if self.control != "prompt" or task in OPPOSITE]
+
+
+def play(series: Series, task: str, options: argparse.Namespace) -> None:
+    """Plays one task in a process of its own."""
+    output = options.output / f"{series.name}-{task}.json"
+    if output.exists() and len(json.loads(output.read_text())["solved"]) >= options.episodes:
+        return
+    command = [sys.executable, "-m", "training.closed_loop", task, *series.flags(), "--output", str(output)]
+    settings = ["--episodes", str(options.episodes), "--checkpoint", str(options.checkpoint), "--board", options.board]
+    one_thread = {"OMP_NUM_THREADS": "1", "LP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+    played = subprocess.run(
+        [*command, *settings], env=os.environ | one_thread, check=False, capture_output=True, text=True
+    )
+    if played.returncode:
+        raise ChildProcessError(f"{series.name}, {task}: {played.stderr[-2000:]}")
+    print(played.stdout.strip().splitlines()[-1], file=sys.stderr, flush=True)
+
+
+def read(series: Series, task: str, folder: Path) -> Outcomes:
+    """Returns the outcomes of one task."""
+    return Outcomes(**json.loads((folder / f"{series.name}-{task}.json").read_text()))
+
+
+def interval(solved: int, episodes: int) -> tuple[float, float]:
+    """Returns Wilson's 95 % confidence interval of a success rate, in percent."""
+    share, weight = solved / episodes, CONFIDENCE**2 / episodes
+    middle = (share + weight / 2) / (1 + weight)
+    reach = CONFIDENCE * math.sqrt(share * (1 - share) / episodes + weight / episodes / 4) / (1 + weight)
+    return 100 * (middle - reach), 100 * (middle + reach)
+
+
+def table(all_series: Sequence[Series], tasks: Sequence[str], folder: Path) -> str:
+    """Returns a Markdown table: successes of episodes by task, the rate with its interval, mean steps of a success."""
+    lines = [
+        f"| | {' | '.join(task.removesuffix('-v3') for task in tasks)} | all, % (95 %) | mean steps of a success | chunks |",
+        f"|---|{'---|' * (len(tasks) + 3)}",
+    ]
+    for series in all_series:
+        played = {task: read(series, task, folder) for task in series.tasks(tasks)}
+        solved = [value for outcomes in played.values() for value in outcomes.solved]
+        steps = [s for o in played.values() for s, done in zip(o.steps, o.solved, strict=True) if done]
+        low, high = interval(sum(solved), len(solved))
+        cells = [f"{sum(played[t].solved)}/{len(played[t].solved)}" if t in played else "" for t in tasks]
+        rate = f"{100 * sum(solved) / len(solved):.1f} ({low:.1f} to {high:.1f})"
+        mean = f"{sum(steps) / len(steps):.1f}" if steps else ""
+        chunks = sum(outcomes.chunks for outcomes in played.values())
+        lines.append(f"| {series.name} | {' | '.join(cells)} | {rate} | {mean} | {chunks} |")
+    return "\n".join(lines)
+
+
+def draw_delays(delays: Sequence[int], who: str, tasks: Sequence[str], folder: Path, output: Path) -> None:
+    """Writes the picture of success and of the steps of a success against the delay, with and without RTC."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9, 3.6), layout="constrained")
+    rate, length = figure.subplots(1, 2)
+    for rtc, label in ((False, "without RTC"), (True, "with RTC")):
+        rates, errors, means = [], [], []
+        for delay in delays:
+            series = Series(who, delay=delay, rtc=rtc)
+            played = [read(series, task, folder) for task in tasks]
+            solved = [value for outcomes in played for value in outcomes.solved]
+            low, high = interval(sum(solved), len(solved))
+            rates.append(100 * sum(solved) / len(solved))
+            errors.append((rates[-1] - low, high - rates[-1]))
+            steps = [s for o in played for s, done in zip(o.steps, o.solved, strict=True) if done]
+            means.append(sum(steps) / len(steps) if steps else math.nan)
+        below, above = zip(*errors, strict=True)
+        rate.errorbar(delays, rates, yerr=(below, above), marker="o", capsize=3, label=label)
+        length.plot(delays, means, marker="o", label=label)
+    for panel, title in ((rate, "success, %"), (length, "mean steps of a success")):
+        panel.set_xlabel("inference delay, ticks")
+        panel.set_ylabel(title)
+        panel.set_xticks(delays)
+        panel.legend()
+    output.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(output, dpi=100)
+
+
+def main() -> None:
+    """Plays what has not been played, prints the table."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.success", description=__doc__)
+    parser.add_argument(
+        "--who", nargs="+", choices=WHO, default=["lerobot", "torch", "torch-bfloat16", "accurate", "balanced"]
+    )
+    parser.add_argument("--controls", nargs="*", choices=CONTROLS, default=[])
+    parser.add_argument(
+        "--delays", nargs="*", type=int, default=[], help="ticks; each with and without RTC, for the first of --who"
+    )
+    parser.add_argument("--plot", type=Path, help="of the delays")
+    parser.add_argument("--tasks", nargs="+", default=TASKS)
+    parser.add_argument("--episodes", type=int, default=50)
+    parser.add_argument("--board", default="emulated:n150")
+    parser.add_argument("--checkpoint", type=Path, default=LEARNED_CHECKPOINT)
+    parser.add_argument("--output", type=Path, default=Path("outputs/success"))
+    parser.add_argument("--jobs", type=int, default=2)
+    options = parser.parse_args()
+    options.output.mkdir(parents=True, exist_ok=True)
+    all_series = [Series(who) for who in options.who]
+    all_series += [Series(who, control) for who in options.who for control in options.controls]
+    all_series += [Series(options.who[0], delay=d, rtc=rtc) for d in options.delays for rtc in (False, True)]
+    all_series = list(dict.fromkeys(all_series))
+    with ThreadPoolExecutor(options.jobs) as pool:
+        games = [(series, task) for series in all_series for task in series.tasks(options.tasks)]
+        list(pool.map(lambda game: play(game[0], game[1], options), games))
+    print(table(all_series, options.tasks, options.output))
+    if options.plot:
+        draw_delays(options.delays, options.who[0], options.tasks, options.output, options.plot)
+
+
+if __name__ == "__main__":
+    main()
