@@ -15,62 +15,47 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 
 from lerobot_pi0_ttnn.demo import LEARNED_CHECKPOINT
-from training.closed_loop import CONTROLS, WHO, Outcomes
+from training.closed_loop import CONTROLS, WHO, Outcomes, Series
 from training.tasks import OPPOSITE, TASKS
 
 CONFIDENCE = 1.96
 """Standard deviations of a normal distribution: 95 %."""
 
 
-@dataclass(frozen=True)
-class Series:
-    """One way to play all the tasks."""
-
-    who: str
-    control: str | None = None
-    delay: int = 0
-    rtc: bool = False
-
-    @property
-    def name(self) -> str:
-        """Returns what its files are called."""
-        control = f"-without-{self.control}" if self.control else ""
-        delay = f"-delay-{self.delay}" if self.delay else ""
-        return f"{self.who}{control}{delay}{'-rtc' if self.rtc else ''}"
-
-    def flags(self) -> list[str]:
-        """Returns what `training.closed_loop` is to be told."""
-        control = ["--control", self.control] if self.control else []
-        return [self.who, *control, "--delay", str(self.delay), *(["--rtc"] if self.rtc else [])]
-
-    def tasks(self, tasks: Sequence[str]) -> list[str]:
-        """Returns the tasks that it can be played on."""
-        return [task for task in tasks if self.control != "prompt" or task in OPPOSITE]
-
-
-def play(series: Series, task: str, options: argparse.Namespace) -> None:
-    """Plays one task in a process of its own."""
-    output = options.output / f"{series.name}-{task}.json"
-    if output.exists() and len(json.loads(output.read_text())["solved"]) >= options.episodes:
+def play(task: str, all_series: Sequence[Series], options: argparse.Namespace) -> None:
+    """Plays one task in all the ways that have not been played, in a process of its own."""
+    left = [series for series in all_series if not is_played(series, task, options)]
+    if not left:
         return
-    command = [sys.executable, "-m", "training.closed_loop", task, *series.flags(), "--output", str(output)]
+    names = [series.name for series in sorted(left, key=lambda series: series.who)]  # each policy is loaded once
+    command = [sys.executable, "-m", "training.closed_loop", task, *names, "--output", str(options.output)]
     settings = ["--episodes", str(options.episodes), "--checkpoint", str(options.checkpoint), "--board", options.board]
+    # LP: of Mesa's software renderer.
     one_thread = {"OMP_NUM_THREADS": "1", "LP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-    played = subprocess.run(
-        [*command, *settings], env=os.environ | one_thread, check=False, capture_output=True, text=True
-    )
+    with (options.output / f"{task}.log").open("w") as log:
+        played = subprocess.run([*command, *settings], env=os.environ | one_thread, check=False, stderr=log)
     if played.returncode:
-        raise ChildProcessError(f"{series.name}, {task}: {played.stderr[-2000:]}")
-    print(played.stdout.strip().splitlines()[-1], file=sys.stderr, flush=True)
+        raise ChildProcessError(f"{task}: see {log.name}")
+
+
+def is_played(series: Series, task: str, options: argparse.Namespace) -> bool:
+    """Returns whether the outcomes of as many episodes are there."""
+    return series.path(options.output, task).exists() and (
+        len(read(series, task, options.output).solved) >= options.episodes
+    )
 
 
 def read(series: Series, task: str, folder: Path) -> Outcomes:
     """Returns the outcomes of one task."""
-    return Outcomes(**json.loads((folder / f"{series.name}-{task}.json").read_text()))
+    return Outcomes(**json.loads(series.path(folder, task).read_text()))
+
+
+def tasks_of(series: Series, tasks: Sequence[str]) -> list[str]:
+    """Returns the tasks that it can be played on."""
+    return [task for task in tasks if series.control != "prompt" or task in OPPOSITE]
 
 
 def interval(solved: int, episodes: int) -> tuple[float, float]:
@@ -88,7 +73,7 @@ def table(all_series: Sequence[Series], tasks: Sequence[str], folder: Path) -> s
         f"|---|{'---|' * (len(tasks) + 3)}",
     ]
     for series in all_series:
-        played = {task: read(series, task, folder) for task in series.tasks(tasks)}
+        played = {task: read(series, task, folder) for task in tasks_of(series, tasks)}
         solved = [value for outcomes in played.values() for value in outcomes.solved]
         steps = [s for o in played.values() for s, done in zip(o.steps, o.solved, strict=True) if done]
         low, high = interval(sum(solved), len(solved))
@@ -153,8 +138,8 @@ def main() -> None:
     all_series += [Series(options.who[0], delay=d, rtc=rtc) for d in options.delays for rtc in (False, True)]
     all_series = list(dict.fromkeys(all_series))
     with ThreadPoolExecutor(options.jobs) as pool:
-        games = [(series, task) for series in all_series for task in series.tasks(options.tasks)]
-        list(pool.map(lambda game: play(game[0], game[1], options), games))
+        ways = {task: [s for s in all_series if task in tasks_of(s, options.tasks)] for task in options.tasks}
+        list(pool.map(lambda task: play(task, ways[task], options), options.tasks))
     print(table(all_series, options.tasks, options.output))
     if options.plot:
         draw_delays(options.delays, options.who[0], options.tasks, options.output, options.plot)

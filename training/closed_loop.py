@@ -1,4 +1,4 @@
-"""Episodes of one task, any of the policies in the loop: `python -m training.closed_loop TASK WHO --output FILE.json`.
+"""Episodes of one task, any of the policies in the loop: `python -m training.closed_loop TASK WHO... --output FOLDER`.
 
 Pictures are drawn only for the ticks at which a chunk is asked for. Seeds and noise are the same for every policy.
 """
@@ -8,6 +8,7 @@ import json
 import os
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from lerobot_pi0_ttnn import PI0TTNNPolicy
+from lerobot_pi0_ttnn.checkpoint.files import CheckpointSource
+from lerobot_pi0_ttnn.configuration_pi0_ttnn import load_config
 from lerobot_pi0_ttnn.demo import LEARNED_CHECKPOINT
 from lerobot_pi0_ttnn.model_config import TINY
 from tests.oracle import sized
@@ -70,8 +73,8 @@ class Player:
             if "precision" in options:
                 options["board"] = board
             self.policy = PI0TTNNPolicy.from_pretrained(checkpoint, **options)
-        # The processors are LeRobot's own; of the config they take only the type.
-        config = PI0TTNNPolicy.config_class.from_pretrained(checkpoint, backend="torch")
+        # LeRobot's config has no name for the size; of it the factory of the processors takes only the type.
+        config = load_config(CheckpointSource(checkpoint))
         self.preprocess, self.postprocess = make_pre_post_processors(config, str(checkpoint))
 
     def batch(self, seen: dict[str, np.ndarray[Any, Any]], prompt: str) -> dict[str, Any]:
@@ -91,6 +94,11 @@ class Player:
         """Returns the actions of a chunk as the environment takes them, (16, 4) float32."""
         actions: np.ndarray[Any, Any] = self.postprocess(chunk).numpy()
         return actions
+
+    def close(self) -> None:
+        """Gives the board back, if it has one."""
+        if isinstance(self.policy, PI0TTNNPolicy):
+            self.policy.close()
 
 
 def load_lerobot(checkpoint: Path) -> PI0Policy:
@@ -171,40 +179,97 @@ def control(name: str, player: Player, simulation: Simulation) -> dict[str, Any]
     return {"change": lambda batch: batch | {"observation.image": picture}}
 
 
+@dataclass(frozen=True)
+class Series:
+    """One way to play a task."""
+
+    who: str
+    control: str | None = None
+    delay: int = 0
+    rtc: bool = False
+
+    @property
+    def name(self) -> str:
+        """Returns what it is called, as `parse` reads it."""
+        control = f"/without-{self.control}" if self.control else ""
+        return f"{self.who}{control}{f'/delay-{self.delay}' if self.delay else ''}{'/rtc' if self.rtc else ''}"
+
+    @classmethod
+    def parse(cls, name: str) -> "Series":
+        """Returns the series of a name.
+
+        Raises:
+            ValueError: it is none.
+        """
+        who, *rest = name.split("/")
+        control, delay, rtc = None, 0, False
+        for word in rest:
+            if word == "rtc":
+                rtc = True
+            elif word.startswith("delay-"):
+                delay = int(word.removeprefix("delay-"))
+            else:
+                control = word.removeprefix("without-")
+        series = cls(who, control, delay, rtc)
+        if who not in WHO or series.name != name or control not in (None, *CONTROLS):
+            raise ValueError(
+                f"expected WHO[/without-INPUT][/delay-TICKS][/rtc] with {WHO.keys()}, {CONTROLS}, got {name}"
+            )
+        return series
+
+    def path(self, folder: Path, task: str) -> Path:
+        """Returns the file of its outcomes on a task."""
+        return folder / f"{self.name.replace('/', '-')}-{task}.json"
+
+
+def play_series(series: Series, player: Player, simulation: Simulation, *, seed: int, episodes: int) -> Outcomes:
+    """Plays some episodes in one way and returns what came of them.
+
+    Raises:
+        ValueError: the chunks are too short for the delay.
+    """
+    every, length = player.policy.config.n_action_steps, player.policy.config.chunk_size
+    if not 0 <= series.delay <= length - every:
+        raise ValueError(f"delay: expected 0 to {length - every}, got {series.delay}")
+    if series.rtc:
+        player.policy.config.rtc_config = RTCConfig(enabled=True, execution_horizon=every)
+        player.policy.init_rtc_processor()
+    without = control(series.control, player, simulation) if series.control else {}
+    outcomes = Outcomes()
+    for episode in range(seed, seed + episodes):
+        solved, executed = play(player, simulation, episode, delay=series.delay, rtc=series.rtc, **without)
+        outcomes.solved.append(solved)
+        outcomes.steps.append(len(executed))
+        outcomes.chunks += -(-len(executed) // every)
+    if series.rtc:
+        player.policy.config.rtc_config = None
+        player.policy.init_rtc_processor()
+    return outcomes
+
+
 def main() -> None:
-    """Plays the episodes and writes their outcomes."""
+    """Plays the episodes and writes their outcomes, a file for each series."""
     parser = argparse.ArgumentParser(prog="python -m training.closed_loop", description=__doc__)
     parser.add_argument("task")
-    parser.add_argument("who", choices=WHO)
+    parser.add_argument("series", nargs="+", type=Series.parse, metavar="WHO[/without-INPUT][/delay-TICKS][/rtc]")
     parser.add_argument("--checkpoint", type=Path, default=LEARNED_CHECKPOINT)
     parser.add_argument("--board", default="emulated:n150")
     parser.add_argument("--episodes", type=int, default=50)
     parser.add_argument("--seed", type=int, default=1000, help="of the first episode; lerobot-eval's by default")
-    parser.add_argument("--control", choices=CONTROLS)
-    parser.add_argument("--delay", type=int, default=0)
-    parser.add_argument("--rtc", action="store_true")
-    parser.add_argument("--output", type=Path, required=True)
+    parser.add_argument("--output", type=Path, required=True, help="folder")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    player, simulation = Player(options.who, options.checkpoint, board=options.board), Simulation(options.task)
-    every = player.policy.config.n_action_steps
-    if not 0 <= options.delay <= FIELDS["chunk_size"] - every:
-        parser.error(f"--delay: expected 0 to {FIELDS['chunk_size'] - every}, got {options.delay}")
-    if options.rtc:
-        player.policy.config.rtc_config = RTCConfig(enabled=True, execution_horizon=every)
-        player.policy.init_rtc_processor()
-    without = control(options.control, player, simulation) if options.control else {}
-    outcomes = Outcomes()
-    for seed in range(options.seed, options.seed + options.episodes):
-        solved, executed = play(player, simulation, seed, delay=options.delay, rtc=options.rtc, **without)
-        outcomes.solved.append(solved)
-        outcomes.steps.append(len(executed))
-        outcomes.chunks += -(-len(executed) // every)
-        print("x" if solved else ".", end="", flush=True)
-    print(f" {options.task} {options.who}: {sum(outcomes.solved)}/{options.episodes}")
-    partial = options.output.with_suffix(".partial")
-    partial.write_text(json.dumps(asdict(outcomes)))
-    os.replace(partial, options.output)
+    simulation = Simulation(options.task)
+    for who, all_series in groupby(options.series, key=lambda series: series.who):
+        player = Player(who, options.checkpoint, board=options.board)
+        for series in all_series:
+            outcomes = play_series(series, player, simulation, seed=options.seed, episodes=options.episodes)
+            print(f"{options.task} {series.name}: {sum(outcomes.solved)}/{options.episodes}", flush=True)
+            output = series.path(options.output, options.task)
+            partial = output.with_suffix(".partial")
+            partial.write_text(json.dumps(asdict(outcomes)))
+            os.replace(partial, output)
+        player.close()
 
 
 if __name__ == "__main__":

@@ -1,0 +1,117 @@
+"""The learned checkpoint in a closed loop: the one judge of cameras, prompt, state, statistics, queue and units together."""
+
+import numpy as np
+import pytest
+import torch
+
+from lerobot_pi0_ttnn.checkpoint.files import CheckpointSource
+from lerobot_pi0_ttnn.configuration_pi0_ttnn import load_config, saved_type
+from lerobot_pi0_ttnn.demo import LEARNED_CHECKPOINT
+from lerobot_pi0_ttnn.review import review
+from tests.quality import assert_quality
+
+from .learned import OTHER_PROMPT
+
+SEEDS = (1000, 1001, 1002)
+"""Of which every policy is to solve all, as LeRobot's did when the table of docs/success.md was made."""
+
+
+@pytest.fixture(scope="module")
+def players(simulation, board):
+    from training.closed_loop import Player
+
+    players = {who: Player(who, board=board.name) for who in ("lerobot", "torch", "accurate", "balanced")}
+    yield players
+    for player in players.values():
+        player.close()
+
+
+@pytest.fixture(scope="module")
+def episodes(players, simulation):
+    """Of LeRobot's own policy: (solved, executed actions) by seed."""
+    from training.closed_loop import play
+
+    return {seed: play(players["lerobot"], simulation, seed) for seed in SEEDS}
+
+
+def test_it_is_a_checkpoint_as_any_other():
+    source = CheckpointSource(LEARNED_CHECKPOINT)
+    assert saved_type(source) == "pi0"
+    assert review(load_config(source), source) == []
+    assert sum(file.stat().st_size for file in LEARNED_CHECKPOINT.rglob("*") if file.is_file()) < 10e6
+    assert (LEARNED_CHECKPOINT / "README.md").read_text().startswith("---\n")  # the Hub's model card
+
+
+def test_lerobot_solves_it(episodes):
+    assert all(solved for solved, _ in episodes.values())
+
+
+def test_torch_does_what_lerobot_does(players, simulation, episodes):
+    """Step for step until the task is done: contacts would enlarge any difference."""
+    from training.closed_loop import play
+
+    for seed, (_, want) in episodes.items():
+        solved, got = play(players["torch"], simulation, seed)
+        assert solved
+        torch.testing.assert_close(got, want, rtol=0, atol=1e-3)
+
+
+@pytest.mark.parametrize(("who", "limit"), [("accurate", 0.02), ("balanced", 0.05)])
+def test_on_a_board(players, simulation, episodes, who, limit):
+    from training.closed_loop import play
+
+    every = players[who].policy.config.n_action_steps
+    for seed, (_, want) in episodes.items():
+        solved, got = play(players[who], simulation, seed)
+        assert solved
+        assert not torch.equal(got[:every], want[:every])
+        # The second chunk is of slightly other observations.
+        assert_quality(got[: 2 * every], want[: 2 * every], pcc=1 - limit**2, rel_rmse=limit)
+
+
+def double(player, chunk):
+    return player.postprocess(torch.from_numpy(player.postprocess(chunk).numpy())).numpy()
+
+
+def image(change):
+    return lambda batch: batch | {"observation.image": change(batch["observation.image"])}
+
+
+def state(change):
+    return lambda batch: batch | {"observation.state": change(batch["observation.state"])}
+
+
+MUTATIONS = {
+    "channels swapped": {"change": image(lambda x: x.flip(1))},
+    "upside down": {"change": image(lambda x: x.flip(2))},
+    "mirrored": {"change": image(lambda x: x.flip(3))},
+    "pixels from 0 to 255": {"change": image(lambda x: x * 255)},
+    "another camera": {"change": image(lambda x: x[..., 100:300, 100:300])},
+    "no picture": {"change": image(torch.zeros_like)},
+    "state zeroed": {"change": state(torch.zeros_like)},
+    "state not normalised": {"raw_state": True},
+    "prompt ignored": {"prompt": OTHER_PROMPT},
+    "actions not unnormalised": {"actions": lambda player, chunk: chunk.numpy()},
+    "actions unnormalised twice": {"actions": double},
+}
+
+
+@pytest.mark.parametrize("mutation", MUTATIONS.values(), ids=MUTATIONS)
+def test_a_mistake_shows(players, simulation, episodes, monkeypatch, mutation):
+    """What the tests above would see of it: the task is not done, or the first eight actions are others."""
+    from training.closed_loop import Player, play
+
+    mutation, player = dict(mutation), players["torch"]
+    if mutation.pop("raw_state", False):
+        raw = state(lambda _: torch.from_numpy(simulation.observation[None, :4]).float())
+        mutation["change"] = raw
+    if "actions" in mutation:
+        actions = mutation.pop("actions")
+        monkeypatch.setattr(Player, "actions", lambda self, chunk: np.asarray(actions(self, chunk)))
+    seed = SEEDS[0]
+    solved, got = play(player, simulation, seed, **mutation)
+    want = episodes[seed][1]
+    every = player.policy.config.n_action_steps
+    error = ((got[:every] - want[:every]).square().mean().sqrt() / want[:every].std()).item()
+    print(f"solved {solved}, error {error:.3f}")  # noqa: T201
+    assert not solved or error > 0.1
