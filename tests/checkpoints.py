@@ -40,7 +40,10 @@ def save_lerobot_checkpoint(policy, folder: Path, stats: dict[str, dict[str, Ten
             steps.add_batch_dim,
             Pi0NewLineProcessor(),
             TokenizerProcessorStep(
-                tokenizer_name=str(tokenizer), max_length=48, padding_side="right", padding="max_length"
+                tokenizer_name=str(tokenizer),
+                max_length=policy.config.tokenizer_max_length,
+                padding_side="right",
+                padding="max_length",
             ),
             steps.to_device,
             relative,
