@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..checkpoint.files import CONFIG_FILE
 from ..configuration_pi0_ttnn import BACKENDS
 from ..demo import LEARNED_CHECKPOINT
 from ..demo.stand_in import make_demo_checkpoint
@@ -138,8 +139,11 @@ def plan(options: argparse.Namespace) -> list[Episodes]:
         print("Stand-ins made, with random weights: nothing was trained for this environment.", flush=True)
         length = f"--env.episode_length={options.steps or STEPS}"
         return [Episodes(checkpoint, output, [f"--env.type={options.env}", length])]
-    if not (options.checkpoint / "config.json").is_file():
-        raise FileNotFoundError(f"--checkpoint: expected a folder with config.json, got {options.checkpoint}")
+    checkpoint: Path = options.checkpoint
+    if not (checkpoint / CONFIG_FILE).is_file():
+        raise FileNotFoundError(f"--checkpoint: expected a folder with {CONFIG_FILE}, got {checkpoint}")
+    if checkpoint.is_relative_to(Path.cwd()):
+        checkpoint = checkpoint.relative_to(Path.cwd())  # as one would type it
     if options.steps is not None:
         raise ValueError("--steps: LeRobot's MetaWorld ends an episode when the task is done, or after 500 steps")
     from lerobot.envs.metaworld import TASK_DESCRIPTIONS
@@ -150,7 +154,7 @@ def plan(options: argparse.Namespace) -> list[Episodes]:
     # A call for each: two scenes in one process draw each other's meshes.
     return [
         Episodes(
-            options.checkpoint,
+            checkpoint,
             output / task,
             [f"--env.type={METAWORLD}", f"--env.task={task}"],
             prompt=TASK_DESCRIPTIONS[task],
