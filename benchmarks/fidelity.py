@@ -17,7 +17,7 @@ from torch import Tensor
 from lerobot_pi0_ttnn.model_config import GEMMA_2B, GEMMA_300M
 from lerobot_pi0_ttnn.tt.board import open_board
 from lerobot_pi0_ttnn.tt.gemma import KeyValueCache, rotary_tables
-from lerobot_pi0_ttnn.tt.heads import split_heads
+from lerobot_pi0_ttnn.tt.ops.heads import split_heads
 from lerobot_pi0_ttnn.tt.program import TILE, Programs, norm_program, sdpa_program
 from lerobot_pi0_ttnn.tt.weights import to_device
 

@@ -1,4 +1,4 @@
-"""What others have measured on cards, as lists of operations: `tt/cost.py` predicts them by the same functions as ours.
+"""What others have measured on cards, as lists of operations: `analysis/cost.py` predicts them by the same functions as ours.
 
 Operations that a source does not describe are filled in by stock ttnn ones, which is said at each. Several cases calibrate a
 constant of the model, and are marked: they show that it is put in rightly, no more.
@@ -9,10 +9,10 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from math import prod
 
+from lerobot_pi0_ttnn.analysis.chips import CHIPS
+from lerobot_pi0_ttnn.analysis.cost import TILE, Machine, cost, tiles
+from lerobot_pi0_ttnn.analysis.graph import DeviceOperation, Operand, Place
 from lerobot_pi0_ttnn.tt.blocking import TILE_BYTES, Blocks, Matmul, matmul_blocks
-from lerobot_pi0_ttnn.tt.chips import CHIPS
-from lerobot_pi0_ttnn.tt.cost import TILE, Machine, cost, tiles
-from lerobot_pi0_ttnn.tt.graph import DeviceOperation, Operand, Place
 
 BF16, BFP8, BFP4 = "BFLOAT16", "BFLOAT8_B", "BFLOAT4_B"
 

@@ -4,7 +4,7 @@
 
 Megatron's cut: each chip has half of the query heads and of the MLP's columns, the one key/value head is on both, and after
 o_proj and after down_proj the halves are added up by an all-reduce. So a chip's graph is that of a model with half the
-heads and half the MLP, which ttnn plans on an emulated n300 and `tt/cost.py` prices, and the all-reduces come on top, as
+heads and half the MLP, which ttnn plans on an emulated n300 and `analysis/cost.py` prices, and the all-reduces come on top, as
 others measured them. SigLIP is not cut: each chip takes one of the two cameras, and they exchange what they made of it.
 A prediction, which nobody has measured.
 """
@@ -15,11 +15,11 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+from lerobot_pi0_ttnn.analysis.cost import machine
+from lerobot_pi0_ttnn.analysis.prediction import NOTE, predict
+from lerobot_pi0_ttnn.analysis.report import Stage, dispatched, made_up_weights
 from lerobot_pi0_ttnn.model_config import PI0_BASE, PI0ModelConfig
 from lerobot_pi0_ttnn.tt.board import Board, open_board
-from lerobot_pi0_ttnn.tt.cost import machine
-from lerobot_pi0_ttnn.tt.prediction import NOTE, predict
-from lerobot_pi0_ttnn.tt.report import Stage, dispatched, made_up_weights
 
 from .growth import BASE
 from .prediction import PRECISION

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from lerobot_pi0_ttnn import cli
-from lerobot_pi0_ttnn.cli.serve import parse_flags
+from lerobot_pi0_ttnn.cli.serve.command import parse_flags
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]

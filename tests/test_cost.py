@@ -22,10 +22,10 @@ from benchmarks.published import (
     pointwise,
     table,
 )
+from lerobot_pi0_ttnn.analysis.chips import CHIPS, Chip
+from lerobot_pi0_ttnn.analysis.cost import Machine, cost, machine
+from lerobot_pi0_ttnn.analysis.prediction import floor
 from lerobot_pi0_ttnn.tt.blocking import Blocks, ttnn_inner_block
-from lerobot_pi0_ttnn.tt.chips import CHIPS, Chip
-from lerobot_pi0_ttnn.tt.cost import Machine, cost, machine
-from lerobot_pi0_ttnn.tt.prediction import floor
 
 DOCS = Path(__file__).parents[1] / "docs" / "prediction.md"
 

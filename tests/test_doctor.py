@@ -12,9 +12,9 @@ from packaging.specifiers import SpecifierSet
 
 from lerobot_pi0_ttnn.checkpoint.tokenizer import NamedTokenizer, TokenizerState
 from lerobot_pi0_ttnn.cli import main
-from lerobot_pi0_ttnn.cli.doctor import as_text, check_board, check_host
-from lerobot_pi0_ttnn.doctor import card, compiler, environment, host, hub, packages
-from lerobot_pi0_ttnn.doctor.finding import Finding
+from lerobot_pi0_ttnn.cli.doctor import card, compiler, environment, host, hub, packages
+from lerobot_pi0_ttnn.cli.doctor.command import as_text, check_board, check_host
+from lerobot_pi0_ttnn.cli.doctor.finding import Finding
 from lerobot_pi0_ttnn.tt import cards
 
 NODE = Path("/dev/tenstorrent/0")
@@ -452,7 +452,7 @@ class TestCommand:
     def test_a_board_is_opened_only_if_asked(self, monkeypatch):
         opened = []
         monkeypatch.setattr(
-            "lerobot_pi0_ttnn.cli.doctor.open_board_apart",
+            "lerobot_pi0_ttnn.cli.doctor.command.open_board_apart",
             lambda name: opened.append(name) or Finding("grid", "ok", name),
         )
         check_board(None)
@@ -469,12 +469,12 @@ class TestCommand:
 
     def test_opens_a_board(self):
         pytest.importorskip("ttnn", reason="the TTNN backend's package is not installed")
-        from lerobot_pi0_ttnn.cli.doctor import open_board_apart
+        from lerobot_pi0_ttnn.cli.doctor.command import open_board_apart
 
         assert status(open_board_apart("emulated:n150"), "8 x 8 workers") == "ok"
 
     def test_a_board_that_cannot_be_opened(self, monkeypatch):
-        from lerobot_pi0_ttnn.cli import doctor
+        from lerobot_pi0_ttnn.cli.doctor import command as doctor
 
         ended = subprocess.CompletedProcess([], 1, stdout="", stderr="Traceback:\nRuntimeError: TT_THROW: no card\n")
         monkeypatch.setattr(doctor.subprocess, "run", lambda *_, **__: ended)

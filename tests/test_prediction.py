@@ -8,10 +8,10 @@ import pytest
 pytest.importorskip("ttnn", reason="the TTNN backend's package is not installed")
 
 from benchmarks.published import BF16, BFP8, P150, matmul, norm, pointwise
+from lerobot_pi0_ttnn.analysis.cost import cost
+from lerobot_pi0_ttnn.analysis.prediction import NOTE, floor, predict, prediction_table
+from lerobot_pi0_ttnn.analysis.report import EXPERT_LAYER, STEP, Stage
 from lerobot_pi0_ttnn.cli import main
-from lerobot_pi0_ttnn.tt.cost import cost
-from lerobot_pi0_ttnn.tt.prediction import NOTE, floor, predict, prediction_table
-from lerobot_pi0_ttnn.tt.report import EXPERT_LAYER, STEP, Stage
 from tests.checkpoints import edit_json, save_lerobot_checkpoint
 from tests.oracle import make_lerobot_policy
 from tests.processes import Program

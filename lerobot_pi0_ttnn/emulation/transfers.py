@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 import ttnn
 
-from ..tt.hook import Call, Proceed
+from ..ttnn_api.hook import Call, Proceed
 from .goldens.programs import PROGRAMS, program_name
 from .storage import BLOCK_FORMATS, for_computing, host_tensor, on_board, rounded, value_of_host_tensor
 

@@ -11,7 +11,7 @@ import pytest
 
 pytest.importorskip("ttnn", reason="the TTNN backend's package is not installed")
 
-from lerobot_pi0_ttnn.tt.heads import KERNELS
+from lerobot_pi0_ttnn.tt.ops.heads import KERNELS
 
 from .compiler import compilations
 

@@ -11,10 +11,10 @@ import torch
 ttnn = pytest.importorskip("ttnn", reason="the TTNN backend's package is not installed")
 
 from benchmarks.graph import pi0_base_graph  # noqa: E402
+from lerobot_pi0_ttnn.analysis.graph import Operand, captured, summary  # noqa: E402
 from lerobot_pi0_ttnn.emulation.goldens.programs import PROGRAMS  # noqa: E402
 from lerobot_pi0_ttnn.flow import schedule  # noqa: E402
 from lerobot_pi0_ttnn.model_config import TINY  # noqa: E402
-from lerobot_pi0_ttnn.tt.graph import Operand, captured, summary  # noqa: E402
 from lerobot_pi0_ttnn.tt.model import PI0ModelTTNN  # noqa: E402
 
 from ..oracle import make_noise  # noqa: E402

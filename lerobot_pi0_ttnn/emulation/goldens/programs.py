@@ -29,7 +29,7 @@ def program_name(descriptor: Any) -> str:
 
 
 def split_heads(tensors: Sequence[torch.Tensor], descriptor: Any) -> tuple[torch.Tensor, ...]:
-    """Returns the rotated queries, the keys and the values; see `tt/heads.py`."""
+    """Returns the rotated queries, the keys and the values; see `tt/ops/heads/`."""
     qkv, cos, sin, _, keys, values = tensors
     start = 32 * descriptor.kernels[0].common_runtime_args[0]
     length, size = qkv.shape[-2], keys.shape[-1]

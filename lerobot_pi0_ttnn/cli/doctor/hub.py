@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
-from ..checkpoint.tokenizer import NamedTokenizer
+from ...checkpoint.tokenizer import NamedTokenizer
 from .finding import Finding
 
 ROOM_BYTES = 18 * 10**9

@@ -10,8 +10,8 @@ from typing import Any
 
 from lerobot.utils.constants import OBS_STATE
 
-from ..configuration_pi0_ttnn import PI0TTNNConfig
-from ..joints import match_joints, names_of_actions, stems
+from ...configuration_pi0_ttnn import PI0TTNNConfig
+from ...joints import match_joints, names_of_actions, stems
 
 
 @dataclass(frozen=True)

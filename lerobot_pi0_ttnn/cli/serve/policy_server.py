@@ -20,11 +20,11 @@ from lerobot.policies import make_pre_post_processors
 from lerobot.transport import services_pb2
 from lerobot.utils.constants import OBS_IMAGES, OBS_STATE
 
-from ..checkpoint.files import CheckpointSource
-from ..checkpoint.processors import RENAME, read_processors
-from ..configuration_pi0_ttnn import PI0TTNNConfig, load_config
-from ..modeling_pi0_ttnn import PI0TTNNPolicy
-from ..review import refuse, review, settle_features
+from ...checkpoint.files import CheckpointSource
+from ...checkpoint.processors import RENAME, read_processors
+from ...configuration_pi0_ttnn import PI0TTNNConfig, load_config
+from ...modeling_pi0_ttnn import PI0TTNNPolicy
+from ...review import refuse, review, settle_features
 from .movement import Movement, read_movement
 from .observation import check_pictures, read_observation
 from .robot_joints import ClientJoints, match_client

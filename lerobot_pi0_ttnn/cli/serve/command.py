@@ -14,7 +14,7 @@ from typing import Any
 import draccus
 from draccus.utils import DecodingError
 
-from ..configuration_pi0_ttnn import PI0TTNNConfig
+from ...configuration_pi0_ttnn import PI0TTNNConfig
 
 logger = logging.getLogger(__name__)
 
@@ -38,7 +38,7 @@ def run(options: argparse.Namespace) -> int:
     from lerobot.transport import services_pb2_grpc
     from lerobot.utils.process import ProcessSignalHandler
 
-    from ..serving.policy_server import PI0TTNNPolicyServer
+    from .policy_server import PI0TTNNPolicyServer
 
     stopped = ProcessSignalHandler(use_threads=True).shutdown_event
     servicer = PI0TTNNPolicyServer(config, policy_overrides)

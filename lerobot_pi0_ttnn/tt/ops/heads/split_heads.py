@@ -12,7 +12,7 @@ from pathlib import Path
 
 import ttnn
 
-from .program import TILE
+from ...program import TILE
 
 KERNELS = Path(__file__).parent / "kernels"
 

@@ -18,15 +18,15 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from ..checkpoint import open_weights
-from ..checkpoint.files import CheckpointSource
-from ..configuration_pi0_ttnn import BACKENDS, PI0TTNNConfig, load_config
-from ..doctor import card, compiler, environment, host, hub, packages
-from ..doctor.finding import Finding, Status
-from ..emulation.boards import BOARDS
-from ..review import CHECKS, Severity, review
-from ..review.tokenizer import check_tokenizer, checkpoint_tokenizer
-from ..tt.cards import card_nodes, is_locked, visible_nodes
+from ...checkpoint import open_weights
+from ...checkpoint.files import CheckpointSource
+from ...configuration_pi0_ttnn import BACKENDS, PI0TTNNConfig, load_config
+from ...emulation.boards import BOARDS
+from ...review import CHECKS, Severity, review
+from ...review.tokenizer import check_tokenizer, checkpoint_tokenizer
+from ...tt.cards import card_nodes, is_locked, visible_nodes
+from . import card, compiler, environment, host, hub, packages
+from .finding import Finding, Status
 
 SYS = Path("/sys")
 MEMORY_LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
@@ -115,7 +115,7 @@ def open_board_apart(name: str) -> Finding:
     program = (
         "import json, sys\n"
         "from pathlib import Path\n"
-        "from lerobot_pi0_ttnn.doctor.card import read_cards, slow_cards\n"
+        "from lerobot_pi0_ttnn.cli.doctor.card import read_cards, slow_cards\n"
         "from lerobot_pi0_ttnn.tt.board import open_board\n"
         "with open_board(sys.argv[1]) as board:\n"
         "    slow = slow_cards(read_cards(Path('/sys'))) if board.kind == 'card' else ''\n"
@@ -186,7 +186,7 @@ def review_findings(config: PI0TTNNConfig, source: CheckpointSource) -> list[Fin
 
 def tokenizer(checkpoint: str | None) -> Finding:
     """Returns the finding about the tokenizer: the checkpoint's own, or the one that pi0 checkpoints name."""
-    from ..checkpoint.tokenizer import NamedTokenizer, TokenizerState, inspect_tokenizer
+    from ...checkpoint.tokenizer import NamedTokenizer, TokenizerState, inspect_tokenizer
 
     google = PI0TTNNConfig.tokenizer_name
     if checkpoint is None:

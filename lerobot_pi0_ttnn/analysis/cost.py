@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from math import ceil, prod
 from typing import Any
 
-from .blocking import ttnn_inner_block
+from ..tt.blocking import ttnn_inner_block
 from .chips import CHIPS, Chip
 from .graph import DeviceOperation, Operand, Place
 
@@ -176,7 +176,7 @@ def _by_rows(operation: DeviceOperation, on: Machine) -> _Work:
 
 
 def _split_heads(operation: DeviceOperation, on: Machine) -> _Work:
-    """Our own program, `tt/heads.py`: a core takes whole heads of a row of tiles, keys and values being one."""
+    """Our own program, `tt/ops/heads/`: a core takes whole heads of a row of tiles, keys and values being one."""
     projection, table, *_ = operation.operands.values()
     rows, width = tiles(projection.shape)
     return _Work(min(rows * (width // tiles(table.shape)[1] - 1), on.cores))

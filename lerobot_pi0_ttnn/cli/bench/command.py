@@ -19,12 +19,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..checkpoint.files import CheckpointSource
-from ..configuration_pi0_ttnn import BACKENDS, PRECISIONS, PI0TTNNConfig, load_config
+from ...checkpoint.files import CheckpointSource
+from ...configuration_pi0_ttnn import BACKENDS, PRECISIONS, PI0TTNNConfig, load_config
+from ...latency_report import HOST, TOTAL
 from ..doctor.card import CLOCK_MHZ, read_cards
-from ..latency_report import HOST, TOTAL
+from ..hub import add_checkpoint_options, checkpoint_source
 from . import predict
-from .hub import add_checkpoint_options, checkpoint_source
 
 SYS = Path("/sys")
 COLUMNS = ("p50", "p95", "p99", "max", "jitter")
@@ -154,7 +154,7 @@ def measure(
     options: argparse.Namespace, source: CheckpointSource, backend: str, batch: dict[str, Tensor], noise: Tensor
 ) -> tuple[dict[str, Any], Tensor]:
     """Returns the latency report of one backend, with the seconds until it was ready; and the chunk it computed."""
-    from ..modeling_pi0_ttnn import PI0TTNNPolicy
+    from ...modeling_pi0_ttnn import PI0TTNNPolicy
 
     overrides: dict[str, Any] = {"backend": backend, "board": options.board, "rtc_config": None, "recording_path": None}
     chosen = {

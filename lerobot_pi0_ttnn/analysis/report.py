@@ -10,10 +10,10 @@ from torch import Tensor
 
 from ..flow import schedule
 from ..model_config import PI0ModelConfig
+from ..tt.board import Board
+from ..tt.model import PI0ModelTTNN
 from ..weights import EXPERT, Shapes, expected_shapes, shapes_of
-from .board import Board
 from .graph import DeviceOperation, captured, summary
-from .model import PI0ModelTTNN
 
 NEEDED_ON_THE_HOST = ("state_", "action_", f"{EXPERT}.norm.")
 """Weights that the host computes with before anything goes up: their values are read even where only shapes count."""

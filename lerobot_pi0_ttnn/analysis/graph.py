@@ -13,8 +13,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from .blocking import Blocks
-from .hook import Call, Proceed, add_layer, remove_layer
+from ..tt.blocking import Blocks
+from ..ttnn_api.hook import Call, Proceed, add_layer, remove_layer
 
 COMPUTE_CONFIG = re.compile(r"math_fidelity=(\w+),.*?fp32_dest_acc_en=(\d)")
 """How ttnn prints a `ComputeKernelConfig` and, of `generic_op`, a `ComputeConfigDescriptor`."""

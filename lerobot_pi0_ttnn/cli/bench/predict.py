@@ -7,11 +7,11 @@ import argparse
 import json
 from typing import Any
 
-from ..checkpoint import open_weights
-from ..configuration_pi0_ttnn import load_config
-from ..emulation.boards import PREFIX, emulated_board
-from ..model_config import PI0_BASE
-from .hub import checkpoint_source
+from ...checkpoint import open_weights
+from ...configuration_pi0_ttnn import load_config
+from ...emulation.boards import PREFIX, emulated_board
+from ...model_config import PI0_BASE
+from ..hub import checkpoint_source
 
 CAMERAS = 2
 """Where no checkpoint says how many there are."""
@@ -32,7 +32,7 @@ def planned(options: argparse.Namespace) -> dict[str, Any]:
         ValueError: the board is not one that can be emulated, or has too little memory.
         ImportError: ttnn is not installed.
     """
-    from ..tt.board import open_board
+    from ...tt.board import open_board
 
     name = PREFIX + emulated_board(options.board).name
     config, weights, precision = PI0_BASE, None, "balanced"
@@ -45,9 +45,9 @@ def planned(options: argparse.Namespace) -> dict[str, Any]:
     cameras, steps = options.cameras or cameras, options.steps or steps
     precision = options.precision or precision
     with open_board(name) as board:
-        from ..tt.cost import machine
-        from ..tt.prediction import predict
-        from ..tt.report import dispatched, made_up_weights
+        from ...analysis.cost import machine
+        from ...analysis.prediction import predict
+        from ...analysis.report import dispatched, made_up_weights
 
         try:
             stages = dispatched(
@@ -76,8 +76,8 @@ def planned(options: argparse.Namespace) -> dict[str, Any]:
 
 def as_text(result: dict[str, Any]) -> str:
     """Returns the result as Markdown for a person."""
-    from ..tt.prediction import NOTE, dearest_table, prediction_table
-    from ..tt.report import graph_table
+    from ...analysis.prediction import NOTE, dearest_table, prediction_table
+    from ...analysis.report import graph_table
 
     board = result["board"]
     where = f"{board['name']} ({board['arch']}, {board['grid'][0]} x {board['grid'][1]} workers)"

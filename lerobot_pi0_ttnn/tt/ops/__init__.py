@@ -1,0 +1,1 @@
+"""Programs of our own kernels, a folder each."""
