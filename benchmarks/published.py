@@ -10,9 +10,10 @@ from dataclasses import dataclass
 from math import prod
 
 from lerobot_pi0_ttnn.analysis.chips import CHIPS
-from lerobot_pi0_ttnn.analysis.cost import TILE, Machine, cost, tiles
+from lerobot_pi0_ttnn.analysis.cost import Machine, cost
 from lerobot_pi0_ttnn.analysis.graph import DeviceOperation, Operand, Place
-from lerobot_pi0_ttnn.tt.blocking import TILE_BYTES, Blocks, Matmul, matmul_blocks
+from lerobot_pi0_ttnn.tt.blocking import Blocks, Matmul, matmul_blocks
+from lerobot_pi0_ttnn.ttnn_api.tiles import TILE, TILE_BYTES, tiles
 
 BF16, BFP8, BFP4 = "BFLOAT16", "BFLOAT8_B", "BFLOAT4_B"
 

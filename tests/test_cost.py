@@ -26,6 +26,7 @@ from lerobot_pi0_ttnn.analysis.chips import CHIPS, Chip
 from lerobot_pi0_ttnn.analysis.cost import Machine, cost, machine
 from lerobot_pi0_ttnn.analysis.prediction import floor
 from lerobot_pi0_ttnn.tt.blocking import Blocks, ttnn_inner_block
+from lerobot_pi0_ttnn.tt.ops.heads import SPLIT_HEADS
 
 DOCS = Path(__file__).parents[1] / "docs" / "prediction.md"
 
@@ -163,7 +164,7 @@ def test_of_a_table_and_of_caches_only_a_part_is_moved():
     assert cost(table, SMALL).bytes == 2 * 4096 + 8192 + 8192
     cache = ((1, 1, 8192, 256), BF16)
     tables = [((1, 1, 64, 256), "FLOAT32")] * 2
-    heads = operation("GenericOp", [((1, 1, 64, 2560), BF16), *tables, cache, cache], made=0)
+    heads = operation("GenericOp", [((1, 1, 64, 2560), BF16), *tables, cache, cache], made=0, own=SPLIT_HEADS)
     assert cost(heads, SMALL).bytes == 2 * 64 * 2560 * 2 + 2 * 64 * 256 * 4
     assert cost(heads, replace(SMALL, rows=100)).cores == 2 * 9
 

@@ -21,10 +21,11 @@ from math import ceil, prod
 from typing import Any
 
 from ..tt.blocking import ttnn_inner_block
+from ..ttnn_api.own_program import Handed, Work
+from ..ttnn_api.tiles import TILE, tiles
 from .chips import CHIPS, Chip
 from .graph import DeviceOperation, Operand, Place
 
-TILE = 32
 CYCLES_PER_TILE = {"LoFi": 16, "HiFi2": 32, "HiFi3": 48, "HiFi4": 64}
 """Of a core, for the product of two tiles. Source: tt-metal, tech_reports/GEMM_FLOPS/GEMM_FLOPS.md, "Utilization"."""
 
@@ -142,6 +143,8 @@ def traffic(operation: DeviceOperation) -> list[tuple[str, int]]:
 
     Results count as bfloat16, which is as fast as float32.
     """
+    if operation.name == "GenericOp":
+        return list(_own(operation).traffic)
     made = sum(size for (memory, _), size in operation.outputs.items() if memory != "L1")
     moved = [
         (operand.dtype, size)
@@ -151,15 +154,7 @@ def traffic(operation: DeviceOperation) -> list[tuple[str, int]]:
     if operation.name == "Embeddings":
         # As many rows of the table as come out.
         moved = [moved[0], (moved[1][0], made)]
-    if operation.name == "GenericOp":
-        # `split_heads` reads the projection and the tables, and writes the projection's bytes to the queries and the caches.
-        return [*moved[:3], moved[0]]
     return [*moved, ("BFLOAT16", made)]
-
-
-def tiles(shape: tuple[int, ...]) -> tuple[int, int]:
-    """Returns the rows and columns of tiles of a tensor, those of all its batches one below the other."""
-    return prod(shape[:-2]) * ceil(shape[-2] / TILE), ceil(shape[-1] / TILE)
 
 
 def _elementwise(operation: DeviceOperation, on: Machine) -> _Work:
@@ -175,11 +170,22 @@ def _by_rows(operation: DeviceOperation, on: Machine) -> _Work:
     return _Work(operand.shards or min(rows, on.cores))
 
 
-def _split_heads(operation: DeviceOperation, on: Machine) -> _Work:
-    """Our own program, `tt/ops/heads/`: a core takes whole heads of a row of tiles, keys and values being one."""
-    projection, table, *_ = operation.operands.values()
-    rows, width = tiles(projection.shape)
-    return _Work(min(rows * (width // tiles(table.shape)[1] - 1), on.cores))
+def _own_program(operation: DeviceOperation, on: Machine) -> _Work:
+    return _Work(min(_own(operation).units, on.cores))
+
+
+def _own(operation: DeviceOperation) -> Work:
+    """Returns what a program of our own says of itself."""
+    if operation.own is None:
+        raise ValueError(
+            f"{operation.name}: expected a program with a cost of its own, run by an `OwnProgram`, got none"
+        )
+    return operation.own.cost(
+        [
+            Handed(operand.shape, operand.dtype, place[0], size)
+            for (place, size), operand in zip(operation.inputs.items(), operation.operands.values(), strict=True)
+        ]
+    )
 
 
 def _matmul(operation: DeviceOperation, on: Machine) -> _Work:
@@ -250,5 +256,5 @@ _WORK: dict[str, Callable[[DeviceOperation, Machine], _Work]] = {
     "LayerNorm": _by_rows,
     "NlpCreateHeads": _by_rows,
     "Tilize": _by_rows,
-    "GenericOp": _split_heads,
+    "GenericOp": _own_program,
 }

@@ -15,6 +15,7 @@ from typing import Any
 
 from ..tt.blocking import Blocks
 from ..ttnn_api.hook import Call, Proceed, add_layer, remove_layer
+from ..ttnn_api.own_program import OwnProgram
 
 COMPUTE_CONFIG = re.compile(r"math_fidelity=(\w+),.*?fp32_dest_acc_en=(\d)")
 """How ttnn prints a `ComputeKernelConfig` and, of `generic_op`, a `ComputeConfigDescriptor`."""
@@ -53,6 +54,7 @@ class DeviceOperation:
         compute: fidelity and `accumulates_float32` of each of its compute kernels, of which our own programs may have several.
         chunks: queries and keys that attention takes at a time; None for any other operation.
         blocks: how a matmul was told to cut itself up; None where ttnn chose, and for any other operation.
+        own: the program of our own that a `GenericOp` is; None for any other operation.
     """
 
     name: str
@@ -65,6 +67,7 @@ class DeviceOperation:
     compute: frozenset[tuple[str, bool]] = frozenset()
     chunks: tuple[int, int] | None = None
     blocks: Blocks | None = None
+    own: OwnProgram | None = None
 
 
 @dataclass(eq=False)
@@ -81,7 +84,7 @@ def captured() -> Iterator[Graph]:
 
     # Not `ttnn.graph.begin_graph_capture`, which warns that it leaves out what nobody needs here.
     capture = ttnn._ttnn.graph
-    graph, programs = Graph(), _MatmulPrograms()
+    graph, programs = Graph(), _Programs()
     add_layer(programs)
     capture.begin_graph_capture(ttnn.graph.RunMode.NORMAL)
     try:
@@ -89,22 +92,28 @@ def captured() -> Iterator[Graph]:
     finally:
         nodes = capture.end_graph_capture()
         remove_layer(programs)
-    blocks = iter(programs.blocks)
+    blocks, own = iter(programs.blocks), iter(programs.own)
     for operation in device_operations(nodes):
-        is_matmul = operation.name == "Matmul"
-        graph.operations.append(replace(operation, blocks=next(blocks)) if is_matmul else operation)
+        if operation.name == "Matmul":
+            operation = replace(operation, blocks=next(blocks))
+        elif operation.name == "GenericOp":
+            operation = replace(operation, own=next(own))
+        graph.operations.append(operation)
 
 
-class _MatmulPrograms:
-    """Reads the programs that matmuls are given, in order: ttnn's capture prints no more of them than `<variant>`."""
+class _Programs:
+    """Reads the programs that matmuls and `generic_op` are given, in order: ttnn's capture does not print them."""
 
     def __init__(self) -> None:
         self.blocks: list[Blocks | None] = []
+        self.own: list[OwnProgram | None] = []
 
     def __call__(self, call: Call, proceed: Proceed) -> Any:
         result = proceed(*call.args, **call.kwargs)
         if call.name in ("ttnn.linear", "ttnn.matmul"):
             self.blocks.append(_blocks(call.kwargs.get("program_config")))
+        elif call.name == "ttnn.generic_op":
+            self.own.append(call.program)
         return result
 
 

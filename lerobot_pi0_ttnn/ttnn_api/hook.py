@@ -7,10 +7,14 @@ one `__call__`, and a few tensor methods which move data are wrapped beside it. 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from functools import partial, wraps
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .own_program import OwnProgram
 
 TENSOR_METHODS = ("cpu", "to", "to_torch", "to_torch_with_padded_shape", "to_numpy", "to_list", "item", "__repr__")
 """Methods of `ttnn.Tensor` that move data without passing through an operation."""
@@ -27,12 +31,14 @@ class Call:
         args: As the caller gave them.
         kwargs: As the caller gave them.
         operation: ttnn's registered operation, or None for a tensor method.
+        program: the program of our own that the call runs, or None.
     """
 
     name: str
     args: tuple[Any, ...]
     kwargs: dict[str, Any] = field(default_factory=dict)
     operation: Any = None
+    program: OwnProgram | None = None
 
     def argument(self, position: int, *names: str, default: Any = None) -> Any:
         """Returns the argument at `position`, or the keyword argument of one of these names."""
@@ -68,6 +74,16 @@ def remove_layer(layer: Layer) -> None:
             _uninstall()
 
 
+@contextmanager
+def own_program(program: OwnProgram) -> Iterator[None]:
+    """Gives the calls of this thread inside the context their `program`."""
+    _thread.program = program
+    try:
+        yield
+    finally:
+        _thread.program = None
+
+
 def _install() -> None:
     import ttnn
     from ttnn import decorators
@@ -80,7 +96,8 @@ def _install() -> None:
     run = decorators.FastOperation.__call__
 
     def call_operation(operation: Any, *args: Any, **kwargs: Any) -> Any:
-        call = Call(operation.python_fully_qualified_name, args, kwargs, operation)
+        program = getattr(_thread, "program", None)
+        call = Call(operation.python_fully_qualified_name, args, kwargs, operation, program)
         return _outermost(call, partial(run, operation))
 
     _originals["__call__"] = run
@@ -112,7 +129,7 @@ def _outermost(call: Call, run: Proceed) -> Any:
 
 
 def _through(layer: Layer, call: Call, proceed: Proceed, *args: Any, **kwargs: Any) -> Any:
-    return layer(Call(call.name, args, kwargs, call.operation), proceed)
+    return layer(replace(call, args=args, kwargs=kwargs), proceed)
 
 
 def _uninstall() -> None:

@@ -12,7 +12,6 @@ ttnn = pytest.importorskip("ttnn", reason="the TTNN backend's package is not ins
 
 from benchmarks.graph import pi0_base_graph  # noqa: E402
 from lerobot_pi0_ttnn.analysis.graph import Operand, captured, summary  # noqa: E402
-from lerobot_pi0_ttnn.emulation.goldens.programs import PROGRAMS  # noqa: E402
 from lerobot_pi0_ttnn.flow import schedule  # noqa: E402
 from lerobot_pi0_ttnn.model_config import TINY  # noqa: E402
 from lerobot_pi0_ttnn.tt.model import PI0ModelTTNN  # noqa: E402
@@ -80,8 +79,8 @@ def test_all_of_a_step_depends_on_x_t(emulated, tiny):
             f"operation {number}, {operation.name}, depends on nothing but constants"
         )
         written = set(operation.outputs)
-        if operation.name == "GenericOp":
-            written |= set(list(operation.inputs)[-PROGRAMS["split_heads"].writes :])
+        if operation.own:
+            written |= set(list(operation.inputs)[-operation.own.writes :])
         dependent |= written
     assert set(graph.operations[-1].outputs) <= dependent
 

@@ -12,9 +12,12 @@ from pathlib import Path
 
 import ttnn
 
-from ...program import TILE
+from ....ttnn_api.own_program import OwnProgram
+from ....ttnn_api.tiles import TILE
+from .cost import cost
+from .golden import golden
 
-KERNELS = Path(__file__).parent / "kernels"
+SPLIT_HEADS = OwnProgram("split_heads", Path(__file__).parent / "kernels", writes=3, golden=golden, cost=cost)
 
 X, SWAPPED, COS, SIN, VALUE, ROTATED = 0, 1, 2, 3, 4, 16
 """Circular buffers, as the kernels number them."""
@@ -57,7 +60,7 @@ def split_heads(
     grid = device.compute_with_storage_grid_size()
     tensors = [qkv, cos, sin, queries, keys, values]
     buffers = (_Buffer.of(tensor) for tensor in tensors)
-    ttnn.generic_op(tensors, _program(*buffers, rows, width, start, num_heads, (grid.x, grid.y), fidelity))
+    SPLIT_HEADS.run(tensors, _program(*buffers, rows, width, start, num_heads, (grid.x, grid.y), fidelity))
     return queries if num_heads else None
 
 
@@ -102,7 +105,7 @@ def _program(
 
     def mover(name: str, common: list[int], buffers: Sequence[_Buffer], config: object) -> ttnn.KernelDescriptor:
         return ttnn.KernelDescriptor(
-            kernel_source=str(KERNELS / name),
+            kernel_source=str(SPLIT_HEADS.kernels / name),
             core_ranges=cores,
             compile_time_args=[heads, width, *(arg for buffer in buffers for arg in buffer.accessor)],
             runtime_args=moved,
@@ -115,7 +118,7 @@ def _program(
             mover("split_heads_reader.cpp", [start // TILE], [qkv, cos, sin, values], ttnn.ReaderConfigDescriptor()),
             mover("split_heads_writer.cpp", [start // TILE, rows], [queries, keys], ttnn.WriterConfigDescriptor()),
             ttnn.KernelDescriptor(
-                kernel_source=str(KERNELS / "split_heads_compute.cpp"),
+                kernel_source=str(SPLIT_HEADS.kernels / "split_heads_compute.cpp"),
                 core_ranges=cores,
                 runtime_args=computed,
                 config=ttnn.ComputeConfigDescriptor(

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Rotates tile by tile: x * cos + swapped * sin, summed in float32 before it is rounded once. See ../heads.py.
+// Rotates tile by tile: x * cos + swapped * sin, summed in float32 before it is rounded once. See ../split_heads.py.
 
 #include <cstdint>
 

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Brings in what the rotation of one head's row of tiles takes, and carries the values to their cache. See ../heads.py.
+// Brings in what the rotation of one head's row of tiles takes, and carries the values to their cache. See ../split_heads.py.
 
 #include <cstdint>
 

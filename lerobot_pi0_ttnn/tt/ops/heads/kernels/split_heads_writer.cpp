@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Puts rotated rows of tiles where they belong: queries by head, keys in their cache. See ../heads.py.
+// Puts rotated rows of tiles where they belong: queries by head, keys in their cache. See ../split_heads.py.
 
 #include <cstdint>
 
