@@ -1,7 +1,6 @@
 """The cost model: arithmetic against numbers by hand, and against what others measured on cards."""
 
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
@@ -15,20 +14,16 @@ from benchmarks.published import (
     P150,
     P150_130,
     attention,
-    errors,
     matmul,
     norm,
     operation,
     pointwise,
-    table,
 )
 from lerobot_pi0_ttnn.analysis.chips import CHIPS, Chip
 from lerobot_pi0_ttnn.analysis.cost import Machine, cost, machine
 from lerobot_pi0_ttnn.analysis.prediction import floor
 from lerobot_pi0_ttnn.tt.blocking import Blocks, ttnn_inner_block
 from lerobot_pi0_ttnn.tt.ops.heads import SPLIT_HEADS
-
-DOCS = Path(__file__).parents[1] / "docs" / "prediction.md"
 
 PLAIN = Chip(
     clock=1.0,
@@ -229,8 +224,3 @@ def test_what_others_measured_to_be_slower_is_predicted_to_be_slower():
         if slow.milliseconds >= 1.5 * quick.milliseconds and predicted[slow.what] <= predicted[quick.what]
     ]
     assert wrong == []
-
-
-def test_the_table_of_what_others_measured_is_what_the_code_prints():
-    for printed in (errors(), table()):
-        assert printed in DOCS.read_text(), "uv run python -m benchmarks.published"
