@@ -9,7 +9,8 @@ import torch
 
 from lerobot_pi0_ttnn.checkpoint.files import CheckpointSource
 from lerobot_pi0_ttnn.cli import main
-from lerobot_pi0_ttnn.cli.bench.command import as_text, draw, make_batch
+from lerobot_pi0_ttnn.cli.bench.command import make_batch
+from lerobot_pi0_ttnn.cli.bench.report import as_text, draw
 from lerobot_pi0_ttnn.cli.doctor.card import Card
 from lerobot_pi0_ttnn.configuration_pi0_ttnn import load_config
 from lerobot_pi0_ttnn.latency_report import HOST, TOTAL

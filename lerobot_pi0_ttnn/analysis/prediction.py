@@ -6,6 +6,7 @@ from typing import Any
 
 from .cost import Cost, Machine, cost
 from .graph import DeviceOperation, Place
+from .markdown import markdown_table
 from .report import EXPERT_LAYER, NEW_PROMPT, STEP, Stage
 
 NOTE = "predicted from shapes; nobody has measured this"
@@ -100,17 +101,15 @@ def _group(what: str, spent: list[tuple[str, Cost, int]], total_ms: float) -> di
 
 def prediction_table(prediction: Mapping[str, Any]) -> str:
     """Returns a prediction as a Markdown table, stage by stage, marked as one."""
-    rows = [
-        ["predicted, ms", "traced", "floor", "operations", "waits for", "untraced"],
-        ["---", "---:", "---:", "---:", "---", "---:"],
-    ]
+    rows = []
     for name, stage in prediction["stages"].items():
         waits = ", ".join(f"{what} {share:.0%}" for what, share in stage["waits"].items() if share >= 0.05)
         label = f"{stage['times']} x {name}" if stage["times"] > 1 else name
         rows.append([label, *_numbers(stage), waits, f"{stage['untraced_ms']:.1f}"])
     total = prediction["total"]
     rows.append(["**all, predicted**", *_numbers(total), "", f"{total['untraced_ms']:.1f}"])
-    return _markdown(rows)
+    header = ["predicted, ms", "traced", "floor", "operations", "waits for", "untraced"]
+    return markdown_table(header, rows, text=["waits for"])
 
 
 def _numbers(stage: Mapping[str, Any]) -> list[str]:
@@ -119,25 +118,27 @@ def _numbers(stage: Mapping[str, Any]) -> list[str]:
 
 def dearest_table(prediction: Mapping[str, Any]) -> str:
     """Returns the operations that should take longest in all, as a Markdown table marked as a prediction."""
-    rows = [
-        ["operation", "stage", "count", "predicted ms", "share", "predicted us each", "bound by", "cores with work"],
-        ["---", "---", "---:", "---:", "---:", "---:", "---", "---:"],
+    header = [
+        "operation",
+        "stage",
+        "count",
+        "predicted ms",
+        "share",
+        "predicted us each",
+        "bound by",
+        "cores with work",
     ]
-    for row in prediction["dearest"]:
-        rows.append(
-            [
-                row["operation"],
-                row["stage"],
-                str(row["count"]),
-                f"{row['ms']:.2f}",
-                f"{row['share']:.0%}",
-                f"{row['us_each']:.1f}",
-                row["bound"],
-                str(row["cores"]),
-            ]
-        )
-    return _markdown(rows)
-
-
-def _markdown(rows: list[list[str]]) -> str:
-    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+    rows = [
+        [
+            row["operation"],
+            row["stage"],
+            str(row["count"]),
+            f"{row['ms']:.2f}",
+            f"{row['share']:.0%}",
+            f"{row['us_each']:.1f}",
+            row["bound"],
+            str(row["cores"]),
+        ]
+        for row in prediction["dearest"]
+    ]
+    return markdown_table(header, rows, text=["stage", "bound by"])

@@ -14,6 +14,7 @@ from ..tt.board import Board
 from ..tt.model import PI0ModelTTNN
 from ..weights import EXPERT, Shapes, expected_shapes, shapes_of
 from .graph import DeviceOperation, captured, summary
+from .markdown import markdown_table
 
 NEEDED_ON_THE_HOST = ("state_", "action_", f"{EXPERT}.norm.")
 """Weights that the host computes with before anything goes up: their values are read even where only shapes count."""
@@ -163,11 +164,11 @@ def graph_table(stages: Mapping[str, Mapping[str, Any]]) -> str:
     """Returns the stages of a `walk` as a Markdown table: operations by name and stage, then their bytes."""
     names = sorted({name for stage in stages.values() for name in stage["operations"]})
     columns = {stage: report for stage, report in stages.items() if report["operations"]}
-    rows = [["device operations", *columns], ["---", *("---:" for _ in columns)]]
+    rows = []
     for name in names:
         counts = (report["operations"].get(name, {"count": 0})["count"] for report in columns.values())
         rows.append([name, *(str(count or "") for count in counts)])
     rows.append(["**all**", *(f"**{total(report, 'count')}**" for report in columns.values())])
     for title, what in (("tensors in, MB", "bytes_in"), ("tensors out, MB", "bytes_out")):
         rows.append([title, *(f"{total(report, what) / 1e6:.2f}" for report in columns.values())])
-    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+    return markdown_table(["device operations", *columns], rows)
