@@ -16,6 +16,7 @@ from lerobot_pi0_ttnn.cli.doctor import card, compiler, environment, host, hub, 
 from lerobot_pi0_ttnn.cli.doctor.command import as_text, check_board, check_host
 from lerobot_pi0_ttnn.cli.doctor.finding import Finding
 from lerobot_pi0_ttnn.tt import cards
+from lerobot_pi0_ttnn.ttnn_api.installed import SFPI_TABLE
 
 NODE = Path("/dev/tenstorrent/0")
 WORMHOLE = card.Card("0000:01:00.0", "wormhole_b0", "n150", "19.2.0.0", "identity")
@@ -80,7 +81,7 @@ class TestPackages:
         ("version", "failure", "platform", "want", "word"),
         [
             ("0.81.1", None, "linux x86_64", "ok", "0.81.1"),
-            (None, None, "linux x86_64", "fail", "--no-deps ttnn"),
+            (None, None, "linux x86_64", "fail", '--no-deps "ttnn'),
             (None, None, "darwin arm64", "fail", "wheels are for linux x86_64"),
             ("0.81.1", "ImportError: libnuma.so.1", "linux x86_64", "fail", "libnuma.so.1"),
             ("0.65.0", None, "linux x86_64", "fail", "expected >=0.81"),
@@ -104,7 +105,7 @@ class TestCompiler:
 
     @pytest.fixture
     def root(self, tmp_path):
-        write(tmp_path / "ttnn" / compiler.VERSION_TABLE, "# sfpi release\nsfpi_version='7.89.0'\nsfpi_build='1050'\n")
+        write(tmp_path / "ttnn" / SFPI_TABLE, "# sfpi release\nsfpi_version='7.89.0'\nsfpi_build='1050'\n")
         return tmp_path / "ttnn"
 
     def check(self, root, banner=BANNER, *, real_kernels=True):

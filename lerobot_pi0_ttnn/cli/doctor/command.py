@@ -25,6 +25,7 @@ from ...emulation.boards import BOARDS
 from ...review import CHECKS, Severity, review
 from ...review.tokenizer import check_tokenizer, checkpoint_tokenizer
 from ...tt.cards import card_nodes, is_locked, visible_nodes
+from ...ttnn_api.installed import ttnn_folder
 from . import card, compiler, environment, host, hub, packages
 from .finding import Finding, Status
 
@@ -92,7 +93,7 @@ def check_board(to_open: str | None) -> list[Finding]:
         card.check_hugepages(cards, Path("/proc/mounts").read_text(), SYS),
         environment.check_environment(os.environ),
     ]
-    package = compiler.ttnn_folder()
+    package = ttnn_folder()
     if package is not None:
         findings.append(
             compiler.check_compiler(

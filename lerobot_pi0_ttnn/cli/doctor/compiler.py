@@ -2,30 +2,16 @@
 
 from __future__ import annotations
 
-import importlib.util
 import re
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
+from ...ttnn_api.installed import SFPI_TABLE, wanted_sfpi
 from .finding import Finding, Status
 
 SYSTEM_FOLDER = Path("/opt/tenstorrent/sfpi")
 COMPILER = Path("compiler/bin/riscv-tt-elf-g++")
-VERSION_TABLE = Path("tt_metal/sfpi-version")
-
-
-def ttnn_folder() -> Path | None:
-    """Returns the folder of the installed package ttnn, which is not imported; None where there is none."""
-    spec = importlib.util.find_spec("ttnn")
-    return Path(spec.origin).parent if spec and spec.origin else None
-
-
-def wanted_release(root: Path) -> str | None:
-    """Returns the release that ttnn's version table names, as `7.89.0`; None where the table or its entry is absent."""
-    table = root / VERSION_TABLE
-    found = re.search(r"^sfpi_version='?([\w.]+)", table.read_text(), re.MULTILINE) if table.is_file() else None
-    return found.group(1) if found else None
 
 
 def compiler_banner(compiler: Path) -> str:
@@ -50,8 +36,8 @@ def check_compiler(
         machine: the processor, as `x86_64`.
     """
     status: Status = "fail" if real_kernels else "warn"
-    wanted = wanted_release(root)
-    release = f"release {wanted}" if wanted else f"the release that {root / VERSION_TABLE} should name"
+    wanted = wanted_sfpi(root).get("version")
+    release = f"release {wanted}" if wanted else f"the release that {root / SFPI_TABLE} should name"
     page = "https://github.com/tenstorrent/sfpi/releases" + (f"/tag/{wanted}" if wanted else "")
     fix = f"install {release} for {machine} (.deb, .rpm, or the .txz unpacked to {system}) from {page}"
     for folder in (root / "runtime" / "sfpi", system):

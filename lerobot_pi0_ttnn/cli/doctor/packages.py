@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
+from ...ttnn_api.installed import PIP_INSTALLS
 from .finding import Finding
 
 DISTRIBUTION = "lerobot_policy_pi0_ttnn"
@@ -19,8 +20,8 @@ NUMPY_TRIED = SpecifierSet(">=2,<2.3")
 
 INSTALL_OURS = "install this package (`uv sync` or `pip install .` in its checkout): it brings the ranges it works with"
 INSTALL_TTNN = (
-    'with uv `uv sync`; with pip `pip install loguru graphviz "pandas>=2.0.3,<3" seaborn ml_dtypes networkx pyyaml '
-    "click`, then `pip install --no-deps ttnn==0.81.1`. Without it: --policy.backend=torch (`doctor --backend torch`)"
+    f"with uv `uv sync`; with pip {', then '.join(f'`{command}`' for command in PIP_INSTALLS)}. Without it: "
+    "--policy.backend=torch (`doctor --backend torch`)"
 )
 
 
