@@ -1,5 +1,1 @@
 """What `lerobot-pi0-ttnn doctor` looks for. A check is a function of what was found, so that tests can make a machine up."""
-
-from .command import register, run
-
-__all__ = ["register", "run"]

@@ -1,5 +1,1 @@
 """LeRobot's async policy server with this policy. Its modules are imported on use: LeRobot's make a `logs` folder on import."""
-
-from .command import register, run
-
-__all__ = ["register", "run"]
