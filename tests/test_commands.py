@@ -16,7 +16,7 @@ from lerobot_pi0_ttnn import cli
 from lerobot_pi0_ttnn.cli.serve.command import parse_flags
 
 ROOT = Path(__file__).parents[1]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 PROGRAMS = ("lerobot-pi0-ttnn", "python", "pytest")
 ENVIRONMENT = re.compile(r"\w+=\S*")
 
