@@ -14,10 +14,11 @@ import torch.nn.functional as F
 import ttnn
 from torch import Tensor
 
+from lerobot_pi0_ttnn.analysis.markdown import markdown_lines
 from lerobot_pi0_ttnn.model_config import GEMMA_2B, GEMMA_300M
 from lerobot_pi0_ttnn.tt.board import open_board
 from lerobot_pi0_ttnn.tt.gemma import KeyValueCache, rotary_tables
-from lerobot_pi0_ttnn.tt.heads import split_heads
+from lerobot_pi0_ttnn.tt.ops.heads import split_heads
 from lerobot_pi0_ttnn.tt.program import TILE, Programs, norm_program, sdpa_program
 from lerobot_pi0_ttnn.tt.weights import to_device
 
@@ -117,6 +118,24 @@ def error(result: ttnn.Tensor, expected: Tensor) -> float:
     return float(difference.square().mean().sqrt() / expected.std())
 
 
+def measured(device: Any, rows: int) -> Iterator[list[str]]:
+    """Yields for each operation its name and its error by each of the choices."""
+    for name, operation, expected in operations(device, rows):
+        cells = []
+        for fidelity, is_float32 in CHOICES:
+            if "our own" in name and not is_float32:
+                cells.append("")  # it always accumulates float32
+                continue
+            kernel = Kernel(
+                math_fidelity=getattr(ttnn.MathFidelity, fidelity),
+                math_approx_mode=False,
+                fp32_dest_acc_en=is_float32,
+                packer_l1_acc=True,
+            )
+            cells.append(f"{error(operation(kernel), expected):.4f}")
+        yield [name, *cells]
+
+
 def main() -> None:
     """Prints the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -124,22 +143,9 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=2 * TILE, help="of the operands, a multiple of 32")
     options = parser.parse_args()
     titles = [f"{fidelity}, {'float32' if is_float32 else 'bfloat16'}" for fidelity, is_float32 in CHOICES]
-    print(f"| operation | {' | '.join(titles)} |\n| --- |{' ---: |' * len(titles)}")
     with open_board(options.board) as board, board.in_use("comparing fidelities"):
-        for name, operation, expected in operations(board.device, options.rows):
-            cells = []
-            for fidelity, is_float32 in CHOICES:
-                if "our own" in name and not is_float32:
-                    cells.append("")  # it always accumulates float32
-                    continue
-                kernel = Kernel(
-                    math_fidelity=getattr(ttnn.MathFidelity, fidelity),
-                    math_approx_mode=False,
-                    fp32_dest_acc_en=is_float32,
-                    packer_l1_acc=True,
-                )
-                cells.append(f"{error(operation(kernel), expected):.4f}")
-            print(f"| {name} | {' | '.join(cells)} |", flush=True)
+        for line in markdown_lines(["operation", *titles], measured(board.device, options.rows)):
+            print(line, flush=True)
 
 
 if __name__ == "__main__":

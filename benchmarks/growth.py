@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from pathlib import Path
 
+from lerobot_pi0_ttnn.analysis.markdown import markdown_table
+
 BASE = {"cameras": 2, "tokens": 12, "steps": 10, "batch": 1}
 """One thing at a time is moved from here."""
 GROWTH = {"cameras": (1, 2, 3), "tokens": (12, 48), "steps": (5, 10, 20), "batch": (1, 2, 4)}
@@ -22,12 +24,12 @@ def growth_table(costs: Costs, heading: str, digits: int) -> str:
         digits: after the decimal point.
     """
     stages = list(costs["cameras", BASE["cameras"]])
-    lines = [f"| {heading} | {' | '.join(stages)} | all |", f"| --- |{' ---: |' * (len(stages) + 1)}"]
+    rows = []
     for (what, value), by_stage in costs.items():
         cells = [by_stage[stage] for stage in stages]
         cells.append(sum(cells))
-        lines.append(f"| {what} {value} | {' | '.join(f'{cell:.{digits}f}' for cell in cells)} |")
-    return "\n".join(lines)
+        rows.append([f"{what} {value}", *(f"{cell:.{digits}f}" for cell in cells)])
+    return markdown_table([heading, *stages, "all"], rows)
 
 
 def draw(costs: Costs, unit: str, title: str, output: Path) -> None:

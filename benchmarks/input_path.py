@@ -22,6 +22,7 @@ from lerobot.configs import FeatureType, PolicyFeature
 from lerobot.policies.pi0.configuration_pi0 import PI0Config
 from lerobot.policies.pi0.modeling_pi0 import PI0Policy
 
+from lerobot_pi0_ttnn.analysis.markdown import markdown_table
 from lerobot_pi0_ttnn.model_config import PI0_BASE
 from lerobot_pi0_ttnn.observation import ObservationReader
 from lerobot_pi0_ttnn.tt.board import open_board
@@ -95,9 +96,8 @@ def measure(rounds: int) -> dict[str, float]:
 
 def as_markdown(medians: dict[str, float]) -> str:
     """Returns the table for docs/input.md."""
-    lines = ["| | ms | of LeRobot's |", "|---|---:|---:|"]
-    lines += [f"| {name} | {value:.3f} | {value / medians[LEROBOT]:.2f} |" for name, value in medians.items()]
-    return "\n".join(lines)
+    rows = [[name, f"{value:.3f}", f"{value / medians[LEROBOT]:.2f}"] for name, value in medians.items()]
+    return markdown_table(["", "ms", "of LeRobot's"], rows)
 
 
 def main() -> None:

@@ -15,6 +15,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from lerobot_pi0_ttnn.analysis.markdown import markdown_table
 from lerobot_pi0_ttnn.reference import PI0ModelTorch
 from tests.oracle import CAMERAS, make_batch, make_lerobot_policy, make_noise, model_inputs, state_dict
 
@@ -55,10 +56,13 @@ def main() -> None:
     first = {name: timed(ask) for name, ask in candidates.items()}
     rounds = [{name: timed(ask) for name, ask in candidates.items()} for _ in range(options.rounds)]
     base = "LeRobot, eager"
-    print("| | first chunk, s | later ones, s | eager's time / its |\n|---|---:|---:|---:|")
+    rows = []
     for name in candidates:
         ratio = statistics.median(turn[base] / turn[name] for turn in rounds)
-        print(f"| {name} | {first[name]:.1f} | {statistics.median(turn[name] for turn in rounds):.2f} | {ratio:.2f} |")
+        rows.append(
+            [name, f"{first[name]:.1f}", f"{statistics.median(turn[name] for turn in rounds):.2f}", f"{ratio:.2f}"]
+        )
+    print(markdown_table(["", "first chunk, s", "later ones, s", "eager's time / its"], rows))
 
 
 if __name__ == "__main__":

@@ -22,6 +22,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lerobot_pi0_ttnn.analysis.markdown import markdown_table
 from lerobot_pi0_ttnn.model_config import PI0_BASE, PI0ModelConfig
 
 CAMERAS = ("base", "left_wrist", "right_wrist")
@@ -253,9 +254,9 @@ def correlation(a: Tensor, b: Tensor) -> float:
     return float(torch.corrcoef(torch.stack([a.flatten(), b.flatten()]))[0, 1])
 
 
-def as_markdown(table: dict[str, Any]) -> str:
+def as_markdown(measured: dict[str, Any]) -> str:
     """Returns the table for the README."""
-    theirs, ours = (table["candidates"][name] for name in CANDIDATES)
+    theirs, ours = (measured["candidates"][name] for name in CANDIDATES)
     rows = [("checkpoint to ready, s", theirs["ready_s"], ours["ready_s"])]
     rows += [("checkpoint to ready without warming up, s", theirs["loaded_s"], ours["loaded_s"])]
     rows += [("peak memory, GiB", theirs["peak_gib"], ours["peak_gib"])]
@@ -264,9 +265,9 @@ def as_markdown(table: dict[str, Any]) -> str:
         for case in sorted(ours["chunk_s"], key=lambda case: case[::-1])
     ]
     worst = [min(candidate["pcc_vs_float32"].values()) for candidate in (theirs, ours)]
-    lines = ["| | LeRobot | ours | ratio |", "|---|---|---|---|"]
-    lines += [f"| {name} | {a} | {b} | {a / b:.1f}x |" if b else f"| {name} | {a} | {b} | |" for name, a, b in rows]
-    return "\n".join([*lines, f"| PCC against float32, worst | {worst[0]:.6f} | {worst[1]:.6f} | |"])
+    cells = [[name, str(a), str(b), f"{a / b:.1f}x" if b else ""] for name, a, b in rows]
+    cells.append(["PCC against float32, worst", *(f"{pcc:.6f}" for pcc in worst), ""])
+    return markdown_table(["", "LeRobot", "ours", "ratio"], cells)
 
 
 if __name__ == "__main__":

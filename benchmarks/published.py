@@ -1,4 +1,4 @@
-"""What others have measured on cards, as lists of operations: `tt/cost.py` predicts them by the same functions as ours.
+"""What others have measured on cards, as lists of operations: `analysis/cost.py` predicts them by the same functions as ours.
 
 Operations that a source does not describe are filled in by stock ttnn ones, which is said at each. Several cases calibrate a
 constant of the model, and are marked: they show that it is put in rightly, no more.
@@ -9,10 +9,12 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from math import prod
 
-from lerobot_pi0_ttnn.tt.blocking import TILE_BYTES, Blocks, Matmul, matmul_blocks
-from lerobot_pi0_ttnn.tt.chips import CHIPS
-from lerobot_pi0_ttnn.tt.cost import TILE, Machine, cost, tiles
-from lerobot_pi0_ttnn.tt.graph import DeviceOperation, Operand, Place
+from lerobot_pi0_ttnn.analysis.chips import CHIPS
+from lerobot_pi0_ttnn.analysis.cost import Machine, cost
+from lerobot_pi0_ttnn.analysis.graph import DeviceOperation, Operand, Place
+from lerobot_pi0_ttnn.analysis.markdown import markdown_table
+from lerobot_pi0_ttnn.tt.blocking import Blocks, Matmul, matmul_blocks
+from lerobot_pi0_ttnn.ttnn_api.tiles import TILE, TILE_BYTES, tiles
 
 BF16, BFP8, BFP4 = "BFLOAT16", "BFLOAT8_B", "BFLOAT4_B"
 
@@ -316,20 +318,16 @@ CASES = [
 ]
 
 
-def table() -> str:
+def published_table() -> str:
     """Returns all cases as a Markdown table."""
-    lines = [
-        "| what others measured | where from | published, ms | predicted, ms | off by | |",
-        "| --- | --- | ---: | ---: | ---: | --- |",
-    ]
+    rows = []
     for case in CASES:
         predicted = case.predicted()
         off = f"{predicted / case.milliseconds - 1:+.0%}"
         calibrates = "calibrates" if case.calibrates else ""
-        lines.append(
-            f"| {case.what} | {case.source} | {case.milliseconds:.3g} | {predicted:.3g} | {off} | {calibrates} |"
-        )
-    return "\n".join(lines)
+        rows.append([case.what, case.source, f"{case.milliseconds:.3g}", f"{predicted:.3g}", off, calibrates])
+    header = ["what others measured", "where from", "published, ms", "predicted, ms", "off by", ""]
+    return markdown_table(header, rows, text=["where from", ""])
 
 
 def errors() -> str:
@@ -344,7 +342,7 @@ def errors() -> str:
 def main() -> None:
     """Prints the errors and the table."""
     argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
-    print(f"{errors()}\n\n{table()}")
+    print(f"{errors()}\n\n{published_table()}")
 
 
 if __name__ == "__main__":

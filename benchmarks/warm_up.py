@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 
 from lerobot_pi0_ttnn import PI0TTNNPolicy
+from lerobot_pi0_ttnn.analysis.markdown import markdown_table
 
 from .lerobot_cpu import make_batch
 
@@ -38,10 +39,11 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, default=Path("outputs/benchmark_checkpoint"))
     folder = parser.parse_args().folder
     print(f"threads: {torch.get_num_threads()}")
-    print("| warm_up | ready, s | first chunk / third |\n|---|---|---|")
+    rows = []
     for warm_up in (False, True):
         ready, chunks = measure(folder, warm_up=warm_up)
-        print(f"| {str(warm_up).lower()} | {ready:.1f} | {chunks[0] / chunks[-1]:.2f} |")
+        rows.append([str(warm_up).lower(), f"{ready:.1f}", f"{chunks[0] / chunks[-1]:.2f}"])
+    print(markdown_table(["warm_up", "ready, s", "first chunk / third"], rows))
 
 
 if __name__ == "__main__":

@@ -1,17 +1,16 @@
-"""How long chunks take and where the time goes: histograms that cost microseconds and never grow."""
+"""How long chunks take and where the time goes."""
 
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 
 import numpy as np
 
-SHORTEST, RESOLUTION = 1e-6, 1.01
-"""In seconds, and as a ratio: a percentile is known to 1 %."""
-BINS = 2100
-"""Up to 20 minutes; what takes longer is counted in the last."""
+WINDOW = 10_000
+"""Durations of a stage that are kept: percentiles and jitter are of the last so many."""
 
 Stage = Callable[[str], AbstractContextManager[None]]
 """Called with a stage's name, returns the context in which its work is done."""
@@ -24,15 +23,15 @@ def untimed(name: str) -> AbstractContextManager[None]:
 
 @dataclass(frozen=True)
 class Summary:
-    """What there is to say of many durations, in seconds.
+    """The distribution of many durations, in seconds.
 
     Attributes:
-        count: how many.
-        p50: half of them are no longer, to 1 %, upwards.
+        count: how many, all of them.
+        p50: half of the last `WINDOW` are no longer.
         p95: likewise.
         p99: likewise.
-        max: the longest, exactly.
-        jitter: their standard deviation.
+        max: the longest of all.
+        jitter: the standard deviation of the last `WINDOW`.
     """
 
     count: int
@@ -43,41 +42,24 @@ class Summary:
     jitter: float
 
 
-class Histogram:
-    """Durations, counted in bins 1 % apart."""
+class Durations:
+    """The durations of one stage, of which the last `WINDOW` are kept."""
 
     def __init__(self) -> None:
-        self.counts = np.zeros(BINS, dtype=np.int64)
-        self._count, self._mean, self._squares, self._longest = 0, 0.0, 0.0, 0.0
+        self._last: deque[float] = deque(maxlen=WINDOW)
+        self._count, self._longest = 0, 0.0
 
     def add(self, seconds: float) -> None:
         """Counts one duration, in seconds."""
-        position = np.log(max(seconds, SHORTEST) / SHORTEST) / np.log(RESOLUTION)
-        self.counts[min(int(np.ceil(position)), BINS - 1)] += 1
+        self._last.append(seconds)
         self._count += 1
-        distance = seconds - self._mean
-        self._mean += distance / self._count
-        self._squares += distance * (seconds - self._mean)
         self._longest = max(self._longest, seconds)
 
-    def percentile(self, percent: float) -> float:
-        """Returns the seconds that so many percent of the durations do not exceed; NaN where there are none."""
-        if not self._count:
-            return float("nan")
-        rank = max(int(np.ceil(self._count * percent / 100)), 1)
-        position = int(np.searchsorted(np.cumsum(self.counts), rank))
-        return min(SHORTEST * float(RESOLUTION) ** position, self._longest)
-
     def summary(self) -> Summary:
-        """Returns what there is to say of the durations."""
-        return Summary(
-            self._count,
-            self.percentile(50),
-            self.percentile(95),
-            self.percentile(99),
-            self._longest,
-            float(np.sqrt(self._squares / self._count)) if self._count else 0.0,
-        )
+        """Returns the distribution of the durations, of which there is at least one."""
+        last = np.array(self._last)
+        p50, p95, p99 = (float(value) for value in np.percentile(last, (50, 95, 99), method="inverted_cdf"))
+        return Summary(self._count, p50, p95, p99, self._longest, float(last.std()))
 
 
 def timed_steps[T](velocity: Callable[[T, int], T], stage: Stage) -> Callable[[T, int], T]:
@@ -94,7 +76,7 @@ class Stopwatch:
     """Times stages by name, in whatever thread they run. A stage that raises is not counted."""
 
     def __init__(self) -> None:
-        self.histograms: dict[str, Histogram] = {}
+        self.durations: dict[str, Durations] = {}
         self._adding = threading.Lock()
 
     @contextmanager
@@ -111,9 +93,9 @@ class Stopwatch:
             wait()
         took = time.perf_counter() - start
         with self._adding:
-            self.histograms.setdefault(name, Histogram()).add(took)
+            self.durations.setdefault(name, Durations()).add(took)
 
     def summaries(self) -> dict[str, Summary]:
-        """Returns what there is to say of each stage, in the order in which they were first timed."""
+        """Returns the distribution of each stage, in the order in which they were first timed."""
         with self._adding:
-            return {name: histogram.summary() for name, histogram in self.histograms.items()}
+            return {name: durations.summary() for name, durations in self.durations.items()}

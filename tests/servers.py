@@ -97,7 +97,7 @@ def open_servicer(folder: Path) -> Iterator[Any]:
     handlers, level = list(root.handlers), root.level
     patch.chdir(folder)
     try:
-        from lerobot_pi0_ttnn.serving.policy_server import PI0TTNNPolicyServer
+        from lerobot_pi0_ttnn.cli.serve.policy_server import PI0TTNNPolicyServer
     finally:
         patch.undo()
         for handler in set(root.handlers) - set(handlers):

@@ -47,9 +47,6 @@ CASES = {
     "target and to save": {"target_modules": ["q_proj", "state_proj"], "modules_to_save": ["state_proj"]},
     "bias all": {"target_modules": EVERY_LINEAR, "bias": "all"},
     "bias lora_only": {"bias": "lora_only"},
-    "lora_bias": {"r": 4, "lora_alpha": 12, "target_modules": ["state_proj", "fc1"], "lora_bias": True},
-    "embeddings": {"r": 4, "lora_alpha": 12, "target_modules": ["embed_tokens", "position_embedding"]},
-    "convolution": {"r": 4, "lora_alpha": 12, "target_modules": ["patch_embedding"]},
     "some layers": {"target_modules": ["q_proj"], "layers_to_transform": [1], "layers_pattern": "layers"},
     "excluded": {"target_modules": ["q_proj", "state_proj"], "exclude_modules": r".*vision_tower.*"},
     "unused heads": {"target_modules": ["lm_head", "q_proj"]},
@@ -255,6 +252,7 @@ class TestHub:
         ({"alora_invocation_tokens": [1]}, "activated LoRA"),
         ({"megatron_config": {"a": 1}}, r"megatron_config=\{'a': 1\}"),
         ({"invented_next_year": 3}, "invented_next_year=3"),
+        ({"lora_bias": True}, r"biases on B \(lora_bias\)"),
         ({"use_dora": True, "use_qalora": True}, r"DoRA \(use_dora\), QA-LoRA"),
         ({"base_model_name_or_path": None}, r"does not say which model it adapts; give .*--policy\.base_model"),
         ({"base_model_name_or_path": ""}, r"does not say which model it adapts; give .*--policy\.base_model"),
@@ -298,6 +296,19 @@ Q0 = f"{PREFIX}{EXPERT_Q0}"
 
 
 class TestKeys:
+    @pytest.mark.parametrize(
+        ("target", "message"),
+        [
+            ("embed_tokens", "lora_embedding_A: not of plain LoRA on a linear layer"),
+            ("patch_embedding", r"rank 8 and weight \(96, 3, 14, 14\) do not fit"),
+        ],
+    )
+    def test_layers_that_are_not_linear(self, base, tmp_path, target, message):
+        """No public adapter of pi0 has any."""
+        folder = train(base, tmp_path / "adapter", r=8, target_modules=[target])
+        with pytest.raises(ValueError, match=message):
+            PI0TTNNPolicy.from_pretrained(folder)
+
     def test_all_that_is_wrong_is_in_one_error(self, copy):
         def change(tensors):
             tensors[f"{PREFIX}vqvae.lora_A.weight"] = torch.zeros(4, 8)
@@ -305,9 +316,7 @@ class TestKeys:
             tensors[f"{PREFIX}head.weight"] = torch.zeros(3)
             tensors[f"{PREFIX}action_out_proj.base_layer.bias"] = torch.zeros(31)
             tensors[f"{PREFIX}state_proj.lora_A.weight"] = torch.zeros(5, 32)
-            tensors[f"{PREFIX}action_in_proj.lora_B.bias"] = torch.zeros(63)
             tensors[f"{PREFIX}action_time_mlp_in.lora_magnitude_vector"] = torch.zeros(64)
-            tensors[f"{Q0}.lora_B.bias"] = torch.zeros(256)
             del tensors[f"{PREFIX}action_time_mlp_out.lora_B.weight"]
 
         edit_tensors(copy, change)
@@ -320,9 +329,7 @@ class TestKeys:
                 f"  {PREFIX}head.weight: pi0 has no such tensor",
                 f"  {PREFIX}action_out_proj.base_layer.bias: expected (32,), got (31,)",
                 "  model.state_proj: rank 4 and weight (64, 32) do not fit A (5, 32) and B (64, 4)",
-                f"  {PREFIX}action_in_proj.lora_B.bias: (63,) cannot be added to the bias, (64,)",
-                f"  {PREFIX}action_time_mlp_in.lora_magnitude_vector: not of plain LoRA",
-                f"  {Q0}.lora_B.bias: (256,) cannot be added to the bias, there is none",
+                f"  {PREFIX}action_time_mlp_in.lora_magnitude_vector: not of plain LoRA on a linear layer",
                 f"  {PREFIX}action_time_mlp_out.lora_A.weight: the other of lora_A and lora_B is absent",
                 "  action_time_mlp_out.weight: the adapter's target_modules name it, but its lora_A and lora_B are absent",
             ]

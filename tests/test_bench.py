@@ -9,9 +9,10 @@ import torch
 
 from lerobot_pi0_ttnn.checkpoint.files import CheckpointSource
 from lerobot_pi0_ttnn.cli import main
-from lerobot_pi0_ttnn.cli.bench import as_text, draw, make_batch
+from lerobot_pi0_ttnn.cli.bench.command import make_batch
+from lerobot_pi0_ttnn.cli.bench.report import as_text, draw
+from lerobot_pi0_ttnn.cli.doctor.card import Card
 from lerobot_pi0_ttnn.configuration_pi0_ttnn import load_config
-from lerobot_pi0_ttnn.doctor.card import Card
 from lerobot_pi0_ttnn.latency_report import HOST, TOTAL
 from tests.checkpoints import edit_json, save_lerobot_checkpoint
 from tests.oracle import make_lerobot_policy
@@ -62,7 +63,7 @@ def test_a_card_is_timed_with_and_without_waiting(run, board, monkeypatch):
     monkeypatch.setattr(type(board), "wait", lambda board: waited.append(board) or time.sleep(0.15))
     read = iter(("1000", "880"))
     card = Card("0000:01:00.0", "wormhole_b0", "n150", "", "")
-    monkeypatch.setattr("lerobot_pi0_ttnn.cli.bench.read_cards", lambda sys: [replace(card, clock=next(read))])
+    monkeypatch.setattr("lerobot_pi0_ttnn.cli.bench.command.read_cards", lambda sys: [replace(card, clock=next(read))])
     text, result = run("--cameras", "1")
     assert result["backends"]["ttnn"]["clock_mhz"] == {
         "n150 at 0000:01:00.0": {"before": "1000", "after": "880", "full": 1000}

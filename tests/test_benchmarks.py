@@ -2,7 +2,6 @@
 
 import multiprocessing
 import threading
-from dataclasses import replace
 from functools import partial
 
 import pytest
@@ -10,14 +9,12 @@ import torch
 
 from benchmarks import (
     fidelity,
-    graph,
     input_path,
     lerobot_compiled,
     lerobot_cpu,
     prediction,
     published,
     scaling_cpu,
-    tensor_parallel,
     warm_up,
 )
 from lerobot_pi0_ttnn import PI0TTNNPolicy
@@ -47,7 +44,9 @@ def tiny_policy(monkeypatch):
 
 
 def rows(printed):
-    return [line.split("|")[1].strip() for line in printed.splitlines() if line.startswith("| ")]
+    """The first cell of each line of a table, its header's first."""
+    first = (line.split("|")[1].strip() for line in printed.splitlines() if line.startswith("| "))
+    return [cell for cell in first if cell != "---"]
 
 
 def test_against_lerobot(checkpoint, tiny_policy, monkeypatch):
@@ -118,7 +117,7 @@ def test_scaling(command_line, monkeypatch, capsys):
     monkeypatch.setattr(scaling_cpu, "POINTS", points)
     command_line("--rounds", 1)
     scaling_cpu.main()
-    assert rows(capsys.readouterr().out)[2:] == ["cameras 2", "tokens 48"]
+    assert rows(capsys.readouterr().out)[1:] == ["cameras 2", "tokens 48"]
 
 
 def test_lerobot_compiled(command_line, monkeypatch, capsys):
@@ -135,18 +134,12 @@ class TestOnABoard:
     def _emulated(self, board, monkeypatch):
         if board.kind != "emulated":
             pytest.skip(f"only an emulated board follows shapes without values, this is a {board.kind}")
-        for module in (graph, prediction, tensor_parallel):
-            monkeypatch.setattr(module, "PI0_BASE", TINY)
+        monkeypatch.setattr(prediction, "PI0_BASE", TINY)
 
     def test_input_path(self, board, command_line, capsys):
         command_line("--rounds", 1, "--board", board.name)
         input_path.main()
         assert input_path.OURS in rows(capsys.readouterr().out)
-
-    def test_graph(self, board, command_line, capsys):
-        command_line(board.name)
-        graph.main()
-        assert "**all**" in rows(capsys.readouterr().out)
 
     def test_fidelity(self, board, command_line, capsys):
         command_line("--board", board.name, "--rows", 32)
@@ -159,16 +152,8 @@ class TestOnABoard:
         assert "**all, predicted**" in rows(capsys.readouterr().out)
         assert (tmp_path / "plot.png").read_bytes().startswith(b"\x89PNG")
 
-    def test_tensor_parallel(self, board, command_line, monkeypatch, capsys):
-        wide = replace(TINY, vlm=replace(TINY.vlm, width=512))  # as small as what was measured of exchanges
-        monkeypatch.setattr(tensor_parallel, "PI0_BASE", wide)
-        monkeypatch.setattr(tensor_parallel, "BOARD", board.name)
-        command_line()
-        tensor_parallel.main()
-        assert "**all, predicted**" in rows(capsys.readouterr().out)
-
 
 def test_published(command_line, capsys):
     command_line()
     published.main()
-    assert len(rows(capsys.readouterr().out)) == 2 + len(published.CASES)
+    assert len(rows(capsys.readouterr().out)) == 1 + len(published.CASES)

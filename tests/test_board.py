@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import os
 import subprocess
 import sys
@@ -13,7 +12,6 @@ from types import SimpleNamespace
 
 import pytest
 
-import lerobot_pi0_ttnn
 from lerobot_pi0_ttnn.tt import board as boards
 from lerobot_pi0_ttnn.tt import cards, opening
 from lerobot_pi0_ttnn.tt.board import open_board
@@ -152,7 +150,7 @@ def test_without_ttnn_the_error_is_the_recipe(machine, monkeypatch):
     monkeypatch.setitem(sys.modules, "ttnn", None)
     with pytest.raises(ImportError) as error:
         open_board("auto")
-    for word in ("uv sync", "pip install --no-deps ttnn==0.81.1", "loguru", "--policy.backend=torch"):
+    for word in ("uv sync", 'pip install --no-deps "ttnn>=0.81,<0.82"', "loguru", "--policy.backend=torch"):
         assert word in str(error.value)
 
 
@@ -280,19 +278,6 @@ def test_cards_are_ordered_by_number(machine):
 def test_shapes_only_needs_an_emulated_board(machine):
     with open_board("auto") as board, pytest.raises(RuntimeError, match="needs an emulated board"), board.shapes_only():
         pass
-
-
-def test_only_two_packages_import_ttnn():
-    root = Path(lerobot_pi0_ttnn.__file__).parent
-    importers = {
-        path.relative_to(root).parts[0]
-        for path in root.rglob("*.py")
-        for node in ast.walk(ast.parse(path.read_text()))
-        if isinstance(node, (ast.Import, ast.ImportFrom))
-        for name in ([alias.name for alias in node.names] if isinstance(node, ast.Import) else [node.module or ""])
-        if name.split(".")[0] == "ttnn"
-    }
-    assert importers == {"tt", "emulation"}
 
 
 def test_a_closed_board_says_what_it_was(machine):

@@ -1,7 +1,6 @@
 """The cost model: arithmetic against numbers by hand, and against what others measured on cards."""
 
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
@@ -15,19 +14,16 @@ from benchmarks.published import (
     P150,
     P150_130,
     attention,
-    errors,
     matmul,
     norm,
     operation,
     pointwise,
-    table,
 )
+from lerobot_pi0_ttnn.analysis.chips import CHIPS, Chip
+from lerobot_pi0_ttnn.analysis.cost import Machine, cost, machine
+from lerobot_pi0_ttnn.analysis.prediction import floor
 from lerobot_pi0_ttnn.tt.blocking import Blocks, ttnn_inner_block
-from lerobot_pi0_ttnn.tt.chips import CHIPS, Chip
-from lerobot_pi0_ttnn.tt.cost import Machine, cost, machine
-from lerobot_pi0_ttnn.tt.prediction import floor
-
-DOCS = Path(__file__).parents[1] / "docs" / "prediction.md"
+from lerobot_pi0_ttnn.tt.ops.heads import SPLIT_HEADS
 
 PLAIN = Chip(
     clock=1.0,
@@ -158,14 +154,39 @@ def test_a_norm_has_work_for_as_many_cores_as_rows_of_tiles():
     assert cost(pointwise(64, 1024), SMALL).cores == 8
 
 
-def test_of_a_table_and_of_caches_only_a_part_is_moved():
+def test_of_a_table_only_a_part_is_moved():
     table = operation("Embeddings", [((1, 64), "FLOAT32"), ((100_000, 64), BF16)], made=8192)
     assert cost(table, SMALL).bytes == 2 * 4096 + 8192 + 8192
-    cache = ((1, 1, 8192, 256), BF16)
-    tables = [((1, 1, 64, 256), "FLOAT32")] * 2
-    heads = operation("GenericOp", [((1, 1, 64, 2560), BF16), *tables, cache, cache], made=0)
-    assert cost(heads, SMALL).bytes == 2 * 64 * 2560 * 2 + 2 * 64 * 256 * 4
-    assert cost(heads, replace(SMALL, rows=100)).cores == 2 * 9
+
+
+def split_heads_of(queries: int, *, near: int = 0):
+    """Eight heads at most of 256, 64 tokens, a cache of 8192; so many of the tensors in L1: the projection, the queries."""
+    projection, table = ((1, 1, 64, 256 * (queries + 2)), BF16), ((1, 1, 64, 256), "FLOAT32")
+    made, cache = [((1, queries, 64, 256), BF16)] if queries else [], ((1, 1, 8192, 256), BF16)
+    handed = operation("GenericOp", [projection, table, table, *made, cache, cache], made=0, own=SPLIT_HEADS)
+    moved = {("DRAM", 0): ("L1", 0), ("DRAM", 3): ("L1", 3)}
+    moved = dict(list(moved.items())[:near])
+    inputs, operands = (
+        {moved.get(place, place): value for place, value in kept.items()} for kept in (handed.inputs, handed.operands)
+    )
+    return replace(handed, inputs=inputs, operands=operands)
+
+
+def test_heads_apart():
+    """A unit for each rotated head and row of tiles; it reads its tiles twice and its row of both tables."""
+    head, table = 2 * 8 * 2048, 2 * 8 * 4096
+    spent = cost(split_heads_of(8), replace(SMALL, rows=100))
+    assert spent.cores == 2 * 9
+    assert spent.bytes == (2 * 9 + 1) * head + 2 * 9 * table + 8 * head + 2 * head
+    assert cost(split_heads_of(8, near=1), SMALL).bytes == 2 * 9 * table + 8 * head + 2 * head
+    assert cost(split_heads_of(8, near=2), SMALL).bytes == 2 * 9 * table + 2 * head
+    alone = cost(split_heads_of(0), replace(SMALL, rows=100))
+    assert (alone.cores, alone.bytes) == (2, 3 * head + 2 * table + 2 * head), "the key and the value alone"
+
+
+def test_a_program_without_a_cost_is_an_error():
+    with pytest.raises(ValueError, match="GenericOp: expected a program with a cost"):
+        cost(operation("GenericOp", [((64, 64), BF16)], made=0), SMALL)
 
 
 def test_what_lies_in_l1_is_not_read_from_dram():
@@ -228,8 +249,3 @@ def test_what_others_measured_to_be_slower_is_predicted_to_be_slower():
         if slow.milliseconds >= 1.5 * quick.milliseconds and predicted[slow.what] <= predicted[quick.what]
     ]
     assert wrong == []
-
-
-def test_the_table_of_what_others_measured_is_what_the_code_prints():
-    for printed in (errors(), table()):
-        assert printed in DOCS.read_text(), "uv run python -m benchmarks.published"

@@ -12,10 +12,11 @@ from packaging.specifiers import SpecifierSet
 
 from lerobot_pi0_ttnn.checkpoint.tokenizer import NamedTokenizer, TokenizerState
 from lerobot_pi0_ttnn.cli import main
-from lerobot_pi0_ttnn.cli.doctor import as_text, check_board, check_host
-from lerobot_pi0_ttnn.doctor import card, compiler, environment, host, hub, packages
-from lerobot_pi0_ttnn.doctor.finding import Finding
+from lerobot_pi0_ttnn.cli.doctor import card, compiler, environment, host, hub, packages
+from lerobot_pi0_ttnn.cli.doctor.command import as_text, check_board, check_host
+from lerobot_pi0_ttnn.cli.doctor.finding import Finding
 from lerobot_pi0_ttnn.tt import cards
+from lerobot_pi0_ttnn.ttnn_api.installed import SFPI_TABLE
 
 NODE = Path("/dev/tenstorrent/0")
 WORMHOLE = card.Card("0000:01:00.0", "wormhole_b0", "n150", "19.2.0.0", "identity")
@@ -80,7 +81,7 @@ class TestPackages:
         ("version", "failure", "platform", "want", "word"),
         [
             ("0.81.1", None, "linux x86_64", "ok", "0.81.1"),
-            (None, None, "linux x86_64", "fail", "--no-deps ttnn"),
+            (None, None, "linux x86_64", "fail", '--no-deps "ttnn'),
             (None, None, "darwin arm64", "fail", "wheels are for linux x86_64"),
             ("0.81.1", "ImportError: libnuma.so.1", "linux x86_64", "fail", "libnuma.so.1"),
             ("0.65.0", None, "linux x86_64", "fail", "expected >=0.81"),
@@ -104,7 +105,7 @@ class TestCompiler:
 
     @pytest.fixture
     def root(self, tmp_path):
-        write(tmp_path / "ttnn" / compiler.VERSION_TABLE, "# sfpi release\nsfpi_version='7.89.0'\nsfpi_build='1050'\n")
+        write(tmp_path / "ttnn" / SFPI_TABLE, "# sfpi release\nsfpi_version='7.89.0'\nsfpi_build='1050'\n")
         return tmp_path / "ttnn"
 
     def check(self, root, banner=BANNER, *, real_kernels=True):
@@ -452,7 +453,7 @@ class TestCommand:
     def test_a_board_is_opened_only_if_asked(self, monkeypatch):
         opened = []
         monkeypatch.setattr(
-            "lerobot_pi0_ttnn.cli.doctor.open_board_apart",
+            "lerobot_pi0_ttnn.cli.doctor.command.open_board_apart",
             lambda name: opened.append(name) or Finding("grid", "ok", name),
         )
         check_board(None)
@@ -469,12 +470,12 @@ class TestCommand:
 
     def test_opens_a_board(self):
         pytest.importorskip("ttnn", reason="the TTNN backend's package is not installed")
-        from lerobot_pi0_ttnn.cli.doctor import open_board_apart
+        from lerobot_pi0_ttnn.cli.doctor.command import open_board_apart
 
         assert status(open_board_apart("emulated:n150"), "8 x 8 workers") == "ok"
 
     def test_a_board_that_cannot_be_opened(self, monkeypatch):
-        from lerobot_pi0_ttnn.cli import doctor
+        from lerobot_pi0_ttnn.cli.doctor import command as doctor
 
         ended = subprocess.CompletedProcess([], 1, stdout="", stderr="Traceback:\nRuntimeError: TT_THROW: no card\n")
         monkeypatch.setattr(doctor.subprocess, "run", lambda *_, **__: ended)

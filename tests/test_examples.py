@@ -7,12 +7,15 @@ by the real program's own parser.
 import json
 import os
 import re
+import runpy
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import draccus
 import pytest
+import torch
 from lerobot.async_inference.configs import RobotClientConfig
 from lerobot.configs import PreTrainedConfig, parser
 from lerobot.configs.eval import EvalPipelineConfig
@@ -20,8 +23,10 @@ from lerobot.rollout import RolloutConfig
 from lerobot.scripts import lerobot_rollout  # noqa: F401 - registers the robots and cameras
 from lerobot.scripts.lerobot_calibrate import CalibrateConfig
 
-from lerobot_pi0_ttnn import cli
-from tests.robots import save_robot_checkpoint
+from lerobot_pi0_ttnn import PI0TTNNPolicy, cli
+from lerobot_pi0_ttnn.recording import read_recording
+from tests.processes import FAKE_ROBOT
+from tests.robots import NAMES, events, in_degrees, moves, save_robot_checkpoint
 
 ROOT = Path(__file__).parents[1]
 EXAMPLES = sorted((ROOT / "examples").glob("*.sh"))
@@ -84,7 +89,7 @@ def parse_python(argv, monkeypatch):
 
 
 def parse_ours(argv, monkeypatch):
-    subcommand = next(module for module in cli.SUBCOMMANDS if module.__name__.endswith(f".{argv[1]}"))
+    subcommand = cli.SUBCOMMANDS[argv[1]]
     if argv[1] == "serve":
         return subcommand.parse_flags(argv[2:])
     parsed = []
@@ -142,6 +147,33 @@ def test_an_example(example, checkpoint, tmp_path, monkeypatch):
 
 def test_the_examples_are_there():
     assert [path.stem for path in EXAMPLES] == ["so101_remote", "so101_rollout", "so101_rtc"]
+
+
+def test_the_loop(checkpoint, tmp_path, monkeypatch):
+    """With a robot that is made of nothing, on the torch backend, until somebody presses Ctrl-C."""
+    monkeypatch.syspath_prepend(str(FAKE_ROBOT))
+    from lerobot_robot_fake import FakeRobot, FakeRobotConfig
+
+    configs = []
+
+    def robot(config):
+        configs.append(config)
+        joints = len(NAMES)
+        return FakeRobot(
+            FakeRobotConfig(diary=tmp_path / "diary", joints=joints, cameras=config.cameras, stop_after=60)
+        )
+
+    recording = tmp_path / "recording.jsonl"
+    options = {"architecture": "tiny", "backend": "torch", "recording_path": recording}
+    monkeypatch.setattr("lerobot.robots.so_follower.SO101Follower", robot)
+    monkeypatch.setattr("lerobot.utils.robot_utils.precise_sleep", lambda seconds: None)
+    monkeypatch.setattr(PI0TTNNPolicy, "from_pretrained", partial(PI0TTNNPolicy.from_pretrained, **options))
+    monkeypatch.setattr(sys, "argv", ["so101_loop.py", str(checkpoint), "put the cube into the bowl"])
+    runpy.run_path(str(ROOT / "examples" / "so101_loop.py"))
+    assert (configs[0].max_relative_target, list(configs[0].cameras)) == (10, ["front", "wrist"])
+    assert events(tmp_path / "diary") == ["connected", "disconnected"]
+    want = torch.cat([in_degrees(chunk) for _, _, chunk in read_recording(recording).chunks])
+    torch.testing.assert_close(moves(tmp_path / "diary"), want[:60], rtol=0, atol=1e-3)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda path: path.stem)

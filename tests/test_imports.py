@@ -13,7 +13,7 @@ import lerobot_pi0_ttnn
 ROOT = Path(lerobot_pi0_ttnn.__file__).parent
 
 LAYERS = [
-    {"model_config"},
+    {"model_config", "ttnn_api"},
     {"masks", "flow", "rtc", "weights", "latency", "joints"},
     {"observation", "recording", "checkpoint", "reference", "tt", "emulation"},
     {
@@ -28,12 +28,18 @@ LAYERS = [
         "modeling_pi0_ttnn",
         "plugins",
     },
-    {"demo", "doctor", "serving", "cli", "__main__"},
+    {"demo", "analysis", "cli", "__main__"},
 ]
 """A module imports from its own layer or from those before it."""
 
+ONLY = {"ttnn_api": set(), "emulation": {"ttnn_api"}}
+"""Rooms that import from no others than these."""
+
+IMPORTED_BY = {"analysis": {"cli"}}
+"""Rooms that only these import from: a run needs none of them."""
+
 SEES_LEROBOT = LAYERS[3] | LAYERS[4]
-SEES_TTNN = {"tt", "emulation"}
+SEES_TTNN = {"ttnn_api", "tt", "emulation", "analysis"}
 
 
 def modules():
@@ -64,6 +70,9 @@ def test_imports_go_down(path, parts):
     for name in imports(path, parts):
         if name[0] == "lerobot_pi0_ttnn" and len(name) > 1:
             assert name[1] in allowed, f"{'/'.join(parts)} imports {'.'.join(name)}"
+            if parts[0] != name[1]:
+                assert name[1] in ONLY.get(parts[0], allowed), f"{'/'.join(parts)} imports {'.'.join(name)}"
+                assert parts[0] in IMPORTED_BY.get(name[1], {parts[0]}), f"{'/'.join(parts)} imports {'.'.join(name)}"
             assert {parts[0], name[1]} != {"tt", "reference"}, "the twins do not know each other"
         if name[0] == "lerobot":
             assert parts[0] in SEES_LEROBOT, f"{'/'.join(parts)} imports {'.'.join(name)}"

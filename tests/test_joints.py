@@ -12,7 +12,7 @@ from lerobot.policies import make_pre_post_processors
 
 from lerobot_pi0_ttnn import PI0TTNNPolicy
 from lerobot_pi0_ttnn.cli import main
-from lerobot_pi0_ttnn.cli.serve import parse_flags
+from lerobot_pi0_ttnn.cli.serve.command import parse_flags
 from lerobot_pi0_ttnn.joints import match_joints, names_of_actions
 from lerobot_pi0_ttnn.rollout_robot import robot_of_command_line
 from tests.checkpoints import edit_json
@@ -196,7 +196,7 @@ class TestClientWithMoreStates:
     STATES = tuple(name for joint in NAMES for name in (joint, joint.replace(".pos", ".vel")))
 
     def match(self, trained):
-        from lerobot_pi0_ttnn.serving.robot_joints import match_client
+        from lerobot_pi0_ttnn.cli.serve.robot_joints import match_client
 
         action = SimpleNamespace(shape=(6,))
         config = SimpleNamespace(action_feature_names=trained, action_feature=action, max_action_dim=32)

@@ -8,7 +8,7 @@ import torch
 from lerobot.async_inference.helpers import observations_similar
 from lerobot.configs import NormalizationMode
 
-from lerobot_pi0_ttnn.serving.movement import Movement, scale_of
+from lerobot_pi0_ttnn.cli.serve.movement import Movement, scale_of
 from tests.checkpoints import save_lerobot_checkpoint
 from tests.robots import JOINTS, NAMES, STATS, save_robot_checkpoint
 from tests.servers import Client

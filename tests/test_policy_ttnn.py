@@ -16,8 +16,8 @@ import ttnn
 import lerobot_pi0_ttnn
 from lerobot_pi0_ttnn import PI0TTNNPolicy
 from lerobot_pi0_ttnn.configuration_pi0_ttnn import PRECISIONS
-from lerobot_pi0_ttnn.tt.hook import add_layer, remove_layer
 from lerobot_pi0_ttnn.tt.precision import PRESETS
+from lerobot_pi0_ttnn.ttnn_api.hook import add_layer, remove_layer
 from tests.checkpoints import edit_json, save_lerobot_checkpoint
 from tests.oracle import make_batch, make_lerobot_policy, make_noise
 from tests.processes import forker
@@ -216,7 +216,7 @@ def test_info_says_why_it_does_not_fit(checkpoint, board, capsys, monkeypatch):
     def out_of_memory(*_, **__):
         raise RuntimeError("TT_FATAL: Out of Memory: Not enough space to allocate 1 B DRAM buffer")
 
-    monkeypatch.setattr("lerobot_pi0_ttnn.tt.report.operations_by_stage", out_of_memory)
+    monkeypatch.setattr("lerobot_pi0_ttnn.analysis.report.operations_by_stage", out_of_memory)
     assert main(["info", str(checkpoint), "--board", board.name]) == 1
     assert f"cannot run: {board.name}, balanced: TT_FATAL: Out of Memory" in capsys.readouterr().out
 

@@ -1,23 +1,18 @@
 """What `bench --predict` and `--graph` say of a board that is not there."""
 
 import json
-from pathlib import Path
 
 import pytest
 
 pytest.importorskip("ttnn", reason="the TTNN backend's package is not installed")
 
 from benchmarks.published import BF16, BFP8, P150, matmul, norm, pointwise
+from lerobot_pi0_ttnn.analysis.cost import cost
+from lerobot_pi0_ttnn.analysis.prediction import NOTE, floor, predict
+from lerobot_pi0_ttnn.analysis.report import EXPERT_LAYER, STEP, Stage
 from lerobot_pi0_ttnn.cli import main
-from lerobot_pi0_ttnn.tt.cost import cost
-from lerobot_pi0_ttnn.tt.prediction import NOTE, floor, predict, prediction_table
-from lerobot_pi0_ttnn.tt.report import EXPERT_LAYER, STEP, Stage
 from tests.checkpoints import edit_json, save_lerobot_checkpoint
 from tests.oracle import make_lerobot_policy
-from tests.processes import Program
-
-ROOT = Path(__file__).parents[1]
-DOCS = (ROOT / "docs" / "prediction.md").read_text()
 
 
 @pytest.fixture(scope="module")
@@ -123,15 +118,3 @@ def test_a_board_that_cannot_be_emulated(checkpoint, capsys, board_name):
 def test_without_a_checkpoint_nothing_is_timed(capsys):
     assert main(["bench"]) == 1
     assert "only --predict and --graph do without one" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize("name", ["n150", "p150"])
-def test_the_committed_tables(name, tmp_path):
-    """All of pi0_base, in a process of its own, since a process has one board."""
-    program = Program("lerobot_pi0_ttnn", ["bench", "--predict", "--board", name], tmp_path)
-    assert program.wait(400) == 0, program.output[-3000:]
-    prediction = json.loads(program.output.splitlines()[-1])["prediction"]
-    tables = [block for block in program.output.split("\n\n") if block.startswith("| ")]
-    assert tables[0] == prediction_table(prediction)
-    for printed in tables:
-        assert printed in DOCS, f"uv run lerobot-pi0-ttnn bench --predict --board {name}"

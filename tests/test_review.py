@@ -58,7 +58,7 @@ def _offline(monkeypatch):
 @pytest.fixture
 def server(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)  # LeRobot's server keeps a log there
-    from lerobot_pi0_ttnn.serving.policy_server import PI0TTNNPolicyServer
+    from lerobot_pi0_ttnn.cli.serve.policy_server import PI0TTNNPolicyServer
 
     server = PI0TTNNPolicyServer(PolicyServerConfig(obs_queue_timeout=0.01), ["--warm_up=false"])
     yield server

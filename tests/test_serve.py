@@ -19,7 +19,7 @@ from lerobot.transport import services_pb2, services_pb2_grpc
 from lerobot.transport.utils import send_bytes_in_chunks
 
 from lerobot_pi0_ttnn.cli import main
-from lerobot_pi0_ttnn.cli.serve import is_loopback, parse_flags
+from lerobot_pi0_ttnn.cli.serve.command import is_loopback, parse_flags
 from lerobot_pi0_ttnn.recording import read_recording
 from tests.broken_checkpoints import copy_of, set_widths
 from tests.processes import FAKE_ROBOT, SEED, Program, until

@@ -328,7 +328,7 @@ def ask_server(checkpoint: Path) -> None:
     from lerobot.async_inference.helpers import RemotePolicyConfig
     from lerobot.transport import services_pb2
 
-    from lerobot_pi0_ttnn.serving.policy_server import PI0TTNNPolicyServer
+    from lerobot_pi0_ttnn.cli.serve.policy_server import PI0TTNNPolicyServer
 
     features = {f"observation.images.{camera}": {"shape": (8, 8, 3)} for camera in ("front", "wrist", "side")}
     features["observation.state"] = {"names": [f"joint_{number}" for number in range(14)], "shape": (14,)}

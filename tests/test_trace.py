@@ -8,11 +8,11 @@ import torch
 ttnn = pytest.importorskip("ttnn", reason="the TTNN backend's package is not installed")
 
 from lerobot_pi0_ttnn.model_config import TINY  # noqa: E402
-from lerobot_pi0_ttnn.tt.hook import add_layer, remove_layer  # noqa: E402
 from lerobot_pi0_ttnn.tt.model import PI0ModelTTNN  # noqa: E402
 from lerobot_pi0_ttnn.tt.movable import Movable  # noqa: E402
 from lerobot_pi0_ttnn.tt.trace import CAPACITY, Traces  # noqa: E402
 from lerobot_pi0_ttnn.tt.weights import on_host  # noqa: E402
+from lerobot_pi0_ttnn.ttnn_api.hook import add_layer, remove_layer  # noqa: E402
 from tests.oracle import make_batch, make_noise, model_inputs, state_dict  # noqa: E402
 
 

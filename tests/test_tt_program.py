@@ -8,6 +8,7 @@ from lerobot_pi0_ttnn.model_config import PI0_BASE  # noqa: E402
 from lerobot_pi0_ttnn.tt.context import token_layout  # noqa: E402
 from lerobot_pi0_ttnn.tt.precision import PRESETS, preset  # noqa: E402
 from lerobot_pi0_ttnn.tt.program import query_chunk, round_up  # noqa: E402
+from lerobot_pi0_ttnn.ttnn_api.tiles import TILE  # noqa: E402
 
 
 @pytest.mark.parametrize(("size", "multiple", "rounded"), [(0, 32, 0), (1, 32, 32), (32, 32, 32), (4304, 256, 4352)])
@@ -70,3 +71,7 @@ def test_kernels_neither_approximate_nor_accumulate_in_bfloat16(name, arch):
 def test_an_architecture_without_known_fidelities_is_rejected():
     with pytest.raises(ValueError, match="expected a board of WORMHOLE_B0, BLACKHOLE, got QUASAR"):
         preset("balanced", ttnn.device.Arch.QUASAR)
+
+
+def test_a_tile_is_as_large_as_ttnns():
+    assert TILE == ttnn.TILE_SIZE

@@ -8,8 +8,8 @@ import torch
 from lerobot_pi0_ttnn import PI0TTNNPolicy
 from lerobot_pi0_ttnn.backend import warm_up
 from lerobot_pi0_ttnn.reference import PI0ModelTorch
-from lerobot_pi0_ttnn.tt.hook import add_layer, remove_layer
-from lerobot_pi0_ttnn.tt.record import READBACKS, UPLOADS
+from lerobot_pi0_ttnn.ttnn_api.hook import add_layer, remove_layer
+from lerobot_pi0_ttnn.ttnn_api.record import READBACKS, UPLOADS
 from tests.checkpoints import edit_json, save_lerobot_checkpoint
 from tests.oracle import CAMERAS, make_batch, make_lerobot_policy, make_noise
 

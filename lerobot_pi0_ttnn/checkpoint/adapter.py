@@ -19,32 +19,24 @@ from .writer import write_safetensors
 logger = logging.getLogger(__name__)
 
 PEFT_PREFIX = "base_model.model."
-LINEAR = {"A.weight", "B.weight"}
-EMBEDDING = {"embedding_A", "embedding_B"}
+FACTORS = {"A.weight", "B.weight"}
 
 
 @dataclass(frozen=True)
 class LowRank:
-    """scale * B A, to be added to a weight; A and B by their names in the adapter."""
+    """scale * B A, to be added to the weight of a linear layer; A and B by their names in the adapter."""
 
     a: str
     b: str
     scale: float
-    is_embedding: bool
-    """PEFT keeps an embedding's B A transposed."""
 
     def fits(self, adapter: MappedTensors, weight: tuple[int, ...], rank: int) -> bool:
         """Returns whether A and B have the rank, and B A the shape of the weight."""
-        a, b = adapter.shape(self.a), adapter.shape(self.b)
-        if self.is_embedding:
-            return len(weight) == 2 and a == (rank, weight[0]) and b == (weight[1], rank)
-        return len(weight) >= 2 and a == (rank, *weight[1:]) and b == (weight[0], rank, *(1 for _ in weight[2:]))
+        return (adapter.shape(self.a), adapter.shape(self.b)) == ((rank, *weight[1:]), (weight[0], rank))
 
     def add_to(self, weight: Tensor, adapter: MappedTensors) -> None:
         """Adds it in place to a float32 weight; one without a copy in between, for full-size ones have 134 MB."""
-        a, b = (adapter.tensor(name).float().flatten(1) for name in (self.a, self.b))
-        left, right = (a.T, b.T) if self.is_embedding else (b, a)
-        weight.flatten(1).addmm_(left, right, alpha=self.scale)
+        weight.addmm_(adapter.tensor(self.b).float(), adapter.tensor(self.a).float(), alpha=self.scale)
 
 
 @dataclass
@@ -54,8 +46,6 @@ class Changes:
     replaced: dict[str, str] = field(default_factory=dict)
     """Whole tensors -> their names in the adapter."""
     added: dict[str, LowRank] = field(default_factory=dict)
-    added_bias: dict[str, tuple[str, float]] = field(default_factory=dict)
-    """Bias -> the name in the adapter of what is added to it, and its scale."""
     ignored: dict[str, str] = field(default_factory=dict)
     """The adapter's name -> why it has no effect."""
 
@@ -108,14 +98,10 @@ class MergedWeights(Mapping[str, Tensor]):
     def __getitem__(self, name: str) -> Tensor:
         replacement = self.changes.replaced.get(name)
         tensor = self.base[name] if replacement is None else self._adapter.tensor(replacement)
-        if not self._is_computed(name):
+        if name not in self.changes.added:
             return tensor
         merged = tensor.to(torch.float32, copy=True, memory_format=torch.contiguous_format)
-        if name in self.changes.added:
-            self.changes.added[name].add_to(merged, self._adapter)
-        if name in self.changes.added_bias:
-            bias, scale = self.changes.added_bias[name]
-            merged.add_(self._adapter.tensor(bias).float(), alpha=scale)
+        self.changes.added[name].add_to(merged, self._adapter)
         return merged
 
     def __iter__(self) -> Iterator[str]:
@@ -123,9 +109,6 @@ class MergedWeights(Mapping[str, Tensor]):
 
     def __len__(self) -> int:
         return len(self.base)
-
-    def _is_computed(self, name: str) -> bool:
-        return name in self.changes.added or name in self.changes.added_bias
 
     def saved(self, saved_name: str) -> Tensor:
         """Returns a tensor that is not needed by its own name, from the base or the adapter."""
@@ -153,7 +136,7 @@ class MergedWeights(Mapping[str, Tensor]):
         """Returns the dtype of each tensor by our name, as safetensors spells it (F32, BF16, ...)."""
         dtypes = self.base.dtypes()
         dtypes |= {name: self._adapter.dtype(saved) for name, saved in self.changes.replaced.items()}
-        return dtypes | {name: "F32" for name in dtypes if self._is_computed(name)}
+        return dtypes | dict.fromkeys(self.changes.added, "F32")
 
     def save(self, folder: Path) -> None:
         """Writes the merged model as one file, under the base's own names and with all that the base holds."""
@@ -248,7 +231,7 @@ def _plan_factors(
     module: str, keys: dict[str, str], changes: Changes, adapter: MappedTensors, lora: LoRAConfig, shapes: Shapes
 ) -> list[str]:
     """Adds one module's A and B to the changes, and returns what is wrong with them."""
-    name, bias = canonical(f"{module}.weight"), canonical(f"{module}.bias")
+    name = canonical(f"{module}.weight")
     if reason := _reason_to_ignore(name):
         changes.ignored |= dict.fromkeys(keys.values(), reason)
         return []
@@ -256,27 +239,16 @@ def _plan_factors(
         return [f"{module}: another module of the adapter is {name} too"]
     if name not in shapes:
         return [f"{key}: pi0 has no module {module}" for key in keys.values()]
-    problems = [
-        f"{key}: not of plain LoRA" for role, key in keys.items() if role not in {*LINEAR, *EMBEDDING, "B.bias"}
-    ]
-    pair = next((pair for pair in (LINEAR, EMBEDDING) if pair <= keys.keys()), None)
-    if pair is None:
+    problems = [f"{key}: not of plain LoRA on a linear layer" for role, key in keys.items() if role not in FACTORS]
+    if not keys.keys() >= FACTORS:
         return problems or [f"{', '.join(keys.values())}: the other of lora_A and lora_B is absent"]
-    a, b = (keys[role] for role in sorted(pair))
-    change = LowRank(a, b, lora.scale(module), is_embedding=pair is EMBEDDING)
+    change = LowRank(keys["A.weight"], keys["B.weight"], lora.scale(module))
     if not change.fits(adapter, shapes[name], lora.rank(module)):
         problems.append(
-            f"{module}: rank {lora.rank(module)} and weight {shapes[name]} do not fit A {adapter.shape(a)} and "
-            f"B {adapter.shape(b)}"
+            f"{module}: rank {lora.rank(module)} and weight {shapes[name]} do not fit A {adapter.shape(change.a)} and "
+            f"B {adapter.shape(change.b)}"
         )
     changes.added[name] = change
-    if "B.bias" in keys:
-        key = keys["B.bias"]
-        if shapes.get(bias) != adapter.shape(key):
-            problems.append(
-                f"{key}: {adapter.shape(key)} cannot be added to the bias, {shapes.get(bias, 'there is none')}"
-            )
-        changes.added_bias[bias] = (key, change.scale)
     return problems
 
 

@@ -39,7 +39,6 @@ WITHOUT_EFFECT = {
     # The keys say which layers and biases were trained.
     "bias",
     "layers_pattern",
-    "lora_bias",
     # Of GPT-2's transposed Conv1D; pi0 has none, and on a Linear layer PEFT takes it as False too.
     "fan_in_fan_out",
     # Settings of what is refused below where it is switched on.
@@ -55,6 +54,7 @@ PLAIN_INITS = (True, False, None, "gaussian", "eva", "orthogonal")
 """Of `init_lora_weights`: these choose A and B only. The others (PiSSA, OLoRA, LoftQ, ...) also change the base's weights."""
 
 KINDS = {
+    "lora_bias": "biases on B",
     "use_dora": "DoRA",
     "use_qalora": "QA-LoRA",
     "use_bdlora": "block-diagonal LoRA",

@@ -1,4 +1,4 @@
-"""The console script `lerobot-pi0-ttnn`: one module for each subcommand, each with a `register` and a `run`.
+"""The console script `lerobot-pi0-ttnn`: a module or a folder for each subcommand, with a `register` and a `run`.
 
 Exit status: 0, done; 1, it cannot be done, and standard error says why and what to do; 2, the command line is wrong.
 """
@@ -8,9 +8,21 @@ import logging
 import sys
 from collections.abc import Sequence
 
-from . import bench, convert, demo, doctor, info, plot, serve
+from . import convert, demo, info, plot
+from .bench import command as bench
+from .doctor import command as doctor
+from .serve import command as serve
 
-SUBCOMMANDS = (demo, convert, info, plot, bench, serve, doctor)
+SUBCOMMANDS = {
+    "demo": demo,
+    "convert": convert,
+    "info": info,
+    "plot": plot,
+    "bench": bench,
+    "serve": serve,
+    "doctor": doctor,
+}
+"""The module of each, by name."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -23,7 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         prog="lerobot-pi0-ttnn", description="pi0 on Tenstorrent cards, as a LeRobot policy."
     )
     subparsers = parser.add_subparsers(required=True, metavar="COMMAND")
-    for subcommand in SUBCOMMANDS:
+    for subcommand in SUBCOMMANDS.values():
         subcommand.register(subparsers)
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")

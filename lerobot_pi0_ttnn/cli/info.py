@@ -58,7 +58,7 @@ class CheckpointInfo:
     notes: list[str] = field(default_factory=list)
     """What one should know of it."""
     board: dict[str, Any] | None = None
-    """What its model asks of the board, see `tt/report.py`."""
+    """What its model asks of the board, see `analysis/report.py`."""
 
 
 def register(subparsers: Any) -> None:
@@ -168,7 +168,7 @@ def walk_board(
     if not board_name.startswith(PREFIX):
         raise ValueError(f"--board: expected an emulated board, such as {PREFIX}n150, got {board_name!r}")
     with open_board(board_name) as board:
-        from ..tt.report import walk
+        from ..analysis.report import walk
 
         try:
             info.board = walk(

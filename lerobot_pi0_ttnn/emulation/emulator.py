@@ -12,7 +12,7 @@ import torch
 import ttnn
 from ttnn import decorators
 
-from ..tt.hook import Call, Proceed, add_layer, remove_layer
+from ..ttnn_api.hook import Call, Proceed, add_layer, remove_layer
 from .goldens import GOLDENS
 from .memory import ShadowMemory
 from .storage import for_computing, on_board, rounded, value_of_host_tensor
@@ -20,7 +20,7 @@ from .transfers import TRANSFERS
 
 
 class Emulator:
-    """A layer around ttnn (see `tt.hook`): ttnn runs the call for real, then a golden function says what it computed.
+    """A layer around ttnn (see `ttnn_api.hook`): ttnn runs the call for real, then a golden function says what it computed.
 
     Attributes:
         devices: The mocked device of each chip.

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
+from ..ttnn_api.installed import SFPI_TABLE, ttnn_folder, wanted_sfpi
 from .boards import EmulatedBoard
 from .compiler import install_compiler
 
@@ -108,17 +108,16 @@ def _set_environment(variables: Mapping[str, str | None]) -> None:
 
 
 def _installed_ttnn() -> Path:
-    spec = importlib.util.find_spec("ttnn")
-    if spec is None or spec.origin is None:
+    folder = ttnn_folder()
+    if folder is None:
         raise ModuleNotFoundError("No module named 'ttnn'", name="ttnn")
-    return Path(spec.origin).parent
+    return folder
 
 
 def _wanted_compiler(installed: Path) -> dict[str, str]:
-    table = installed / "tt_metal" / "sfpi-version"
-    lines = [line.split("=", 1) for line in table.read_text().splitlines() if "=" in line and not line.startswith("#")]
-    entries = {name.strip(): value.strip().strip("'\"") for name, value in lines}
-    missing = [name for name in ("sfpi_version", "sfpi_build") if name not in entries]
-    if missing:
-        raise RuntimeError(f"{table}: expected entries sfpi_version and sfpi_build, got no {' nor '.join(missing)}")
-    return {"version": entries["sfpi_version"], "build": entries["sfpi_build"]}
+    wanted = wanted_sfpi(installed)
+    if missing := [f"sfpi_{name}" for name in ("version", "build") if name not in wanted]:
+        raise RuntimeError(
+            f"{installed / SFPI_TABLE}: expected entries sfpi_version and sfpi_build, got no {' nor '.join(missing)}"
+        )
+    return wanted

@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 import ttnn
 
-from ..tt.hook import Call, Proceed
-from .goldens.programs import PROGRAMS, program_name
+from ..ttnn_api.hook import Call, Proceed
 from .storage import BLOCK_FORMATS, for_computing, host_tensor, on_board, rounded, value_of_host_tensor
 
 if TYPE_CHECKING:
@@ -145,11 +144,11 @@ def _represented(emulator: Emulator, call: Call, proceed: Proceed) -> Any:
 
 def _program(emulator: Emulator, call: Call, proceed: Proceed) -> Any:
     tensors, descriptor = call.argument(0, "io_tensors"), call.argument(1, "program_descriptor")
-    program = PROGRAMS.get(program_name(descriptor))
+    program = call.program
     if program is None:
         raise NotImplementedError(
-            f"{call.name}: the emulated board does not know what {descriptor.kernels[0].kernel_source} computes: add it to "
-            "lerobot_pi0_ttnn/emulation/goldens/programs.py"
+            f"{call.name}: the emulated board does not know what {descriptor.kernels[0].kernel_source} computes: run it by "
+            "an `OwnProgram` (lerobot_pi0_ttnn/ttnn_api/own_program.py), which has its golden function"
         )
     result = proceed(*call.args, **call.kwargs)
     written = tensors[-program.writes :]

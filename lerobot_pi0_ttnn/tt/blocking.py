@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from functools import cache
 from math import ceil, log2
 
+from ..ttnn_api.tiles import TILE_BYTES
+
 ROUNDS = 4
 """In how many blocks the inner dimension is read, as nearly as may be: a core multiplies one while the next is on its way.
 
@@ -25,9 +27,6 @@ Wormhole reads and hands on in one (`chips.py`)."""
 
 MEMORY_SHARE = 0.9
 """Of a core's L1, for the circular buffers of a matmul; the rest is for tensors and what a program needs besides."""
-
-TILE_BYTES = {"FLOAT32": 4096, "BFLOAT16": 2048, "BFLOAT8_B": 1088, "BFLOAT4_B": 576}
-"""Of a tile, by ttnn's name of the dtype."""
 
 INTERMEDIATE = TILE_BYTES["FLOAT32"]
 """Bytes of a tile of float32, in which partial sums are kept."""

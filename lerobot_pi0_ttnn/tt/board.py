@@ -21,9 +21,10 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from ..emulation.boards import PREFIX
 from ..latency import Stage
+from ..ttnn_api.installed import PIP_INSTALLS
+from ..ttnn_api.record import Recording, recording
 from .failure import BoardError, is_failure, said
 from .opening import TRACE_REGION_MB, Kind, checked_name, open_chips, open_emulated_board, warn_of_timeout
-from .record import Recording, recording
 
 if TYPE_CHECKING:
     from ..emulation.emulator import Emulator
@@ -35,12 +36,14 @@ logger = logging.getLogger(__name__)
 EXIT_SECONDS = 10
 """How long the end of the process waits for a thread that is still computing on the board."""
 
-TTNN_MISSING = """\
-the TTNN backend needs the package `ttnn` (Linux, x86-64), which is not installed.
-With uv: `uv sync`. With pip, in this order:
-    pip install "lerobot[pi]==0.6.1" loguru graphviz "pandas>=2.0.3,<3" seaborn ml_dtypes networkx pyyaml click
-    pip install --no-deps ttnn==0.81.1
-Without it, the torch backend works: --policy.backend=torch"""
+TTNN_MISSING = "\n".join(
+    [
+        "the TTNN backend needs the package `ttnn` (Linux, x86-64), which is not installed.",
+        "With uv: `uv sync`. With pip, in this order:",
+        *(f"    {command}" for command in PIP_INSTALLS),
+        "Without it, the torch backend works: --policy.backend=torch",
+    ]
+)
 
 _opening = threading.RLock()
 _open: Board | None = None

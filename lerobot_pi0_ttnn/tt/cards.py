@@ -10,6 +10,8 @@ import stat
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from ..ttnn_api.process import open_files
+
 logger = logging.getLogger(__name__)
 
 NODES = Path("/dev/tenstorrent")
@@ -86,18 +88,6 @@ def visible_nodes(nodes: Sequence[Path], environment: Mapping[str, str]) -> list
 def is_one_open() -> bool:
     """Returns whether this process has a card's device node open."""
     return any(target.is_relative_to(NODES) for target in open_files())
-
-
-def open_files() -> list[Path]:
-    """Returns what the open descriptors of this process stand for."""
-    targets = []
-    for entry in Path("/proc/self/fd").iterdir():
-        try:
-            targets.append(entry.readlink())
-        except FileNotFoundError:
-            # The descriptor that listed the folder.
-            continue
-    return targets
 
 
 def is_locked(node: Path) -> bool:

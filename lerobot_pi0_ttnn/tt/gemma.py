@@ -9,8 +9,8 @@ from torch import Tensor
 
 from ..masks import rotary_angles
 from ..model_config import GemmaConfig
-from .heads import split_heads
 from .layers import Linear, RMSNorm, attention
+from .ops.heads import split_heads
 from .precision import OpPrecision
 from .weights import DeviceWeights, on_host
 

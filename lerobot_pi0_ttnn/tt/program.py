@@ -7,13 +7,12 @@ from typing import Any
 
 import ttnn
 
-from .blocking import TILE_BYTES, Blocks, Matmul, matmul_blocks, shard_count, subblock
+from ..ttnn_api.tiles import TILE as TILE
+from ..ttnn_api.tiles import TILE_BYTES
+from .blocking import Blocks, Matmul, matmul_blocks, shard_count, subblock
 from .failure import is_failure, said
 
 logger = logging.getLogger(__name__)
-
-TILE = 32
-"""Rows and columns of a tile: what the device computes and stores in."""
 
 KEY_CHUNK = 128
 """Keys that attention takes at a time. Caches are whole chunks long: SDPA leaks the padding of a part of one."""

@@ -1,4 +1,4 @@
-"""Heads, rotary embedding and attention against torch written by hand."""
+"""Heads and attention against torch written by hand."""
 
 from __future__ import annotations
 
@@ -40,66 +40,6 @@ def test_nlp_create_qkv_heads_of_separate_keys(draw, upload, agrees):
     agrees(q, heads_by_hand(query[0], 0, 4, 32), exact=True)
     agrees(k, key_value[..., :32], exact=True)
     agrees(v, key_value[..., 32:], exact=True)
-
-
-def test_split_query_key_value_and_split_heads(draw, upload, agrees):
-    joined = draw(2, 64, 4 * 3 * 32)
-    query, key, value = ttnn.transformer.split_query_key_value_and_split_heads(
-        upload(joined), num_heads=4, transpose_key=False
-    )
-    for part, tensor in enumerate((query, key, value)):
-        agrees(tensor, heads_by_hand(joined, part * 128, 4, 32), exact=True)
-
-
-@pytest.mark.parametrize("batch", [1, 2])
-def test_concatenate_heads(draw, upload, agrees, batch):
-    split = draw(batch, 8, 64, 32)
-    expected = torch.cat([split[:, n] for n in range(8)], dim=-1)
-    agrees(ttnn.transformer.concatenate_heads(upload(split)), expected, exact=True)
-    agrees(ttnn.experimental.nlp_concat_heads(upload(split)), expected.unsqueeze(1), exact=True)
-
-
-def rotated_by_hand(value: torch.Tensor, angles: torch.Tensor) -> torch.Tensor:
-    """Each pair (i, i + H / 2) turned by its angle, in complex numbers. angles: (S, H / 2)."""
-    half = value.shape[-1] // 2
-    turned = torch.complex(value[..., :half], value[..., half:]) * torch.polar(torch.ones_like(angles), angles)
-    return torch.cat([turned.real, turned.imag], dim=-1)
-
-
-@pytest.fixture
-def angles() -> torch.Tensor:
-    return torch.arange(64.0)[:, None] * 10000.0 ** (-torch.arange(32) / 32)[None]
-
-
-def tables(angles: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    doubled = torch.cat([angles, angles], dim=-1)[None, None]
-    return doubled.cos(), doubled.sin()
-
-
-@pytest.mark.parametrize("heads", [1, 8])
-@pytest.mark.parametrize("name", ["rotary_embedding", "rotary_embedding_hf"])
-def test_rotary_embedding(draw, upload, angles, name, heads):
-    value = draw(1, heads, 64, 64)
-    cos, sin = tables(angles)
-    rotated = getattr(ttnn.experimental, name)(upload(value), upload(cos), upload(sin))
-    # The tables are rounded to bfloat16 here, and the angles of the expectation are not.
-    torch.testing.assert_close(ttnn.to_torch(rotated).float(), rotated_by_hand(value, angles), rtol=0.02, atol=0.03)
-
-
-def test_rotary_embedding_of_float32_is_float32(draw, upload, angles):
-    value = draw(1, 2, 64, 64)
-    as_float32 = [upload(part, dtype=ttnn.float32) for part in (value, *tables(angles))]
-    rotated = ttnn.experimental.rotary_embedding_hf(*as_float32)
-    torch.testing.assert_close(ttnn.to_torch(rotated), rotated_by_hand(value, angles), rtol=1e-5, atol=1e-5)
-
-
-def test_rotary_embedding_takes_the_first_rows_of_longer_tables(draw, upload, agrees, angles):
-    value = draw(1, 2, 32, 64)
-    cos, sin = (upload(table) for table in tables(angles))
-    short_cos, short_sin = (upload(table[:, :, :32]) for table in tables(angles))
-    rotate = ttnn.experimental.rotary_embedding
-    expected = ttnn.to_torch(rotate(upload(value), short_cos, short_sin)).float()
-    agrees(rotate(upload(value), cos, sin), expected, exact=True)
 
 
 def attention_by_hand(query, key, value, *, mask=None, scale):

@@ -79,20 +79,6 @@ def test_linear_with_every_config(draw, upload, agrees, board):
     agrees(product, (summed / (1 + torch.exp(-summed)))[None, None])
 
 
-@pytest.mark.parametrize("activation", [None, ("GELU", True)])
-@pytest.mark.parametrize("biased", [False, True])
-def test_minimal_matmul(draw, upload, agrees, activation, biased):
-    value, weight, bias = draw(1, 1, 64, 64), draw(64, 96, scale=1 / 8), draw(1, 96)
-    product = ttnn.experimental.minimal_matmul(
-        upload(value),
-        upload(weight),
-        bias_tensor=upload(bias) if biased else None,
-        fused_activation=fused(activation),
-    )
-    expected = value[0, 0] @ weight + (bias if biased else 0)
-    agrees(product, (expected if activation is None else gelu_by_hand(expected))[None, None])
-
-
 @pytest.mark.parametrize("dtype", ["bfloat8_b", "bfloat4_b"])
 def test_weights_in_block_formats_are_rounded_as_ttnn_packs_them(draw, upload, agrees, dtype):
     value, weight = draw(32, 64), draw(64, 96)
@@ -111,23 +97,6 @@ def test_outputs_are_rounded_to_their_dtype(draw, upload, dtype):
     packed = ttnn.from_torch(exact, dtype=getattr(ttnn, dtype), layout=ttnn.TILE_LAYOUT).to_torch().float()
     torch.testing.assert_close(product, packed, rtol=1e-5, atol=1e-5)
     assert (dtype == "float32") == torch.allclose(product, exact, rtol=1e-6, atol=1e-6)
-
-
-@pytest.mark.parametrize("variant", [None, "Accurate", "Tanh", "FastLut"])
-def test_gelu(draw, upload, agrees, variant):
-    value = draw(1, 1, 32, 64, scale=2)
-    options = {} if variant is None else {"variant": getattr(ttnn.GeluVariant, variant)}
-    agrees(ttnn.gelu(upload(value), **options), gelu_by_hand(value, tanh=variant == "Tanh"))
-
-
-def test_gelu_by_table(draw, upload, agrees):
-    value = draw(1, 1, 32, 64)
-    agrees(ttnn.gelu(upload(value), fast_and_approximate_mode=True), gelu_by_hand(value))
-
-
-def test_silu(draw, upload, agrees):
-    value = draw(1, 1, 32, 64)
-    agrees(ttnn.silu(upload(value)), value / (1 + torch.exp(-value)))
 
 
 def rms_by_hand(value: torch.Tensor, epsilon: float) -> torch.Tensor:

@@ -26,18 +26,6 @@ def test_shapes(draw, upload, agrees):
     agrees(halves[1], value[..., 48:], exact=True)
 
 
-def test_pad(draw, upload, agrees):
-    value = draw(1, 1, 40, 64)
-    expected = torch.full((1, 1, 64, 96), 7.0)
-    expected[:, :, :40, :64] = value
-    agrees(ttnn.pad(upload(value), [(0, 0), (0, 0), (0, 24), (0, 32)], 7.0), expected, exact=True)
-    agrees(ttnn.pad(upload(value), [(0, 24), (0, 32)], value=7.0), expected, exact=True)
-    row_major = upload(value, layout=ttnn.ROW_MAJOR_LAYOUT)
-    agrees(ttnn.pad(row_major, [1, 1, 64, 96], [0, 0, 0, 0], 7.0), expected, exact=True)
-    in_front = torch.cat([torch.zeros(1, 1, 8, 64), value], dim=2)
-    agrees(ttnn.pad(row_major, [(0, 0), (0, 0), (8, 0), (0, 0)], value=0.0), in_front, exact=True)
-
-
 def test_layouts_and_placements(draw, upload, agrees):
     value = draw(1, 1, 64, 64)
     on_board = upload(value)
@@ -164,26 +152,6 @@ def test_cache_writes(upload, dtype):
     assert ttnn.to_torch(cache)[0, 0].float().sum(1).tolist() == [0.0] * 64 + [64.0] * 64
     ttnn.kv_cache.fill_cache_for_user_(cache, part, 0)
     assert ttnn.to_torch(cache).float().sum() == 128 * 64
-
-
-def test_update_cache(upload):
-    cache = upload(torch.zeros(1, 2, 64, 64))
-    token = torch.zeros(1, 2, 32, 64)
-    token[0, 0, 0], token[0, 1, 0] = 1, 2
-    ttnn.update_cache(cache, upload(token), 5)
-    value = ttnn.to_torch(cache).float()
-    assert value[0, 0].sum(1).nonzero().tolist() == [[5]]
-    assert value[0, :, 5, 0].tolist() == [1, 2]
-
-
-def test_slice_write(draw, upload, agrees):
-    buffer = upload(torch.zeros(1, 1, 128, 64), layout=ttnn.ROW_MAJOR_LAYOUT)
-    value = draw(1, 1, 51, 64)
-    part = upload(value, layout=ttnn.ROW_MAJOR_LAYOUT)
-    expected = torch.zeros(1, 1, 128, 64)
-    expected[:, :, 70:121] = value
-    ttnn.experimental.slice_write(part, buffer, [0, 0, 70, 0], [1, 1, 121, 64], [1, 1, 1, 1])
-    agrees(buffer, expected, exact=True)
 
 
 def test_made_tensors(board, upload, agrees):

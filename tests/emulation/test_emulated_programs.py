@@ -14,7 +14,7 @@ def caches(upload):
 
 
 def run_split_heads(upload, caches):
-    from lerobot_pi0_ttnn.tt.heads import split_heads
+    from lerobot_pi0_ttnn.tt.ops.heads import split_heads
 
     cos, sin = (upload(torch.ones(1, 1, 32, 64), dtype=ttnn.float32) for _ in range(2))
     qkv, fidelity = upload(torch.ones(1, 1, 32, 256)), ttnn.MathFidelity.HiFi3

@@ -66,8 +66,8 @@ REPLICAS = """
 import json, sys, torch, ttnn
 from lerobot_pi0_ttnn.model_config import TINY
 from lerobot_pi0_ttnn.tt.board import BoardError, open_board
-from lerobot_pi0_ttnn.tt.hook import add_layer, remove_layer
-from lerobot_pi0_ttnn.tt.record import READBACKS
+from lerobot_pi0_ttnn.ttnn_api.hook import add_layer, remove_layer
+from lerobot_pi0_ttnn.ttnn_api.record import READBACKS
 from lerobot_pi0_ttnn.tt.replicas import PI0ReplicasTTNN
 from lerobot_pi0_ttnn.tt.weight_cache import WeightCache
 from pathlib import Path

@@ -16,7 +16,7 @@ import ttnn
 
 from lerobot_pi0_ttnn.recording import read_recording
 from lerobot_pi0_ttnn.tt.failure import BoardError
-from lerobot_pi0_ttnn.tt.hook import add_layer, remove_layer
+from lerobot_pi0_ttnn.ttnn_api.hook import add_layer, remove_layer
 from tests.oracle import make_batch, make_noise
 
 HANGS = (

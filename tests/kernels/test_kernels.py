@@ -11,11 +11,11 @@ import pytest
 
 pytest.importorskip("ttnn", reason="the TTNN backend's package is not installed")
 
-from lerobot_pi0_ttnn.tt.heads import KERNELS
+from lerobot_pi0_ttnn.tt.ops import PROGRAMS
 
 from .compiler import compilations
 
-OURS = sorted(KERNELS.glob("*.cpp"))
+OURS = {path.stem: path for program in PROGRAMS for path in sorted(program.kernels.glob("*.cpp"))}
 
 COMPILES = """
 import shutil, sys
@@ -45,10 +45,9 @@ def compiled(request, run_python, tmp_path_factory):
         log = run_python(COMPILES, [f"emulated:{request.param}", copy])
     root = re.search("^root (.*)", log, re.MULTILINE).group(1)
     log = log.replace(f"{root}/scratch", str(copy)).replace(root, str(Path(find_spec("ttnn").origin).parent))
-    found = {path: [] for path in OURS}
+    found = {path: [] for path in OURS.values()}
     for compilation in compilations(log):
-        path = KERNELS / f"{compilation.kernel}.cpp"
-        if path in found:
+        if path := OURS.get(compilation.kernel):
             found[path].append(compilation)
     return found
 
@@ -92,7 +91,7 @@ def test_every_kernel(compiled):
     ],
 )
 def test_a_wrong_kernel_is_seen(compiled, name, written, instead, complaint):
-    path = KERNELS / f"{name}.cpp"
+    path = OURS[name]
     text = path.read_text()
     assert written is None or written in text
     wrong = text.replace(written, instead) if written else instead

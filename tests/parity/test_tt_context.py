@@ -9,8 +9,8 @@ import torch
 
 ttnn = pytest.importorskip("ttnn", reason="the TTNN backend's package is not installed")
 
+from lerobot_pi0_ttnn.analysis.graph import captured  # noqa: E402
 from lerobot_pi0_ttnn.model_config import TINY  # noqa: E402
-from lerobot_pi0_ttnn.tt.graph import captured  # noqa: E402
 from lerobot_pi0_ttnn.tt.model import PI0ModelTTNN  # noqa: E402
 from lerobot_pi0_ttnn.tt.trace import Traces  # noqa: E402
 from tests.oracle import CAMERAS, make_batch, make_noise, model_inputs, state_dict  # noqa: E402

@@ -8,6 +8,7 @@ import torch
 
 pytest.importorskip("ttnn", reason="the TTNN backend's package is not installed")
 
+from lerobot_pi0_ttnn.analysis.report import EXPERT_LAYER, NEW_PROMPT, STEP, dispatched, made_up_weights
 from lerobot_pi0_ttnn.model_config import PI0_BASE
 from lerobot_pi0_ttnn.tt.model import PI0ModelTTNN
 from lerobot_pi0_ttnn.weights import expected_shapes
@@ -37,3 +38,20 @@ def test_pi0_base_fits(board):
     assert counts.operations.total() > 27 * 10 + (17 + 17 + 18) * 12
     assert model.describe()["programs_refused"] == {}, "ttnn runs each program as `blocking.py` cuts it"
     assert 6e9 < board.describe()["dram_bytes_in_use"] < 7e9
+
+
+def test_what_pi0_base_dispatches(board):
+    """Two cameras and a full prompt: a change that adds an operation is seen. docs/graph.md has them by name."""
+    if board.kind != "emulated":
+        pytest.skip(f"only an emulated board follows shapes without values, this is a {board.kind}")
+    weights = made_up_weights(PI0_BASE)
+    stages = dispatched(PI0_BASE, weights, board, precision="balanced", cameras=2, tokens=48)
+    assert {name: len(stage.operations) for name, stage in stages.items()} == {
+        NEW_PROMPT: 2,
+        "upload": 0,
+        "vision and language": 276,
+        "prefill": 207,
+        "state": 208,
+        STEP: 221,
+        EXPERT_LAYER: 12,
+    }

@@ -7,10 +7,10 @@ import torch
 
 ttnn = pytest.importorskip("ttnn", reason="the TTNN backend's package is not installed")
 
+from lerobot_pi0_ttnn.analysis.graph import captured  # noqa: E402
 from lerobot_pi0_ttnn.model_config import TINY  # noqa: E402
 from lerobot_pi0_ttnn.tt import program  # noqa: E402
 from lerobot_pi0_ttnn.tt.blocking import Blocks  # noqa: E402
-from lerobot_pi0_ttnn.tt.graph import captured  # noqa: E402
 from lerobot_pi0_ttnn.tt.layers import Linear  # noqa: E402
 from lerobot_pi0_ttnn.tt.model import PI0ModelTTNN  # noqa: E402
 from lerobot_pi0_ttnn.tt.precision import preset  # noqa: E402

@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from ttnn.operations.transformer_golden import scaled_dot_product_attention_golden
 
+from ...ttnn_api.tiles import TILE
+
 
 def scaled_dot_product_attention(
     input_tensor_q: torch.Tensor,
@@ -19,7 +21,7 @@ def scaled_dot_product_attention(
 ) -> torch.Tensor:
     """Returns attention (B, N, T, H), or (B, 1, T, N H) with its heads joined, which ttnn's own golden leaves out."""
     keys = input_tensor_k.shape[-2]
-    if attn_mask is not None and keys % 32:
+    if attn_mask is not None and keys % TILE:
         # The kernel takes the tile padding of a mask for zeros, and attends the padding of the keys.
         raise NotImplementedError(
             f"ttnn.transformer.scaled_dot_product_attention: {keys} keys with a mask: on a card the padding up to "

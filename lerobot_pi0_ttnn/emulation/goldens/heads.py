@@ -1,4 +1,4 @@
-"""Splitting a fused projection into heads, and joining heads again."""
+"""Splitting a fused projection into heads."""
 
 from __future__ import annotations
 
@@ -28,11 +28,6 @@ def nlp_create_qkv_heads(
         query, (key, value) = input, input_kv.chunk(2, dim=-1)
     key = _split_heads(key, kv_heads)
     return _split_heads(query, num_heads), key.mT if transpose_k_heads else key, _split_heads(value, kv_heads)
-
-
-def nlp_concat_heads(input: torch.Tensor, **_: Any) -> torch.Tensor:
-    """Returns (B, 1, S, N H) of (B, N, S, H)."""
-    return input.transpose(1, 2).flatten(2).unsqueeze(1)
 
 
 def _split_heads(joined: torch.Tensor, heads: int) -> torch.Tensor:
