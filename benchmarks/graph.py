@@ -7,8 +7,8 @@ Two cameras and a full prompt of 48 tokens, precision `balanced`. ttnn checks, a
 
 import argparse
 
-from lerobot_pi0_ttnn.model_config import PI0_BASE
-from lerobot_pi0_ttnn.tt.board import Board, open_board
+from lerobot_pi0_ttnn.device.board import Board, open_board
+from lerobot_pi0_ttnn.model.config import PI0_BASE
 from lerobot_pi0_ttnn.tt.report import graph_table, made_up_weights, walk
 
 

@@ -15,10 +15,10 @@ from unittest.mock import patch
 
 import ttnn
 
-from lerobot_pi0_ttnn.model_config import PI0_BASE
-from lerobot_pi0_ttnn.tt.board import Board, open_board
+from lerobot_pi0_ttnn.device.board import Board, open_board
+from lerobot_pi0_ttnn.device.executor import PI0ModelTTNN
+from lerobot_pi0_ttnn.model.config import PI0_BASE
 from lerobot_pi0_ttnn.tt.cost import machine
-from lerobot_pi0_ttnn.tt.model import PI0ModelTTNN
 from lerobot_pi0_ttnn.tt.prediction import NOTE, dearest_table, predict, prediction_table
 from lerobot_pi0_ttnn.tt.program import Programs
 from lerobot_pi0_ttnn.tt.report import ShapesOnly, Stage, made_up_weights, operations_by_stage

@@ -15,8 +15,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from lerobot_pi0_ttnn.model_config import PI0_BASE, PI0ModelConfig
-from lerobot_pi0_ttnn.tt.board import Board, open_board
+from lerobot_pi0_ttnn.device.board import Board, open_board
+from lerobot_pi0_ttnn.model.config import PI0_BASE, PI0ModelConfig
 from lerobot_pi0_ttnn.tt.cost import machine
 from lerobot_pi0_ttnn.tt.prediction import NOTE, predict
 from lerobot_pi0_ttnn.tt.report import Stage, dispatched, made_up_weights

@@ -52,8 +52,8 @@ def isolated(home: Path, *, keeps_board: bool) -> Iterator[dict[str, str]]:
 def hide_boards() -> None:
     """Lets this package find neither a card nor a kernel compiler, for the rest of the process."""
     from lerobot_pi0_ttnn.cli import doctor
+    from lerobot_pi0_ttnn.device import cards
     from lerobot_pi0_ttnn.doctor import compiler
-    from lerobot_pi0_ttnn.tt import cards
 
     cards.NODES = ABSENT
     compiler.SYSTEM_FOLDER = ABSENT

@@ -13,9 +13,9 @@ from packaging.specifiers import SpecifierSet
 from lerobot_pi0_ttnn.checkpoint.tokenizer import NamedTokenizer, TokenizerState
 from lerobot_pi0_ttnn.cli import main
 from lerobot_pi0_ttnn.cli.doctor import as_text, check_board, check_host
+from lerobot_pi0_ttnn.device import cards
 from lerobot_pi0_ttnn.doctor import card, compiler, environment, host, hub, packages
 from lerobot_pi0_ttnn.doctor.finding import Finding
-from lerobot_pi0_ttnn.tt import cards
 
 NODE = Path("/dev/tenstorrent/0")
 WORMHOLE = card.Card("0000:01:00.0", "wormhole_b0", "n150", "19.2.0.0", "identity")

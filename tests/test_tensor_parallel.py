@@ -3,7 +3,7 @@
 import pytest
 
 from benchmarks.tensor_parallel import ALL_GATHER, ALL_REDUCE, as_table, halved, measured
-from lerobot_pi0_ttnn.model_config import PI0_BASE
+from lerobot_pi0_ttnn.model.config import PI0_BASE
 
 
 @pytest.mark.parametrize(

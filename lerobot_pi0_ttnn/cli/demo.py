@@ -21,9 +21,9 @@ from ..checkpoint.tokenizer import FOLDER
 from ..configuration_pi0_ttnn import BACKENDS, PI0TTNNConfig
 from ..demo.checkpoint import write_random_weights
 from ..demo.tokenizer import make_tokenizer
+from ..device.cards import card_nodes
+from ..model.tensors import expected_shapes
 from ..recording import read_recording
-from ..tt.cards import card_nodes
-from ..weights import expected_shapes
 from .plot import draw, unnormalised
 
 SEED = 0

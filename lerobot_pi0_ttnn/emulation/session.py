@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..tt.cards import open_files
+from ..device.cards import open_files
 from .boards import PREFIX, EmulatedBoard, emulated_board
 from .runtime_root import RuntimeRoot
 

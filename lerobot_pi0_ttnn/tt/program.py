@@ -7,8 +7,8 @@ from typing import Any
 
 import ttnn
 
+from ..device.failure import is_failure, said
 from .blocking import TILE_BYTES, Blocks, Matmul, matmul_blocks, shard_count, subblock
-from .failure import is_failure, said
 
 logger = logging.getLogger(__name__)
 

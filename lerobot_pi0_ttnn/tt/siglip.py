@@ -6,7 +6,7 @@ import torch
 import ttnn
 from torch import Tensor
 
-from ..model_config import VisionConfig
+from ..model.config import VisionConfig
 from .layers import LayerNorm, Linear, attention, pad_columns, pad_rows
 from .precision import OpPrecision
 from .program import TILE, round_up

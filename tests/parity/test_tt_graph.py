@@ -11,15 +11,16 @@ import torch
 ttnn = pytest.importorskip("ttnn", reason="the TTNN backend's package is not installed")
 
 from benchmarks.graph import pi0_base_graph  # noqa: E402
+from lerobot_pi0_ttnn.device.executor import PI0ModelTTNN  # noqa: E402
 from lerobot_pi0_ttnn.emulation.goldens.programs import PROGRAMS  # noqa: E402
-from lerobot_pi0_ttnn.flow import schedule  # noqa: E402
-from lerobot_pi0_ttnn.model_config import TINY  # noqa: E402
+from lerobot_pi0_ttnn.model.config import TINY  # noqa: E402
+from lerobot_pi0_ttnn.model.flow import schedule  # noqa: E402
+from lerobot_pi0_ttnn.model.sampling import denoise  # noqa: E402
 from lerobot_pi0_ttnn.tt.graph import Operand, captured, summary  # noqa: E402
-from lerobot_pi0_ttnn.tt.model import PI0ModelTTNN  # noqa: E402
 
 from ..oracle import make_noise  # noqa: E402
 from ..processes import Program  # noqa: E402
-from .tt import random_inputs, random_weights, upload_row  # noqa: E402
+from .tt import prefilled, random_inputs, random_weights, upload_row  # noqa: E402
 
 ROOT = Path(__file__).parents[2]
 
@@ -68,11 +69,11 @@ def test_all_of_a_step_depends_on_x_t(emulated, tiny):
     """What does not could be computed once for all steps. Followed through the board's memory, from x_t on."""
     with emulated.shapes_only():
         row = upload_row(tiny, random_inputs(TINY, 2, 23), 0, make_noise(batch=1))
-        prefix = tiny.backbone.prefill(tiny.backbone.embed_prefix(row.inputs.pixels, row.context), row.context)
+        prefix = prefilled(tiny, row)
         times = schedule(2)
         bias = tiny.suffix_embedding.time_bias(times)
         with captured() as graph:
-            tiny.denoise(row.inputs, prefix, bias, times)
+            denoise(tiny.chips[0].graph, prefix, row.inputs.noise, bias, times)
     dependent = {("DRAM", row.inputs.noise.buffer_address())}
     assert len(graph.operations) == 2 * (12 * TINY.expert.depth + 5)
     for number, operation in enumerate(graph.operations):

@@ -21,9 +21,9 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from ..emulation.boards import PREFIX
 from ..latency import Stage
+from ..tt.record import Recording, recording
 from .failure import BoardError, is_failure, said
 from .opening import TRACE_REGION_MB, Kind, checked_name, open_chips, open_emulated_board, warn_of_timeout
-from .record import Recording, recording
 
 if TYPE_CHECKING:
     from ..emulation.emulator import Emulator
