@@ -282,7 +282,7 @@ def test_shapes_only_needs_an_emulated_board(machine):
         pass
 
 
-def test_only_two_packages_import_ttnn():
+def test_only_three_packages_import_ttnn():
     root = Path(lerobot_pi0_ttnn.__file__).parent
     importers = {
         path.relative_to(root).parts[0]
@@ -292,7 +292,7 @@ def test_only_two_packages_import_ttnn():
         for name in ([alias.name for alias in node.names] if isinstance(node, ast.Import) else [node.module or ""])
         if name.split(".")[0] == "ttnn"
     }
-    assert importers == {"tt", "emulation"}
+    assert importers == {"tt", "device", "emulation"}
 
 
 def test_a_closed_board_says_what_it_was(machine):

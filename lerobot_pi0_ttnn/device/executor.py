@@ -208,7 +208,7 @@ class PI0ModelTTNN:
         config, rows = self.config, observation.rows
         times = schedule(config.num_steps if num_steps is None else num_steps)
         if noise is None:
-            noise = sample_noise((rows, config.horizon, config.action_dim), generator=generator)
+            noise = self.sample_noise((rows, config.horizon, config.action_dim), generator=generator)
         eager = self.eager or self.chips[0].traces is None
         # A trace writes in one place, and a chip is not given a row while another waits: its former row comes down first.
         takes_turns = len(self.chips) > 1 or not eager

@@ -81,6 +81,6 @@ class PI0ModelTorch:
         config = self.config
         times = schedule(config.num_steps if num_steps is None else num_steps)
         if noise is None:
-            noise = sample_noise((observation.rows, config.horizon, config.action_dim), generator=generator)
+            noise = self.sample_noise((observation.rows, config.horizon, config.action_dim), generator=generator)
         context, time_bias = make_context(observation, config), self.suffix_embedding.time_bias(times).unbind()
         return sample(self, observation, context, noise, time_bias, times, guidance, stage)

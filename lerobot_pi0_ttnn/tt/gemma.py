@@ -1,6 +1,7 @@
 """Gemma's block with pi0's key/value cache. Source: transformers `modeling_gemma.py`. Twin: `reference/gemma.py`."""
 
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 import ttnn
@@ -107,10 +108,10 @@ class GemmaKeyValuesTTNN:
             raise ValueError(f"num_kv_heads: pi0 on ttnn has one key/value head, got {config.num_kv_heads}")
 
         def fused() -> Tensor:
-            return norm.folded(torch.cat([weights.take(f"{name}.weight") for name in ("k_proj", "v_proj")]))
+            return torch.cat([weights.take(f"{name}.weight") for name in ("k_proj", "v_proj")])
 
         self.precision = precision
-        self.kv_proj = Linear(weights, "kv_proj", fused, None, precision)
+        self.kv_proj = Linear(weights, "kv_proj", fused, None, precision, reads=norm.modulation)
 
     def write(self, x: ttnn.Tensor, block: TokenBlock, cache: KeyValueCache) -> None:
         """Puts the keys and values of `x`, (1, 1, T, D), in the cache, where the block has its place."""
@@ -134,9 +135,9 @@ class GemmaAttentionTTNN:
         def fused() -> Tensor:
             # The scores' scale goes with the queries: attention that scales also scales its mask, in an op of its own.
             q, k, v = (weights.take(f"{name}.weight") for name in ("q_proj", "k_proj", "v_proj"))
-            return norm.folded(torch.cat([q * config.head_dim**-0.5, k, v]))
+            return torch.cat([q * config.head_dim**-0.5, k, v])
 
-        self.qkv_proj = Linear(weights, "qkv_proj", fused, None, precision)
+        self.qkv_proj = Linear(weights, "qkv_proj", fused, None, precision, reads=norm.modulation)
         self.o_proj = Linear(
             weights, "o_proj", lambda: weights.take("o_proj.weight"), None, precision, output=precision.stream
         )
@@ -168,10 +169,10 @@ class GemmaMLPTTNN:
     """
 
     def __init__(self, weights: DeviceWeights, norm: RMSNorm, precision: OpPrecision) -> None:
-        self.gate_proj = Linear(
-            weights, "gate_proj", lambda: norm.folded(weights.take("gate_proj.weight")), None, precision
+        self.gate_proj, self.up_proj = (
+            Linear(weights, name, partial(weights.take, f"{name}.weight"), None, precision, reads=norm.modulation)
+            for name in ("gate_proj", "up_proj")
         )
-        self.up_proj = Linear(weights, "up_proj", lambda: norm.folded(weights.take("up_proj.weight")), None, precision)
         self.down_proj = Linear(
             weights, "down_proj", lambda: weights.take("down_proj.weight"), None, precision, output=precision.stream
         )

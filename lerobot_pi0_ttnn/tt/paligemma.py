@@ -52,10 +52,11 @@ class MultiModalProjectorTTNN:
         self.linear = Linear(
             weights,
             "linear",
-            lambda: norm.folded_weight(weights.take("linear.weight")),
-            lambda: norm.folded_bias(weights.take("linear.weight"), weights.take("linear.bias")),
+            lambda: weights.take("linear.weight"),
+            lambda: weights.take("linear.bias"),
             precision,
             output=stream,
+            reads=norm.modulation,
         )
 
     def __call__(self, features: ttnn.Tensor) -> ttnn.Tensor:

@@ -76,9 +76,10 @@ class SuffixEmbeddingTTNN:
         self.action_out_proj = Linear(
             weights,
             "action_out_proj",
-            lambda: pad_rows(norm.folded(weights.take("action_out_proj.weight")), actions),
+            lambda: pad_rows(weights.take("action_out_proj.weight"), actions),
             lambda: pad_columns(weights.take("action_out_proj.bias"), actions),
             precision,
+            reads=norm.modulation,
         )
 
     def embed_given(self, observation: Inputs) -> list[ttnn.Tensor]:

@@ -15,7 +15,7 @@ PREDICTS = """
 import atexit, sys, threading
 from pathlib import Path
 from lerobot_pi0_ttnn import PI0TTNNPolicy
-from lerobot_pi0_ttnn.tt import board as boards
+from lerobot_pi0_ttnn.device import board as boards
 from lerobot_pi0_ttnn.device.cards import CardLock
 from tests.oracle import make_batch
 

@@ -106,14 +106,14 @@ class TestVision:
     def test_tower(self, case):
         # Two cameras at a time: attention across them would show.
         images = random(2, 3, 224, 224).clamp(-1, 1)
-        norm = case.tt.backbone.vision_tower.post_layernorm
+        norm = case.tt.backbone.vision_tower.post_layernorm.modulation
         pixels = ttnn.from_torch(
             patch_rows(images, TINY.vision),
             dtype=ttnn.bfloat16,
             layout=ttnn.ROW_MAJOR_LAYOUT,
             device=case.tt.chips[0].device,
         )
-        got = ttnn.to_torch(case.tt.backbone.vision_tower(pixels)).float()[:, 0] * norm.weight + norm.bias
+        got = ttnn.to_torch(case.tt.backbone.vision_tower(pixels)).float()[:, 0] * norm.scale + norm.shift
         assert_quality(got, case.torch.backbone.vision_tower(images), **case.limit(0.012, 0.02))
 
     def test_projector(self, case):
