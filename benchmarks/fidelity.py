@@ -15,8 +15,8 @@ import ttnn
 from torch import Tensor
 
 from lerobot_pi0_ttnn.analysis.markdown import markdown_lines
-from lerobot_pi0_ttnn.model_config import GEMMA_2B, GEMMA_300M
-from lerobot_pi0_ttnn.tt.board import open_board
+from lerobot_pi0_ttnn.device.board import open_board
+from lerobot_pi0_ttnn.model.config import GEMMA_2B, GEMMA_300M
 from lerobot_pi0_ttnn.tt.gemma import KeyValueCache, rotary_tables
 from lerobot_pi0_ttnn.tt.ops.heads import split_heads
 from lerobot_pi0_ttnn.tt.program import TILE, Programs, norm_program, sdpa_program

@@ -23,11 +23,10 @@ from lerobot.policies.pi0.configuration_pi0 import PI0Config
 from lerobot.policies.pi0.modeling_pi0 import PI0Policy
 
 from lerobot_pi0_ttnn.analysis.markdown import markdown_table
-from lerobot_pi0_ttnn.model_config import PI0_BASE
+from lerobot_pi0_ttnn.device.board import open_board
+from lerobot_pi0_ttnn.device.uploads import InputMaker, make_context
+from lerobot_pi0_ttnn.model.config import PI0_BASE
 from lerobot_pi0_ttnn.observation import ObservationReader
-from lerobot_pi0_ttnn.tt.board import open_board
-from lerobot_pi0_ttnn.tt.context import make_context
-from lerobot_pi0_ttnn.tt.inputs import InputMaker
 from lerobot_pi0_ttnn.tt.precision import preset
 from lerobot_pi0_ttnn.tt.siglip import patch_rows
 from lerobot_pi0_ttnn.tt.weights import on_host

@@ -88,8 +88,10 @@ def parts(
     twin: PI0ModelTorch, tt: PI0ModelTTNN, observation: Observation, noise: Tensor
 ) -> Iterator[tuple[str, Tensor, Tensor]]:
     """Yields (part, what the TTNN twin computes, what the float32 twin computes)."""
-    fields = {name: getattr(observation, name) for name in ("images", "img_masks", "lang_tokens", "lang_masks", "state")}
-    row = upload_row(tt, fields, 0, noise)  # type: ignore[arg-type] # a TypedDict of these
+    fields = {
+        name: getattr(observation, name) for name in ("images", "img_masks", "lang_tokens", "lang_masks", "state")
+    }
+    row = upload_row(tt, fields, 0, noise)
     context = make_context(observation, twin.config)
     embeddings = twin.embed_prefix(observation, context)
     length = embeddings.shape[1]
@@ -102,12 +104,18 @@ def parts(
     caches = tt.backbone.prefill(stream, row.context).caches
     for layer, (ours, theirs) in enumerate(zip(caches, prefix.caches, strict=True)):
         for name in ("keys", "values"):
-            yield f"{name}, layer {layer}", tokens_of(getattr(ours, name), 0, length), getattr(theirs, name)[0, 0, :length]
+            yield (
+                f"{name}, layer {layer}",
+                tokens_of(getattr(ours, name), 0, length),
+                getattr(theirs, name)[0, 0, :length],
+            )
     times = schedule(twin.config.num_steps)
     biases, tt_biases = twin.suffix_embedding.time_bias(times), tt.chips[0].time_bias(times)
     graph = tt.chips[0].graph
     tt_prefix = graph.prefill(stream, row.inputs, row.context)
-    for cache, source in zip(tt_prefix.caches, prefix.caches, strict=True):  # parts after it answer for their own errors
+    for cache, source in zip(
+        tt_prefix.caches, prefix.caches, strict=True
+    ):  # parts after it answer for their own errors
         keys, values = (up(tt, x[0, 0, :length], ttnn.bfloat16) for x in (source.keys, source.values))
         store(cache, keys, values, 0)
     x_t = noise

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from lerobot_pi0_ttnn.analysis.markdown import markdown_table
-from lerobot_pi0_ttnn.model_config import PI0_BASE, PI0ModelConfig
+from lerobot_pi0_ttnn.model.config import PI0_BASE, PI0ModelConfig
 
 CAMERAS = ("base", "left_wrist", "right_wrist")
 CANDIDATES = ("LeRobot PI0Policy", "lerobot_pi0_ttnn, backend=torch")
@@ -72,7 +72,7 @@ def make_checkpoint(folder: Path, model: PI0ModelConfig = PI0_BASE) -> None:
 
     from lerobot_pi0_ttnn.checkpoint.layout import EMBEDDING, LM_HEAD
     from lerobot_pi0_ttnn.demo.checkpoint import write_random_weights
-    from lerobot_pi0_ttnn.weights import expected_shapes
+    from lerobot_pi0_ttnn.model.tensors import expected_shapes
 
     folder.mkdir(parents=True, exist_ok=True)
     features = {f"observation.images.{camera}": PolicyFeature(FeatureType.VISUAL, (3, 480, 640)) for camera in CAMERAS}

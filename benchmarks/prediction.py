@@ -18,9 +18,9 @@ import ttnn
 from lerobot_pi0_ttnn.analysis.cost import machine
 from lerobot_pi0_ttnn.analysis.prediction import NOTE, dearest_table, predict, prediction_table
 from lerobot_pi0_ttnn.analysis.report import ShapesOnly, Stage, made_up_weights, operations_by_stage
-from lerobot_pi0_ttnn.model_config import PI0_BASE
-from lerobot_pi0_ttnn.tt.board import Board, open_board
-from lerobot_pi0_ttnn.tt.model import PI0ModelTTNN
+from lerobot_pi0_ttnn.device.board import Board, open_board
+from lerobot_pi0_ttnn.device.executor import PI0ModelTTNN
+from lerobot_pi0_ttnn.model.config import PI0_BASE
 from lerobot_pi0_ttnn.tt.program import Programs
 
 from .growth import BASE, POINTS, Costs, draw, growth_table

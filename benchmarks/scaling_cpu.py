@@ -20,9 +20,9 @@ import torch
 
 from lerobot_pi0_ttnn.demo.checkpoint import random_tensor
 from lerobot_pi0_ttnn.latency import Stopwatch
-from lerobot_pi0_ttnn.model_config import PI0_BASE, PI0ModelConfig
+from lerobot_pi0_ttnn.model.config import PI0_BASE, PI0ModelConfig
+from lerobot_pi0_ttnn.model.tensors import expected_shapes
 from lerobot_pi0_ttnn.reference.model import PI0ModelTorch
-from lerobot_pi0_ttnn.weights import expected_shapes
 
 from .growth import BASE, POINTS, Costs, draw, growth_table
 

@@ -15,7 +15,7 @@ import threading
 import time
 from pathlib import Path
 
-from lerobot_pi0_ttnn.model_config import PI0_BASE, PI0ModelConfig
+from lerobot_pi0_ttnn.model.config import PI0_BASE, PI0ModelConfig
 
 from .lerobot_cpu import make_checkpoint
 
@@ -42,9 +42,9 @@ def main() -> None:
 def start(folder: Path, cache: Path, config: PI0ModelConfig = PI0_BASE) -> dict[str, float]:
     """Returns the seconds and the peak host memory of loading a checkpoint of these sizes onto the board."""
     from lerobot_pi0_ttnn import PI0WeightLoader
+    from lerobot_pi0_ttnn.device.executor import PI0ModelTTNN
+    from lerobot_pi0_ttnn.device.weight_cache import WeightCache
     from lerobot_pi0_ttnn.emulation.session import open_emulated
-    from lerobot_pi0_ttnn.tt.model import PI0ModelTTNN
-    from lerobot_pi0_ttnn.tt.weight_cache import WeightCache
 
     (device,), emulator = open_emulated("p150")
     emulator.stop()

@@ -8,15 +8,15 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from .configuration_pi0_ttnn import PI0TTNNConfig
-from .model_config import PI0ModelConfig
+from .model.config import PI0ModelConfig
 from .pipeline_artifacts import install as _install_artifacts
 
 if TYPE_CHECKING:
     from .checkpoint import PI0WeightLoader
+    from .device.executor import PI0ModelTTNN
+    from .device.executor import PI0ModelTTNN as PI0Model
     from .modeling_pi0_ttnn import PI0TTNNPolicy
     from .reference import PI0ModelTorch
-    from .tt.model import PI0ModelTTNN
-    from .tt.model import PI0ModelTTNN as PI0Model
 
 __all__ = [
     "PI0Model",
@@ -29,8 +29,8 @@ __all__ = [
 ]
 
 _LAZY = {
-    "PI0Model": (".tt.model", "PI0ModelTTNN"),  # TTNN is the default, torch is asked for by name
-    "PI0ModelTTNN": (".tt.model", "PI0ModelTTNN"),
+    "PI0Model": (".device.executor", "PI0ModelTTNN"),  # TTNN is the default, torch is asked for by name
+    "PI0ModelTTNN": (".device.executor", "PI0ModelTTNN"),
     "PI0ModelTorch": (".reference", "PI0ModelTorch"),
     "PI0TTNNPolicy": (".modeling_pi0_ttnn", "PI0TTNNPolicy"),
     "PI0WeightLoader": (".checkpoint", "PI0WeightLoader"),
@@ -44,6 +44,6 @@ def __getattr__(name: str) -> Any:
     if name not in _LAZY:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     module, attribute = _LAZY[name]
-    if module.startswith(".tt."):
-        import_module(".tt.board", __name__).require_ttnn()
+    if module.startswith(".device."):
+        import_module(".device.board", __name__).require_ttnn()
     return getattr(import_module(module, __name__), attribute)

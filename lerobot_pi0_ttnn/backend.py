@@ -1,6 +1,5 @@
 """The backends behind the policy: the board that a config asks for, and the model on it."""
 
-import itertools
 import logging
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,19 +13,18 @@ from tqdm import tqdm
 from .action_limits import check_finite
 from .checkpoint import CheckpointWeights
 from .configuration_pi0_ttnn import PI0TTNNConfig
+from .model.observation import blank_calls
+from .model.tensors import Shapes, check_weights, shapes_of
 from .reference import PI0ModelTorch
-from .rtc import Guidance
-from .weights import Shapes, check_weights, shapes_of
 
 logger = logging.getLogger(__name__)
 
 if TYPE_CHECKING:
-    from .tt.board import Board
-    from .tt.model import PI0ModelTTNN
-    from .tt.replicas import PI0ReplicasTTNN
-    from .tt.weight_cache import WeightCache
+    from .device.board import Board
+    from .device.executor import PI0ModelTTNN
+    from .device.weight_cache import WeightCache
 
-    Model = PI0ModelTorch | PI0ModelTTNN | PI0ReplicasTTNN
+    Model = PI0ModelTorch | PI0ModelTTNN
 
 
 def open_backend(config: PI0TTNNConfig) -> "Board | None":
@@ -38,7 +36,7 @@ def open_backend(config: PI0TTNNConfig) -> "Board | None":
     """
     if config.backend == "torch":
         return None
-    from .tt.board import open_board
+    from .device.board import open_board
 
     return open_board(
         config.board, trace_region_mb=config.trace_region_mb, operation_timeout_s=config.operation_timeout_s
@@ -48,7 +46,7 @@ def open_backend(config: PI0TTNNConfig) -> "Board | None":
 def build_model(config: PI0TTNNConfig, weights: Mapping[str, Tensor], board: "Board | None") -> "Model":
     """Returns the model that `config.backend` names, with a progress bar if it takes over two seconds.
 
-    A board of several chips gets a replica of it on each.
+    A board of several chips has all of it on each.
 
     Args:
         config: what the user chose.
@@ -65,29 +63,31 @@ def build_model(config: PI0TTNNConfig, weights: Mapping[str, Tensor], board: "Bo
         counted = _Counted(weights, bar)
         if board is None:
             return PI0ModelTorch(model, counted, dtype=getattr(torch, config.dtype))
-        from .tt.model import PI0ModelTTNN
-        from .tt.replicas import PI0ReplicasTTNN
+        from .device.executor import PI0ModelTTNN
 
         traces = board.traces
         if traces is None:
             level = logging.WARNING if board.kind == "card" else logging.INFO
             logger.log(level, "%s: no traces, calls are eager, which is slower: %s.", board.name, board.why_no_trace)
         with board.in_use("loading the weights"):
-            cache = weight_cache(config, weights, board)
-            options: dict[str, Any] = {"precision": config.precision, "throttle": config.throttle, "cache": cache}
-            if len(board.devices) > 1:
-                return PI0ReplicasTTNN(model, counted, board.devices, traces=traces, **options)
-            return PI0ModelTTNN(model, counted, board.device, traces=traces[0] if traces else None, **options)
+            return PI0ModelTTNN(
+                model,
+                counted,
+                board.devices,
+                precision=config.precision,
+                throttle=config.throttle,
+                cache=weight_cache(config, weights, board),
+                traces=traces,
+            )
 
 
-def warm_up(model: "Model", *, chips: int, cameras: int, tokens: int, max_gain: float | None) -> None:
+def warm_up(model: "Model", *, cameras: int, tokens: int, max_gain: float | None) -> None:
     """Runs the model on blank rows, so that later calls find kernels compiled, traces captured and weights in memory.
 
     A batch of several rows runs row by row on a chip, which needs no more than one row does.
 
     Args:
         model: what `build_model` returned.
-        chips: that it is on, each of which is given a row.
         cameras: the most that will be present.
         tokens: of the longest prompt.
         max_gain: of the guidance that will be asked for beside free chunks; None for none.
@@ -96,28 +96,21 @@ def warm_up(model: "Model", *, chips: int, cameras: int, tokens: int, max_gain: 
         FloatingPointError: the model computes NaN or infinity.
     """
     config = model.config
-    image = torch.zeros(chips, 3, config.vision.image_size, config.vision.image_size)
-    chunk = torch.zeros(chips, config.horizon, config.action_dim)
-    guided = [Guidance(chunk, torch.zeros(config.horizon, 1), max_gain)] if max_gain else []
-    rows = list(itertools.product((None, *guided), model.warm_up_shapes(cameras, tokens)))
-    for guidance, (present, prompt) in tqdm(rows * model.warm_up_rounds, desc="Warming up pi0", delay=2):
-        actions = model.sample_actions(
-            [image] * present,
-            [torch.ones(chips, dtype=torch.bool)] * present,
-            torch.zeros(chips, prompt, dtype=torch.long),
-            torch.ones(chips, prompt, dtype=torch.bool),
-            torch.zeros(chips, config.state_dim),
-            noise=chunk,
-            guidance=guidance,
-        )
-        check_finite(actions)
+    if isinstance(model, PI0ModelTorch):
+        # Any call has the weights read from disk.
+        calls = blank_calls(config, [(1, 1)], max_gain=max_gain)
+    else:
+        calls = model.warm_up_calls(cameras=cameras, tokens=tokens, max_gain=max_gain)
+    for observation, guidance in tqdm(calls, desc="Warming up pi0", delay=2):
+        noise = torch.zeros(observation.rows, config.horizon, config.action_dim)
+        check_finite(model.sample_actions(observation, noise=noise, guidance=guidance))
 
 
 def weight_cache(config: PI0TTNNConfig, weights: Mapping[str, Tensor], board: "Board") -> "WeightCache | None":
     """Returns the cache of converted weights; None where the user wants none, or the weights are not of a checkpoint."""
     if not (config.cache_weights and isinstance(weights, CheckpointWeights)):
         return None
-    from .tt.weight_cache import WeightCache
+    from .device.weight_cache import WeightCache
 
     folder = config.weight_cache_dir or Path(constants.HF_HOME) / "lerobot_pi0_ttnn" / "weights"
     board_name = board.describe()["arch"]

@@ -19,7 +19,7 @@ from lerobot.policies.rtc.configuration_rtc import RTCConfig
 from .checkpoint.config_fields import settle_fields
 from .checkpoint.files import CONFIG_FILE, CheckpointSource, read_json
 from .checkpoint.openpi import why_not_lerobots
-from .model_config import GEMMA_VARIANTS, TINY, PI0ModelConfig
+from .model.config import GEMMA_VARIANTS, TINY, PI0ModelConfig
 
 logger = logging.getLogger(__name__)
 

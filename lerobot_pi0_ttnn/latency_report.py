@@ -9,7 +9,7 @@ from .latency import Stage, Stopwatch, untimed
 
 if TYPE_CHECKING:
     from .backend import Model
-    from .tt.board import Board
+    from .device.board import Board
 
 TOTAL = "observation to actions"
 HOST = "host preparation"

@@ -26,12 +26,12 @@ from .checkpoint.tokenizer import FOLDER, save_tokenizer
 from .configuration_pi0_ttnn import PI0TTNNConfig, choose_config, load_config
 from .latency import Stopwatch
 from .latency_report import HOST, TOTAL, device_stage, latency_report
+from .model.rtc import Guidance, make_guidance
 from .observation import ObservationReader
 from .processor_pi0_ttnn import tokenizer_of
 from .recording import Recorder
 from .review import refuse_or_warn, review, settle_features
 from .rollout_robot import check_data_set, check_rollout
-from .rtc import Guidance, make_guidance
 
 logger = logging.getLogger(__name__)
 
@@ -192,7 +192,6 @@ class PI0TTNNPolicy(PreTrainedPolicy):
         with self._backend("warming up"):
             warm_up(
                 self.model,
-                chips=len(self.board.devices) if self.board else 1,
                 cameras=len(self.config.image_features),
                 tokens=self.config.tokenizer_max_length,
                 max_gain=self.config.rtc_config.max_guidance_weight if self._rtc_enabled() else None,
@@ -310,21 +309,15 @@ class PI0TTNNPolicy(PreTrainedPolicy):
             with self._stopwatch.stage(HOST):
                 observation = self._read(batch)
             if noise is not None:
-                self._check_noise(noise, rows=observation.state.shape[0])
+                self._check_noise(noise, rows=observation.rows)
             guidance = None
             if prev_chunk_left_over is not None and self._rtc_enabled():
-                guidance = self._guidance(
-                    prev_chunk_left_over, observation.state.shape[0], inference_delay, execution_horizon
-                )
+                guidance = self._guidance(prev_chunk_left_over, observation.rows, inference_delay, execution_horizon)
             with self._backend("predicting a chunk"):
                 if self.board:
-                    self.model.one_by_one = self.config.time_stages  # type: ignore[union-attr] # the board's model has it
+                    self.model.eager = self.config.time_stages  # type: ignore[union-attr] # the board's model has it
                 actions = self.model.sample_actions(
-                    observation.images,
-                    observation.img_masks,
-                    observation.lang_tokens,
-                    observation.lang_masks,
-                    observation.state,
+                    observation,
                     noise=noise,
                     num_steps=num_steps,
                     generator=generator,

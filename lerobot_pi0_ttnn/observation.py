@@ -10,6 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .model.observation import Observation
+
 logger = logging.getLogger(__name__)
 
 STATE = "observation.state"
@@ -22,22 +24,6 @@ BLACK = -1.0
 """As the model sees it: around an image that is not square, and every pixel of an absent camera, as LeRobot has it."""
 FAR_OUT = 0.25
 """How far pixels may be out of [0, 1]: more than any filter overshoots, less than any other scale than [0, 1] needs."""
-
-
-@dataclass(frozen=True)
-class Observation:
-    """One batch, ready for `sample_actions`."""
-
-    images: list[Tensor]
-    """For each camera (B, 3, image_size, image_size) float32 in [-1, 1]; present cameras first, absent ones last."""
-    img_masks: list[Tensor]
-    """For each camera (B,) bool, False where it is absent."""
-    lang_tokens: Tensor
-    """(B, L) int64."""
-    lang_masks: Tensor
-    """(B, L) bool, False on padding."""
-    state: Tensor
-    """(B, state_dim) float32, zero-padded."""
 
 
 @dataclass

@@ -21,9 +21,9 @@ from .quality import Measurement, measurements
 if TYPE_CHECKING:
     from lerobot.policies.pi0.modeling_pi0 import PI0Policy
 
+    from lerobot_pi0_ttnn.device.board import Board
+    from lerobot_pi0_ttnn.device.executor import PI0ModelTTNN
     from lerobot_pi0_ttnn.reference import PI0ModelTorch
-    from lerobot_pi0_ttnn.tt.board import Board
-    from lerobot_pi0_ttnn.tt.model import PI0ModelTTNN
     from training.simulation import Simulation
 
     from .oracle import ModelInputs
@@ -138,7 +138,7 @@ def run_python() -> Callable[..., str]:
 def board(request: pytest.FixtureRequest) -> Iterator[Board]:
     """The board of this process."""
     pytest.importorskip("ttnn", reason="the TTNN backend's package is not installed")
-    from lerobot_pi0_ttnn.tt.board import open_board
+    from lerobot_pi0_ttnn.device.board import open_board
 
     with open_board(request.config.getoption("--board")) as opened:
         yield opened
@@ -147,8 +147,8 @@ def board(request: pytest.FixtureRequest) -> Iterator[Board]:
 @pytest.fixture(scope="session")
 def tt_model(board: Board, policy: PI0Policy) -> Callable[[str], PI0ModelTTNN]:
     """Our model on the board with the policy's weights, by precision."""
-    from lerobot_pi0_ttnn.model_config import TINY
-    from lerobot_pi0_ttnn.tt.model import PI0ModelTTNN
+    from lerobot_pi0_ttnn.device.executor import PI0ModelTTNN
+    from lerobot_pi0_ttnn.model.config import TINY
 
     from .oracle import state_dict
 
@@ -170,7 +170,7 @@ def policy() -> PI0Policy:
 @pytest.fixture(scope="session")
 def twin(policy: PI0Policy) -> PI0ModelTorch:
     """Our float32 model with the policy's weights."""
-    from lerobot_pi0_ttnn.model_config import TINY
+    from lerobot_pi0_ttnn.model.config import TINY
     from lerobot_pi0_ttnn.reference import PI0ModelTorch
 
     from .oracle import state_dict

@@ -24,7 +24,7 @@ IMPORTED = (
     "tests.machine",
     "tests.oracle",
 )
-OF_THE_BACKEND = ("ttnn", "lerobot_pi0_ttnn.tt.model", "lerobot_pi0_ttnn.emulation.emulator")
+OF_THE_BACKEND = ("ttnn", "lerobot_pi0_ttnn.device.executor", "lerobot_pi0_ttnn.emulation.emulator")
 
 
 def answer(number: int) -> None:

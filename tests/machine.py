@@ -53,7 +53,7 @@ def hide_boards() -> None:
     """Lets this package find neither a card nor a kernel compiler, for the rest of the process."""
     from lerobot_pi0_ttnn.cli.doctor import command as doctor
     from lerobot_pi0_ttnn.cli.doctor import compiler
-    from lerobot_pi0_ttnn.tt import cards
+    from lerobot_pi0_ttnn.device import cards
 
     cards.NODES = ABSENT
     compiler.SYSTEM_FOLDER = ABSENT

@@ -13,7 +13,7 @@ from lerobot.policies.pi0.configuration_pi0 import PI0Config
 from torch import Tensor
 from transformers import DynamicCache
 
-from lerobot_pi0_ttnn.model_config import TINY, PI0ModelConfig
+from lerobot_pi0_ttnn.model.config import TINY, PI0ModelConfig
 
 CAMERAS = ("front", "wrist", "side")
 STATE_DIM = 14

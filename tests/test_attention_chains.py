@@ -13,8 +13,8 @@ import pytest
 
 pytest.importorskip("ttnn", reason="the TTNN backend's package is not installed")
 
-from lerobot_pi0_ttnn.model_config import PI0_BASE
-from lerobot_pi0_ttnn.tt.context import token_layout
+from lerobot_pi0_ttnn.device.uploads import cache_length, token_layout
+from lerobot_pi0_ttnn.model.config import PI0_BASE
 from lerobot_pi0_ttnn.tt.program import KEY_CHUNK, TILE, key_chunk, query_chunk
 
 GRIDS = {"n150": 64, "n300": 56, "p150 and p100a": 110, "p150, other firmware": 120, "p150-130": 130}
@@ -99,8 +99,8 @@ def shapes() -> dict[tuple[int, int, int], str]:
     for cameras in range(5):
         for prompt in range(TILE, 801, TILE):
             layout = token_layout(cameras, prompt, PI0_BASE)
-            for queries in (layout.state, TILE, 2 * TILE):
-                found[expert.num_heads, queries, layout.length] = f"{cameras} cameras, {prompt} tokens"
+            for queries in (block.size for block in layout):
+                found[expert.num_heads, queries, cache_length(layout)] = f"{cameras} cameras, {prompt} tokens"
     return found
 
 

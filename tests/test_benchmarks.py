@@ -18,7 +18,7 @@ from benchmarks import (
     warm_up,
 )
 from lerobot_pi0_ttnn import PI0TTNNPolicy
-from lerobot_pi0_ttnn.model_config import TINY
+from lerobot_pi0_ttnn.model.config import TINY
 
 from .oracle import sized
 
@@ -101,7 +101,7 @@ def test_weight_conversion(checkpoint, run_python, tmp_path):
 import json, sys
 from pathlib import Path
 from benchmarks.weight_conversion import start
-from lerobot_pi0_ttnn.model_config import TINY
+from lerobot_pi0_ttnn.model.config import TINY
 
 found = start(Path(sys.argv[1]), Path(sys.argv[2]), TINY)
 assert 0 < found["anonymous_peak_mib"] <= found["resident_peak_mib"], found

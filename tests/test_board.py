@@ -12,10 +12,10 @@ from types import SimpleNamespace
 
 import pytest
 
-from lerobot_pi0_ttnn.tt import board as boards
-from lerobot_pi0_ttnn.tt import cards, opening
-from lerobot_pi0_ttnn.tt.board import open_board
-from lerobot_pi0_ttnn.tt.failure import BoardError, is_failure
+from lerobot_pi0_ttnn.device import board as boards
+from lerobot_pi0_ttnn.device import cards, opening
+from lerobot_pi0_ttnn.device.board import open_board
+from lerobot_pi0_ttnn.device.failure import BoardError, is_failure
 
 
 class FakeTTNN(SimpleNamespace):

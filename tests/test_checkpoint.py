@@ -10,8 +10,8 @@ import torch
 from lerobot_pi0_ttnn import PI0ModelTorch, PI0WeightLoader
 from lerobot_pi0_ttnn.checkpoint.layout import recognise
 from lerobot_pi0_ttnn.checkpoint.loader import link_or_copy
-from lerobot_pi0_ttnn.model_config import PI0_BASE, TINY
-from lerobot_pi0_ttnn.weights import check_shapes, check_weights, expected_shapes
+from lerobot_pi0_ttnn.model.config import PI0_BASE, TINY
+from lerobot_pi0_ttnn.model.tensors import check_shapes, check_weights, expected_shapes
 from tests.checkpoints import LAYOUTS, hub_cache, write, write_sharded
 from tests.oracle import make_lerobot_policy, state_dict
 

@@ -13,7 +13,7 @@ from lerobot.policies.pi0.configuration_pi0 import PI0Config
 from lerobot_pi0_ttnn import PI0TTNNConfig
 from lerobot_pi0_ttnn.checkpoint.files import CheckpointSource
 from lerobot_pi0_ttnn.configuration_pi0_ttnn import adopt_checkpoint_config, load_config
-from lerobot_pi0_ttnn.model_config import PI0_BASE, TINY
+from lerobot_pi0_ttnn.model.config import PI0_BASE, TINY
 from tests.checkpoints import edit_json
 from tests.oracle import make_lerobot_policy
 

@@ -15,7 +15,7 @@ from lerobot_pi0_ttnn.cli import main
 from lerobot_pi0_ttnn.cli.doctor import card, compiler, environment, host, hub, packages
 from lerobot_pi0_ttnn.cli.doctor.command import as_text, check_board, check_host
 from lerobot_pi0_ttnn.cli.doctor.finding import Finding
-from lerobot_pi0_ttnn.tt import cards
+from lerobot_pi0_ttnn.device import cards
 from lerobot_pi0_ttnn.ttnn_api.installed import SFPI_TABLE
 
 NODE = Path("/dev/tenstorrent/0")

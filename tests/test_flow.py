@@ -7,8 +7,8 @@ import torch
 from lerobot.policies.common import flow_matching as lerobot_flow
 from lerobot.policies.common.vla_utils import create_sinusoidal_pos_embedding
 
-from lerobot_pi0_ttnn.flow import euler_integrate, sample_noise, schedule, time_embedding
-from lerobot_pi0_ttnn.model_config import PI0_BASE
+from lerobot_pi0_ttnn.model.config import PI0_BASE
+from lerobot_pi0_ttnn.model.flow import euler_integrate, sample_noise, schedule, time_embedding
 
 SHAPE = (2, 50, 32)
 STEPS = pytest.mark.parametrize("num_steps", [1, 4, 10])

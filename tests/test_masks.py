@@ -5,7 +5,8 @@ import torch
 from lerobot.policies.common.vla_utils import make_att_2d_masks
 from torch import Tensor
 
-from lerobot_pi0_ttnn.masks import block_mask, live_columns, positions, present_cameras, suffix_positions
+from lerobot_pi0_ttnn.model.blocks import lay_out, live_columns, positions, present_cameras, real_tokens, visible_keys
+from lerobot_pi0_ttnn.model.config import PI0ModelConfig
 
 
 def bits(*rows: str) -> Tensor:
@@ -79,18 +80,27 @@ CASES = pytest.mark.parametrize(
 )
 
 
+CONFIG = PI0ModelConfig(horizon=3)
+
+
+def block_mask(is_real: Tensor) -> Tensor:
+    """(B, S, S), the keys of each query, from those of its block."""
+    blocks = lay_out(7, CONFIG)
+    return torch.cat([visible_keys(b, is_real)[:, None].expand(-1, b.size, -1) for b in blocks], dim=1)
+
+
 @CASES
 def test_block_mask(rows):
     is_real = bits(*(row for row, _, _ in rows))
     want = torch.stack([mask for _, mask, _ in rows])
-    assert torch.equal(block_mask(STARTS_BLOCK, is_real), want)
+    assert torch.equal(block_mask(is_real), want)
 
 
 @CASES
 def test_block_mask_is_lerobots_in_the_rows_of_real_tokens(rows):
     is_real = bits(*(row for row, _, _ in rows))
     lerobot = make_att_2d_masks(is_real, STARTS_BLOCK[None].expand(len(rows), -1))
-    assert torch.equal(block_mask(STARTS_BLOCK, is_real)[is_real], lerobot[is_real])
+    assert torch.equal(block_mask(is_real)[is_real], lerobot[is_real])
 
 
 @CASES
@@ -99,10 +109,18 @@ def test_positions(rows):
     assert positions(is_real).tolist() == [want for _, _, want in rows]
 
 
-@CASES
-def test_suffix_positions_go_on_from_the_real_prefix(rows):
-    prefix = bits(*(row for row, _, _ in rows))[:, :7]
-    assert suffix_positions(prefix, 4).tolist() == [want[7:] for _, _, want in rows]
+def test_blocks_on_whole_tiles_go_on_from_the_real_prefix():
+    blocks = lay_out(5, CONFIG, multiple=4)
+    assert [(block.name, block.start, block.tokens, block.end) for block in blocks] == [
+        ("prefix", 0, 5, 8),
+        ("state", 8, 1, 12),
+        ("actions", 12, 3, 16),
+    ]
+    is_real = real_tokens(blocks, 20)
+    assert torch.equal(is_real, bits("11111000 1000 1110 0000"))
+    assert positions(is_real)[0, :16].tolist() == [0, 1, 2, 3, 4, 4, 4, 4, 5, 5, 5, 5, 6, 7, 8, 8]
+    want = bits("11111000 0000 0000 0000", "11111000 1000 0000 0000", "11111000 1000 1110 0000")
+    assert torch.equal(torch.cat([visible_keys(block, is_real) for block in blocks]), want)
 
 
 @pytest.mark.parametrize(

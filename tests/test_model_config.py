@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 
-from lerobot_pi0_ttnn.model_config import GEMMA_2B, GEMMA_300M, GEMMA_VARIANTS, PI0_BASE, TINY, PI0ModelConfig
+from lerobot_pi0_ttnn.model.config import GEMMA_2B, GEMMA_300M, GEMMA_VARIANTS, PI0_BASE, TINY, PI0ModelConfig
 
 
 def test_vision_is_siglip_so400m():

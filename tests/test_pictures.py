@@ -54,8 +54,8 @@ def images_of(policy, call) -> list[torch.Tensor]:
     """What the model of the policy is given in a call."""
     seen = []
 
-    def sample_actions(images, *_, **__):
-        seen.extend(image.clone() for image in images)
+    def sample_actions(observation, **_):
+        seen.extend(image.clone() for image in observation.images)
         return torch.zeros(1, 50, 32)
 
     with pytest.MonkeyPatch.context() as patch:

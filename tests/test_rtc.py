@@ -14,9 +14,9 @@ from lerobot.policies.rtc.modeling_rtc import RTCProcessor
 from lerobot.rollout.inference.rtc import _normalize_prev_actions_length, supports_rtc_inference
 
 from lerobot_pi0_ttnn import PI0TTNNConfig, PI0TTNNPolicy
-from lerobot_pi0_ttnn.flow import euler_integrate, schedule
-from lerobot_pi0_ttnn.model_config import TINY
-from lerobot_pi0_ttnn.rtc import ATTENTION_SCHEDULES, Guidance, gains, guided, make_guidance, prefix_weights
+from lerobot_pi0_ttnn.model.config import TINY
+from lerobot_pi0_ttnn.model.flow import euler_integrate, schedule
+from lerobot_pi0_ttnn.model.rtc import ATTENTION_SCHEDULES, Guidance, gains, guided, make_guidance, prefix_weights
 from tests import oracle
 from tests.checkpoints import edit_json, save_lerobot_checkpoint
 from tests.oracle import ACTION_DIM, make_lerobot_policy, make_noise, only_row, state_dict
@@ -415,8 +415,8 @@ def test_sizes_that_are_no_whole_tiles(board):
     """The weights of the padding are 0 and its columns are read by nobody."""
     from dataclasses import replace
 
+    from lerobot_pi0_ttnn.device.executor import PI0ModelTTNN
     from lerobot_pi0_ttnn.reference import PI0ModelTorch
-    from lerobot_pi0_ttnn.tt.model import PI0ModelTTNN
     from tests.parity.tt import random_inputs, random_weights
 
     config = replace(TINY, action_dim=7, horizon=33)

@@ -6,7 +6,7 @@ import pytest
 
 from benchmarks.growth import BASE, draw, growth_table
 from benchmarks.scaling_cpu import measure, random_model, time_chunk
-from lerobot_pi0_ttnn.model_config import TINY
+from lerobot_pi0_ttnn.model.config import TINY
 
 POINTS = [("cameras", 1), ("cameras", 2), ("cameras", 3), ("tokens", 12), ("tokens", 48), ("steps", 5), ("steps", 10)]
 POINTS += [("steps", 20), ("batch", 1), ("batch", 2), ("batch", 4)]

@@ -7,10 +7,10 @@ import torch
 
 ttnn = pytest.importorskip("ttnn", reason="the TTNN backend's package is not installed")
 
-from lerobot_pi0_ttnn.model_config import TINY  # noqa: E402
-from lerobot_pi0_ttnn.tt.model import PI0ModelTTNN  # noqa: E402
+from lerobot_pi0_ttnn.device.executor import PI0ModelTTNN  # noqa: E402
+from lerobot_pi0_ttnn.device.trace import CAPACITY, Traces  # noqa: E402
+from lerobot_pi0_ttnn.model.config import TINY  # noqa: E402
 from lerobot_pi0_ttnn.tt.movable import Movable  # noqa: E402
-from lerobot_pi0_ttnn.tt.trace import CAPACITY, Traces  # noqa: E402
 from lerobot_pi0_ttnn.tt.weights import on_host  # noqa: E402
 from lerobot_pi0_ttnn.ttnn_api.hook import add_layer, remove_layer  # noqa: E402
 from tests.oracle import make_batch, make_noise, model_inputs, state_dict  # noqa: E402
@@ -24,9 +24,6 @@ class Row(Movable):
 
     def moved(self, move):
         return Row(*(move(tensor) for tensor in self._tensors))
-
-    def specs(self):
-        return tuple((tuple(tensor.shape), tensor.dtype, tensor.layout) for tensor in self._tensors)
 
 
 def row(value, rows=32):
@@ -125,7 +122,7 @@ def use(traces, queue, *keys, size=None):
         assert result(traces, queue, value, key=key) == 11 * value
 
 
-def test_first_one_by_one_then_captured_then_replayed(traces, queue):
+def test_first_eager_then_captured_then_replayed(traces, queue):
     assert [result(traces, queue, value) for value in (1, 2, 3, 4)] == [11, 22, 33, 44]
     assert queue.log == ["compute", "begin", "compute", "end", "execute", "execute", "execute"]
 
@@ -290,10 +287,11 @@ class OnePlace:
 def test_rows_of_a_batch_are_read_in_turn_before_the_next_is_written(board, policy):
     inputs = model_inputs(policy, make_batch(batch=3, lengths=(10, 23, 5)))
     noise = make_noise(3)
-    one_by_one, traced = (
-        PI0ModelTTNN(TINY, state_dict(policy), board.device, traces=traces) for traces in (None, OnePlace(board.device))
+    eager, traced = (
+        PI0ModelTTNN(TINY, state_dict(policy), board.device, traces=traces)
+        for traces in (None, [OnePlace(board.device)])
     )
-    want = one_by_one.sample_actions(**inputs, noise=noise, num_steps=1)
+    want = eager.sample_actions(**inputs, noise=noise, num_steps=1)
     assert torch.equal(traced.sample_actions(**inputs, noise=noise, num_steps=1), want)
     assert not torch.equal(want[0], want[1])
 
@@ -314,7 +312,7 @@ class Watched:
 def test_nothing_that_stays_is_allocated_beside_a_trace(board, policy):
     """A table of times for another number of steps, here; a new context is tests/parity/test_tt_context.py's."""
     calls = []
-    model = PI0ModelTTNN(TINY, state_dict(policy), board.device, traces=Watched(calls))
+    model = PI0ModelTTNN(TINY, state_dict(policy), board.device, traces=[Watched(calls)])
 
     def watch(call, proceed):
         if call.name in ("ttnn.from_torch", "ttnn.to_device", "ttnn.empty", "ttnn.zeros"):
@@ -325,7 +323,7 @@ def test_nothing_that_stays_is_allocated_beside_a_trace(board, policy):
     try:
         for times in ((1.0, 0.5), (1.0, 0.5), (1.0,)):
             calls.clear()
-            model.suffix_embedding.time_bias(times)
+            model.chips[0].time_bias(times)
             assert calls[:2] == ["release", "allocate"] or not calls
         assert calls
     finally:
@@ -335,7 +333,7 @@ def test_nothing_that_stays_is_allocated_beside_a_trace(board, policy):
 def test_a_model_leaves_nothing_on_the_board(board, policy, queue):
     before = board.describe()["dram_bytes_in_use"]
     traces = Traces(board.device, REGION)
-    models = [PI0ModelTTNN(TINY, state_dict(policy), board.device, traces=traces) for _ in range(2)]
+    models = [PI0ModelTTNN(TINY, state_dict(policy), board.device, traces=[traces]) for _ in range(2)]
     inputs, noise = model_inputs(policy, make_batch(batch=1)), make_noise(1)
     for model in models:
         model.sample_actions(**inputs, noise=noise, num_steps=1)

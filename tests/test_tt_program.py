@@ -4,8 +4,8 @@ import pytest
 
 ttnn = pytest.importorskip("ttnn", reason="the TTNN backend's package is not installed")
 
-from lerobot_pi0_ttnn.model_config import PI0_BASE  # noqa: E402
-from lerobot_pi0_ttnn.tt.context import token_layout  # noqa: E402
+from lerobot_pi0_ttnn.device.uploads import cache_length, token_layout  # noqa: E402
+from lerobot_pi0_ttnn.model.config import PI0_BASE  # noqa: E402
 from lerobot_pi0_ttnn.tt.precision import PRESETS, preset  # noqa: E402
 from lerobot_pi0_ttnn.tt.program import query_chunk, round_up  # noqa: E402
 from lerobot_pi0_ttnn.ttnn_api.tiles import TILE  # noqa: E402
@@ -44,7 +44,9 @@ def test_query_chunk(queries, heads, chunks):
 )
 def test_layout(cameras, language, prefix, state, actions, length):
     layout = token_layout(cameras, language, PI0_BASE)
-    assert (layout.prefix, layout.state, layout.actions, layout.length) == (prefix, state, actions, length)
+    assert layout[0].tokens == prefix
+    assert [block.start for block in layout] == [0, state, actions]
+    assert cache_length(layout) == length
 
 
 WORMHOLE, BLACKHOLE = ttnn.device.Arch.WORMHOLE_B0, ttnn.device.Arch.BLACKHOLE

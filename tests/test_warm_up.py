@@ -162,7 +162,7 @@ class TestPrograms:
         if board.kind == "emulated":
             pytest.skip(f"{board.name} has no kernels")
         policy = PI0TTNNPolicy.from_pretrained(checkpoint, backend="ttnn", cache_weights=False, warm_up=False)
-        warm_up(policy.model, chips=1, cameras=1, tokens=TILE, max_gain=None)
+        warm_up(policy.model, cameras=1, tokens=TILE, max_gain=None)
         warm = board.device.num_program_cache_entries()
         assert warm > 20
         policy.predict_action_chunk(make_batch(batch=1, cameras=CAMERAS[:1], lengths=[7], max_length=TILE))

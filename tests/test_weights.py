@@ -8,9 +8,9 @@ import torch
 from lerobot.policies.pi0.configuration_pi0 import PI0Config
 from lerobot.policies.pi0.modeling_pi0 import PI0Pytorch
 
-from lerobot_pi0_ttnn.model_config import PI0_BASE, TINY
+from lerobot_pi0_ttnn.model.config import PI0_BASE, TINY
+from lerobot_pi0_ttnn.model.tensors import Weights, check_shapes, check_weights, expected_shapes
 from lerobot_pi0_ttnn.reference import PI0ModelTorch
-from lerobot_pi0_ttnn.weights import Weights, check_shapes, check_weights, expected_shapes
 
 from .oracle import make_lerobot_policy, state_dict
 

@@ -26,7 +26,7 @@ from lerobot_pi0_ttnn import PI0TTNNPolicy
 from lerobot_pi0_ttnn.checkpoint.files import CheckpointSource
 from lerobot_pi0_ttnn.configuration_pi0_ttnn import load_config
 from lerobot_pi0_ttnn.demo import LEARNED_CHECKPOINT
-from lerobot_pi0_ttnn.model_config import TINY
+from lerobot_pi0_ttnn.model.config import TINY
 from tests.oracle import sized
 
 from .model import FIELDS

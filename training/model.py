@@ -13,7 +13,7 @@ from torch import Tensor
 from lerobot_pi0_ttnn.checkpoint.files import CheckpointSource
 from lerobot_pi0_ttnn.checkpoint.tokenizer import FOLDER
 from lerobot_pi0_ttnn.configuration_pi0_ttnn import PI0TTNNConfig
-from lerobot_pi0_ttnn.model_config import TINY
+from lerobot_pi0_ttnn.model.config import TINY
 from lerobot_pi0_ttnn.processor_pi0_ttnn import make_pi0_ttnn_pre_post_processors
 from tests.oracle import sized
 

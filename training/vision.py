@@ -12,7 +12,7 @@ from lerobot.policies.pi0.modeling_pi0 import PI0Policy
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from lerobot_pi0_ttnn.model_config import TINY
+from lerobot_pi0_ttnn.model.config import TINY
 
 from .data import Frames, vary_colours
 from .model import IMAGE_SIZE

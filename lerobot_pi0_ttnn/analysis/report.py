@@ -8,11 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..flow import schedule
-from ..model_config import PI0ModelConfig
-from ..tt.board import Board
-from ..tt.model import PI0ModelTTNN
-from ..weights import EXPERT, Shapes, expected_shapes, shapes_of
+from ..device.board import Board
+from ..device.executor import PI0ModelTTNN
+from ..model.config import PI0ModelConfig
+from ..model.flow import schedule
+from ..model.sampling import denoise
+from ..model.tensors import EXPERT, Shapes, expected_shapes, shapes_of
 from .graph import DeviceOperation, captured, summary
 from .markdown import markdown_table
 
@@ -122,12 +123,13 @@ def operations_by_stage(model: PI0ModelTTNN, board: Board, *, cameras: int, toke
         cameras: present ones.
         tokens: of the prompt.
     """
-    config, backbone, suffix = model.config, model.backbone, model.suffix_embedding
+    config, chip = model.config, model.chips[0]
+    graph = chip.graph
     size = config.vision.image_size
     images = [torch.zeros(3, size, size) for _ in range(cameras)]
     noise = torch.zeros(config.horizon, config.action_dim)
     times = schedule(1)
-    biases = suffix.time_bias(times)
+    biases = chip.time_bias(times)
     stages: dict[str, Stage] = {}
 
     @contextmanager
@@ -136,22 +138,23 @@ def operations_by_stage(model: PI0ModelTTNN, board: Board, *, cameras: int, toke
             yield
         stages[name] = Stage(graph.operations, counts.uploads.count, counts.uploads.bytes, counts.readbacks.count)
 
+    chip.contexts.load(cameras, torch.zeros(tokens, dtype=torch.long))
     with stage(NEW_PROMPT):
-        context = model.contexts.load(cameras, torch.ones(tokens, dtype=torch.long))
+        context = chip.contexts.load(cameras, torch.ones(tokens, dtype=torch.long))
     with stage("upload"):
-        inputs = model.make_inputs(images, torch.zeros(config.state_dim), noise).on(model.device)
-    caches = backbone.static_caches(context.layout.length)
+        inputs = chip.make_inputs(images, torch.zeros(config.state_dim), noise).on(chip.device)
     with stage("vision and language"):
-        embeddings = backbone.embed_prefix(inputs.pixels, context)
+        embeddings = graph.embed_prefix(inputs, context)
     with stage("prefill"):
-        prefix = backbone.prefill(embeddings, context)
+        prefix = graph.backbone.prefill(embeddings, context)
     with stage("state"):
-        backbone.write_state(suffix.embed_state(inputs.proprioception), prefix)
+        (given,) = graph.suffix_embedding.embed_given(inputs)
+        graph.backbone.extend(prefix, given, context.blocks[1])
     with stage(STEP):
-        model.denoise(inputs, prefix, biases, times)
-    actions, block = suffix.embed_actions(inputs.noise, biases[0]), context.actions
+        denoise(graph, prefix, inputs.noise, biases, times)
+    actions = graph.suffix_embedding.embed_actions(inputs.noise, biases[0])
     with stage(EXPERT_LAYER):
-        backbone.expert_layers[0](actions, block.rotary, caches[0], block.start, block.mask)
+        graph.backbone.expert_layers[0](actions, context.blocks[-1], context.caches[0])
     return stages
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ..weights import Shapes
+from ..model.tensors import Shapes
 from .files import ADAPTER, ADAPTER_WEIGHTS, INDEX, SINGLE, CheckpointSource, MappedTensors, identity
 from .layout import LM_HEAD, UNUSED_HEAD, Layout, canonical, why_ignored
 from .loader import PI0WeightLoader

@@ -1,14 +1,14 @@
 """The names under which pi0's tensors are saved: one table from each of them to ours.
 
 Which LeRobot, openpi or transformers release wrote a file shows in its names only. Our own are LeRobot 0.6's without
-the leading `model.` (see `weights.py`). A superset of LeRobot's `PI0Policy._fix_pytorch_state_dict_keys`.
+the leading `model.` (see `model/tensors.py`). A superset of LeRobot's `PI0Policy._fix_pytorch_state_dict_keys`.
 """
 
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from ..weights import LANGUAGE_MODEL
+from ..model.tensors import LANGUAGE_MODEL
 
 EMBEDDING = f"{LANGUAGE_MODEL}.embed_tokens.weight"
 LM_HEAD = "paligemma_with_expert.paligemma.lm_head.weight"

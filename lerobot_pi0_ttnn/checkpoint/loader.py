@@ -10,7 +10,7 @@ from pathlib import Path
 from torch import Tensor
 from tqdm import tqdm
 
-from ..weights import Shapes
+from ..model.tensors import Shapes
 from .files import CheckpointSource, MappedTensors, identity
 from .layout import recognise
 from .writer import Header

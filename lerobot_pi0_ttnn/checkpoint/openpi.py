@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..model_config import GEMMA_VARIANTS
+from ..model.config import GEMMA_VARIANTS
 from .files import CONFIG_FILE, CheckpointSource, read_json
 from .processors import ACTION, STATE
 

@@ -24,9 +24,9 @@ from ..checkpoint.openpi import TRANSFORMS, lerobot_fields, read_norm_stats
 from ..checkpoint.processors import POSTPROCESSOR, PREPROCESSOR
 from ..checkpoint.tokenizer import FOLDER, TOKENIZER_STEP, TokenizerState, name_tokenizer, save_tokenizer
 from ..configuration_pi0_ttnn import PI0TTNNConfig, load_config, parse_config
+from ..model.tensors import check_weights
 from ..review import review, settle_features
 from ..review.tokenizer import checkpoint_tokenizer, other_tokenizer
-from ..weights import check_weights
 from .hub import add_checkpoint_options, checkpoint_source
 
 logger = logging.getLogger(__name__)

@@ -18,8 +18,8 @@ from ..checkpoint.files import CONFIG_FILE
 from ..configuration_pi0_ttnn import BACKENDS
 from ..demo import LEARNED_CHECKPOINT
 from ..demo.stand_in import make_demo_checkpoint
+from ..device.cards import card_nodes
 from ..recording import read_recording
-from ..tt.cards import card_nodes
 from .plot import draw, unnormalised
 
 METAWORLD = "metaworld"
@@ -134,11 +134,11 @@ def plan(options: argparse.Namespace) -> list[Episodes]:
     """
     output: Path = options.output or Path("outputs") / f"demo_{options.env}"
     if options.env != METAWORLD:
-        checkpoint = output / "checkpoint"
-        make_demo_checkpoint(checkpoint, options.env)
+        stand_in = output / "checkpoint"
+        make_demo_checkpoint(stand_in, options.env)
         print("Stand-ins made, with random weights: nothing was trained for this environment.", flush=True)
         length = f"--env.episode_length={options.steps or STEPS}"
-        return [Episodes(checkpoint, output, [f"--env.type={options.env}", length])]
+        return [Episodes(stand_in, output, [f"--env.type={options.env}", length])]
     checkpoint: Path = options.checkpoint
     if not (checkpoint / CONFIG_FILE).is_file():
         raise FileNotFoundError(f"--checkpoint: expected a folder with {CONFIG_FILE}, got {checkpoint}")

@@ -162,8 +162,8 @@ def walk_board(
     Raises:
         ValueError: the board is not an emulated one.
     """
+    from ..device.board import open_board
     from ..emulation.boards import PREFIX
-    from ..tt.board import open_board
 
     if not board_name.startswith(PREFIX):
         raise ValueError(f"--board: expected an emulated board, such as {PREFIX}n150, got {board_name!r}")

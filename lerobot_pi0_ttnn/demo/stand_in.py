@@ -9,7 +9,7 @@ from torch import Tensor
 from ..checkpoint.files import CheckpointSource
 from ..checkpoint.tokenizer import FOLDER
 from ..configuration_pi0_ttnn import PI0TTNNConfig
-from ..weights import expected_shapes
+from ..model.tensors import expected_shapes
 from .checkpoint import write_random_weights
 from .tokenizer import make_tokenizer
 

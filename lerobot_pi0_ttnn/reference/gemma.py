@@ -6,9 +6,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..masks import rotary_angles
-from ..model_config import GemmaConfig
-from ..weights import Weights
+from ..model.blocks import rotary_angles
+from ..model.config import GemmaConfig
+from ..model.tensors import Weights
 from .layers import Linear, RMSNorm, join_heads, split_heads
 
 
@@ -40,6 +40,26 @@ def rotate(x: Tensor, tables: RotaryTables) -> Tensor:
     full = x.float()
     first, second = full.chunk(2, dim=-1)
     return (full * tables.cos + torch.cat([-second, first], dim=-1) * tables.sin).to(x.dtype)
+
+
+@dataclass(frozen=True)
+class TokenBlock:
+    """What a block of tokens brings to every layer.
+
+    Attributes:
+        start: number of its first token in the cache.
+        rotary: tables for its tokens.
+        is_real: (B, start + T) bool, False on keys that are padding; None where none is.
+    """
+
+    start: int
+    rotary: RotaryTables
+    is_real: Tensor | None = None
+
+    @property
+    def end(self) -> int:
+        """Returns the number after that of its last token."""
+        return self.start + self.rotary.cos.shape[2]
 
 
 class KeyValueCache:
@@ -78,10 +98,10 @@ class GemmaKeyValuesTorch:
         self.k_proj = Linear(weights.at("k_proj"), dtype, bias=False)
         self.v_proj = Linear(weights.at("v_proj"), dtype, bias=False)
 
-    def write(self, x: Tensor, rotary: RotaryTables, cache: KeyValueCache, start: int) -> None:
-        """Puts the keys and values of `x`, (B, T, D), in the cache as tokens `start` to `start + T`."""
+    def write(self, x: Tensor, block: TokenBlock, cache: KeyValueCache) -> None:
+        """Puts the keys and values of `x`, (B, T, D), in the cache, where the block has its place."""
         k, v = (split_heads(p(x), self.heads) for p in (self.k_proj, self.v_proj))
-        cache.write(rotate(k, rotary), v, start)
+        cache.write(rotate(k, block.rotary), v, block.start)
 
 
 class GemmaAttentionTorch:
@@ -99,25 +119,20 @@ class GemmaAttentionTorch:
         self.keys_values = GemmaKeyValuesTorch(config, weights, dtype)
         self.o_proj = Linear(weights.at("o_proj"), dtype, bias=False)
 
-    def __call__(
-        self, x: Tensor, rotary: RotaryTables, cache: KeyValueCache, start: int, is_real: Tensor | None
-    ) -> Tensor:
+    def __call__(self, x: Tensor, block: TokenBlock, cache: KeyValueCache) -> Tensor:
         """Returns (B, T, D) in the matmuls' dtype, and leaves the tokens' own keys and values in the cache.
 
         Args:
             x: (B, T, D) float32.
-            rotary: tables for the tokens of `x`.
-            cache: holds tokens 0 to `start`.
-            start: number of the first token of `x`.
-            is_real: (B, start + T) bool, False on keys that are padding; None where none is.
+            block: of the tokens of `x`.
+            cache: holds the tokens before the block.
         """
         x = x.to(self.q_proj.weight.dtype)
-        self.keys_values.write(x, rotary, cache, start)
+        self.keys_values.write(x, block, cache)
         q = split_heads(self.q_proj(x), self.config.num_heads)
-        end = start + x.shape[1]
-        k, v = (t[:, :, :end].expand(-1, self.config.num_heads, -1, -1) for t in (cache.keys, cache.values))
-        mask = None if is_real is None else is_real[:, None, None, :]
-        out = F.scaled_dot_product_attention(rotate(q, rotary), k, v, attn_mask=mask)
+        k, v = (t[:, :, : block.end].expand(-1, self.config.num_heads, -1, -1) for t in (cache.keys, cache.values))
+        mask = None if block.is_real is None else block.is_real[:, None, None, :]
+        out = F.scaled_dot_product_attention(rotate(q, block.rotary), k, v, attn_mask=mask)
         return self.o_proj(join_heads(out))
 
 
@@ -159,15 +174,13 @@ class GemmaBlockTorch:
         self.post_attention_layernorm = RMSNorm(weights.at("post_attention_layernorm"), config.rms_norm_eps)
         self.mlp = GemmaMLPTorch(weights.at("mlp"), dtype)
 
-    def write_keys_values(self, x: Tensor, rotary: RotaryTables, cache: KeyValueCache, start: int) -> None:
+    def write_keys_values(self, x: Tensor, block: TokenBlock, cache: KeyValueCache) -> None:
         """Does only what later tokens need of this layer: the keys and values of `x`, (B, T, D) float32."""
-        self.self_attn.keys_values.write(self.input_layernorm(x), rotary, cache, start)
+        self.self_attn.keys_values.write(self.input_layernorm(x), block, cache)
 
-    def __call__(
-        self, x: Tensor, rotary: RotaryTables, cache: KeyValueCache, start: int, is_real: Tensor | None
-    ) -> Tensor:
+    def __call__(self, x: Tensor, block: TokenBlock, cache: KeyValueCache) -> Tensor:
         """Returns (B, T, D) float32; the arguments are those of `GemmaAttentionTorch`."""
-        x = x + self.self_attn(self.input_layernorm(x), rotary, cache, start, is_real)
+        x = x + self.self_attn(self.input_layernorm(x), block, cache)
         return x + self.mlp(self.post_attention_layernorm(x))
 
 
@@ -184,6 +197,6 @@ class GemmaLastPrefixLayerTorch:
         self.input_layernorm = RMSNorm(weights.at("input_layernorm"), config.rms_norm_eps)
         self.keys_values = GemmaKeyValuesTorch(config, weights.at("self_attn"), dtype)
 
-    def write_keys_values(self, x: Tensor, rotary: RotaryTables, cache: KeyValueCache, start: int) -> None:
-        """Puts the keys and values of `x`, (B, T, D) float32, in the cache as tokens `start` to `start + T`."""
-        self.keys_values.write(self.input_layernorm(x), rotary, cache, start)
+    def write_keys_values(self, x: Tensor, block: TokenBlock, cache: KeyValueCache) -> None:
+        """Puts the keys and values of `x`, (B, T, D) float32, in the cache, where the block has its place."""
+        self.keys_values.write(self.input_layernorm(x), block, cache)

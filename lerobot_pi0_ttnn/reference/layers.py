@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..weights import Weights
+from ..model.tensors import Weights
 
 
 class Linear:

@@ -1,16 +1,18 @@
 """pi0 from images, prompt and state to a chunk of actions, in PyTorch. Twin: `tt/model.py`."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
 
-from ..flow import euler_integrate, sample_noise, schedule
-from ..latency import Stage, timed_steps, untimed
-from ..model_config import PI0ModelConfig
-from ..rtc import Guidance, guided
-from ..weights import Weights, check_weights
-from .paligemma import PaliGemmaBackboneTorch
+from ..latency import Stage, untimed
+from ..model.config import PI0ModelConfig
+from ..model.flow import advanced, sample_noise, schedule
+from ..model.observation import Observation, takes_parts
+from ..model.rtc import Guidance
+from ..model.sampling import sample
+from ..model.tensors import Weights, check_weights
+from .paligemma import Context, PaliGemmaBackboneTorch, Prefix, make_context
 from .suffix import SuffixEmbeddingTorch
 
 
@@ -27,6 +29,7 @@ class PI0ModelTorch:
     """
 
     sample_noise = staticmethod(sample_noise)
+    advance = staticmethod(advanced)
 
     def __init__(
         self, config: PI0ModelConfig, weights: Mapping[str, Tensor], *, dtype: torch.dtype = torch.float32
@@ -36,14 +39,28 @@ class PI0ModelTorch:
         self.backbone = PaliGemmaBackboneTorch(config, Weights(weights), dtype)
         self.suffix_embedding = SuffixEmbeddingTorch(config, Weights(weights))
 
+    def embed_prefix(self, observation: Observation, context: Context) -> Tensor:
+        """Returns the embeddings of images and prompt."""
+        return self.backbone.embed_prefix(observation, context)
+
+    def prefill(self, embeddings: Tensor, observation: Observation, context: Context) -> Prefix:
+        """Returns the keys and values of all that is the same in every step."""
+        prefix = self.backbone.prefill(embeddings, context)
+        given = self.suffix_embedding.embed_given(observation)
+        for block, tokens in zip(context.blocks[1:-1], given, strict=True):
+            self.backbone.extend(prefix, tokens, block)
+        return prefix
+
+    def velocity(self, x_t: Tensor, time_bias: Tensor, prefix: Prefix) -> Tensor:
+        """Returns dx/dt, (B, horizon, action_dim) float32."""
+        action_embeddings = self.suffix_embedding.embed_actions(x_t, time_bias)
+        return self.suffix_embedding.velocity(self.backbone.forward_actions(action_embeddings, prefix))
+
+    @takes_parts
     @torch.no_grad()
     def sample_actions(
         self,
-        images: Sequence[Tensor],
-        img_masks: Sequence[Tensor],
-        lang_tokens: Tensor,
-        lang_masks: Tensor,
-        state: Tensor,
+        observation: Observation,
         *,
         noise: Tensor | None = None,
         num_steps: int | None = None,
@@ -54,46 +71,16 @@ class PI0ModelTorch:
         """Returns a chunk of actions, (B, horizon, action_dim) float32, in the normalised units of training.
 
         Args:
-            images: for each camera (B, 3, image_size, image_size) float32 in [-1, 1].
-            img_masks: for each camera (B,) bool, False where it is absent.
-            lang_tokens: (B, L) int64.
-            lang_masks: (B, L) bool, False on padding.
-            state: (B, state_dim) float32, zero-padded.
+            observation: or its five fields, see `Observation`.
             noise: (B, horizon, action_dim) float32; drawn from `generator` by default.
             num_steps: Euler steps; `config.num_steps` by default.
             generator: source of the noise; torch's global one by default.
             guidance: towards the former chunk; none by default.
             stage: in whose contexts the work is done, to time it.
         """
-        steps = self.config.num_steps if num_steps is None else num_steps
-        times = schedule(steps)
-        time_bias = self.suffix_embedding.time_bias(times)
+        config = self.config
+        times = schedule(config.num_steps if num_steps is None else num_steps)
         if noise is None:
-            noise = self.sample_noise(
-                (state.shape[0], self.config.horizon, self.config.action_dim), generator=generator
-            )
-
-        with stage("vision"):
-            embeddings, is_real = self.backbone.embed_prefix(images, img_masks, lang_tokens, lang_masks)
-        with stage("prefill"):
-            prefix = self.backbone.prefill(embeddings, is_real)
-            self.backbone.write_state(self.suffix_embedding.embed_state(state), prefix)
-
-        def velocity(x_t: Tensor, step: int) -> Tensor:
-            action_embeddings = self.suffix_embedding.embed_actions(x_t, time_bias[step])
-            return self.suffix_embedding.velocity(self.backbone.forward_actions(action_embeddings, prefix))
-
-        field = guided(velocity, guidance, times) if guidance else velocity
-        return euler_integrate(timed_steps(field, stage), noise, steps)
-
-    warm_up_rounds = 1
-    """How often each of `warm_up_shapes` is run."""
-
-    def warm_up_shapes(self, cameras: int, tokens: int) -> list[tuple[int, int]]:
-        """Returns the (cameras, prompt tokens) to run once before it counts: any, to have the weights read from disk.
-
-        Args:
-            cameras: the most that will be present.
-            tokens: of the longest prompt.
-        """
-        return [(1, 1)]
+            noise = self.sample_noise((observation.rows, config.horizon, config.action_dim), generator=generator)
+        context, time_bias = make_context(observation, config), self.suffix_embedding.time_bias(times).unbind()
+        return sample(self, observation, context, noise, time_bias, times, guidance, stage)

@@ -3,33 +3,83 @@
 Source: openpi `models/pi0.py` and LeRobot `modeling_pi0.py::PaliGemmaWithExpertModel`. Twin: `tt/paligemma.py`.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..masks import live_columns, positions, present_cameras, suffix_positions
-from ..model_config import PI0ModelConfig
-from ..weights import EXPERT, LANGUAGE_MODEL, PROJECTOR, VISION_TOWER, Weights
-from .gemma import GemmaBlockTorch, GemmaLastPrefixLayerTorch, KeyValueCache, RotaryTables, rotary_tables
+from ..model.blocks import lay_out, live_columns, positions, present_cameras, visible_keys
+from ..model.config import PI0ModelConfig
+from ..model.observation import Observation
+from ..model.tensors import EXPERT, LANGUAGE_MODEL, PROJECTOR, VISION_TOWER, Weights
+from .gemma import GemmaBlockTorch, GemmaLastPrefixLayerTorch, KeyValueCache, RotaryTables, TokenBlock, rotary_tables
 from .layers import Linear, RMSNorm
 from .siglip import SigLIPVisionTowerTorch
 
 
 @dataclass(frozen=True)
+class Context:
+    """What belongs to the prompts and to the cameras of a batch.
+
+    Attributes:
+        cameras: numbers of those that at least one row has.
+        columns: of the prompts, numbers of those that are real in at least one row.
+        is_real: (B, P) bool for what is kept, False on padding.
+        blocks: the prefix, then what follows it; the last one is denoised.
+    """
+
+    cameras: list[int]
+    columns: Tensor
+    is_real: Tensor
+    blocks: tuple[TokenBlock, ...]
+
+
+@dataclass(frozen=True)
 class Prefix:
-    """What the suffix attends to."""
+    """What the actions attend to.
+
+    Attributes:
+        caches: keys and values, one for each layer.
+        blocks: of the context.
+    """
 
     caches: list[KeyValueCache]
-    """One for each layer, filled with the prefix."""
-    length: int
-    """Prefix tokens that were kept."""
-    is_real: Tensor | None
-    """(B, length + 1 + horizon) bool, False on keys that are padding; None where none is."""
-    suffix_rotary: RotaryTables
-    """Tables for the state token and the actions."""
+    blocks: tuple[TokenBlock, ...]
+
+
+def make_context(observation: Observation, config: PI0ModelConfig) -> Context:
+    """Returns the context of a batch.
+
+    Cameras and language columns that no row of the batch has are left out: exact, since nothing attends to them and they do
+    not advance positions.
+    """
+    cameras = present_cameras(observation.img_masks)
+    columns = live_columns(observation.lang_masks)
+    images = [observation.img_masks[camera][:, None].expand(-1, config.vision.num_patches) for camera in cameras]
+    is_real = torch.cat([*images, observation.lang_masks[:, columns]], dim=1)
+    return Context(cameras, columns, is_real, token_blocks(is_real, config))
+
+
+def token_blocks(is_real: Tensor, config: PI0ModelConfig) -> tuple[TokenBlock, ...]:
+    """Returns the blocks of a batch.
+
+    Args:
+        is_real: (B, P) bool for its prefix, False on padding.
+        config: sizes of the model.
+    """
+    blocks = lay_out(is_real.shape[1], config)
+    has_padding = not bool(is_real.all())
+    is_real = torch.cat([is_real, is_real.new_ones(len(is_real), blocks[-1].end - is_real.shape[1])], dim=1)
+    rotary = rotary_tables(positions(is_real), config.vlm)
+    return tuple(
+        TokenBlock(
+            block.start,
+            RotaryTables(rotary.cos[:, :, block.start : block.end], rotary.sin[:, :, block.start : block.end]),
+            visible_keys(block, is_real)[:, : block.end] if has_padding else None,
+        )
+        for block in blocks
+    )
 
 
 class MultiModalProjectorTorch:
@@ -85,81 +135,55 @@ class PaliGemmaBackboneTorch:
         scale: float = self.config.vlm.width**0.5
         return F.embedding(tokens, self.embed_tokens).float() * scale
 
-    def embed_prefix(
-        self, images: Sequence[Tensor], img_masks: Sequence[Tensor], lang_tokens: Tensor, lang_masks: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """Returns the prefix, (B, P, D) float32, and which of its tokens are real, (B, P) bool.
-
-        Cameras and language columns that no row of the batch has are left out: exact, since nothing attends to them
-        and they do not advance positions.
-
-        Args:
-            images: for each camera (B, 3, image_size, image_size) float32 in [-1, 1].
-            img_masks: for each camera (B,) bool, False where it is absent.
-            lang_tokens: (B, L) int64.
-            lang_masks: (B, L) bool, False on padding.
-        """
-        cameras = present_cameras(img_masks)
-        columns = live_columns(lang_masks)
+    def embed_prefix(self, observation: Observation, context: Context) -> Tensor:
+        """Returns the prefix, (B, P, D) float32: the patches of the cameras that are kept, then language."""
         embeddings: list[Tensor] = []
-        is_real: list[Tensor] = []
-        if cameras:
-            features = self.multi_modal_projector(self.vision_tower(torch.cat([images[i] for i in cameras])))
-            embeddings += features.chunk(len(cameras))
-            is_real += [img_masks[i][:, None].expand(-1, self.config.vision.num_patches) for i in cameras]
-        embeddings.append(self.embed_language(lang_tokens[:, columns]))
-        is_real.append(lang_masks[:, columns])
-        return torch.cat(embeddings, dim=1), torch.cat(is_real, dim=1)
+        if context.cameras:
+            images = torch.cat([observation.images[camera] for camera in context.cameras])
+            features = self.multi_modal_projector(self.vision_tower(images))
+            embeddings += features.chunk(len(context.cameras))
+        embeddings.append(self.embed_language(observation.lang_tokens[:, context.columns]))
+        return torch.cat(embeddings, dim=1)
 
-    def prefill(self, embeddings: Tensor, is_real: Tensor) -> Prefix:
+    def prefill(self, embeddings: Tensor, context: Context) -> Prefix:
         """Returns the keys and values of the prefix in every layer.
 
         Args:
             embeddings: (B, P, D) float32.
-            is_real: (B, P) bool, False on padding.
+            context: of the batch that they belong to.
         """
-        batch, length = is_real.shape
-        suffix = 1 + self.config.horizon
-        caches = [KeyValueCache(batch, length + suffix, self.config.vlm, self.dtype) for _ in self.expert_layers]
-        rotary = rotary_tables(positions(is_real), self.config.vlm)
-        mask = None if bool(is_real.all()) else is_real
+        block, length = context.blocks[0], context.blocks[-1].end
+        caches = [KeyValueCache(len(embeddings), length, self.config.vlm, self.dtype) for _ in self.expert_layers]
         x = embeddings
         for layer, cache in zip(self.vlm_layers, caches[:-1], strict=True):
-            x = layer(x, rotary, cache, 0, mask)
-        self.vlm_last_layer.write_keys_values(x, rotary, caches[-1], 0)
-        return Prefix(
-            caches=caches,
-            length=length,
-            is_real=None if mask is None else torch.cat([mask, mask.new_ones(batch, suffix)], dim=1),
-            suffix_rotary=rotary_tables(suffix_positions(is_real, suffix), self.config.expert),
-        )
+            x = layer(x, block, cache)
+        self.vlm_last_layer.write_keys_values(x, block, caches[-1])
+        return Prefix(caches, context.blocks)
 
-    def write_state(self, state_embedding: Tensor, prefix: Prefix) -> None:
-        """Adds the state token's keys and values to every layer's cache.
+    def extend(self, prefix: Prefix, embeddings: Tensor, block: TokenBlock) -> None:
+        """Adds the keys and values of a block before the actions to every layer's cache.
 
-        The state token sees the prefix and itself, neither the actions nor the time: what it writes is the same at
-        every step, and nothing but its keys and values is ever read.
+        It sees the prefix and itself, neither the actions nor the time: what it writes is the same at every step, and nothing
+        but its keys and values is ever read.
 
         Args:
-            state_embedding: (B, 1, D) float32.
-            prefix: as `prefill` returned it.
+            prefix: with all blocks before this one written.
+            embeddings: (B, T, D) float32.
+            block: of these tokens.
         """
-        rotary = RotaryTables(prefix.suffix_rotary.cos[:, :, :1], prefix.suffix_rotary.sin[:, :, :1])
-        mask = None if prefix.is_real is None else prefix.is_real[:, : prefix.length + 1]
-        x = state_embedding
+        x = embeddings
         for layer, cache in zip(self.expert_layers[:-1], prefix.caches[:-1], strict=True):
-            x = layer(x, rotary, cache, prefix.length, mask)
-        self.expert_layers[-1].write_keys_values(x, rotary, prefix.caches[-1], prefix.length)
+            x = layer(x, block, cache)
+        self.expert_layers[-1].write_keys_values(x, block, prefix.caches[-1])
 
     def forward_actions(self, action_embeddings: Tensor, prefix: Prefix) -> Tensor:
         """Returns the expert's output for the actions, (B, horizon, D) float32, normed.
 
         Args:
             action_embeddings: (B, horizon, D) float32.
-            prefix: with the state token written.
+            prefix: with all blocks before the actions written.
         """
-        rotary = RotaryTables(prefix.suffix_rotary.cos[:, :, 1:], prefix.suffix_rotary.sin[:, :, 1:])
         x = action_embeddings
         for layer, cache in zip(self.expert_layers, prefix.caches, strict=True):
-            x = layer(x, rotary, cache, prefix.length + 1, prefix.is_real)
+            x = layer(x, prefix.blocks[-1], cache)
         return self.expert_norm(x)

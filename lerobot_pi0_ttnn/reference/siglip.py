@@ -4,8 +4,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..model_config import VisionConfig
-from ..weights import Weights
+from ..model.config import VisionConfig
+from ..model.tensors import Weights
 from .layers import LayerNorm, Linear, join_heads, split_heads
 
 

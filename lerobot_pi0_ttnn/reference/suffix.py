@@ -9,9 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..flow import time_embedding
-from ..model_config import PI0ModelConfig
-from ..weights import Weights
+from ..model.config import PI0ModelConfig
+from ..model.flow import time_embedding
+from ..model.observation import Observation
+from ..model.tensors import Weights
 from .layers import Linear
 
 
@@ -30,6 +31,10 @@ class SuffixEmbeddingTorch:
         self.action_time_mlp_in = Linear(weights.at("action_time_mlp_in"), torch.float32, bias=True)
         self.action_time_mlp_out = Linear(weights.at("action_time_mlp_out"), torch.float32, bias=True)
         self.action_out_proj = Linear(weights.at("action_out_proj"), torch.float32, bias=True)
+
+    def embed_given(self, observation: Observation) -> list[Tensor]:
+        """Returns the tokens of each block between the prefix and the actions."""
+        return [self.embed_state(observation.state)]
 
     def embed_state(self, state: Tensor) -> Tensor:
         """Returns the state token, (B, 1, D) float32.

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from ..weights import check_shapes
+from ..model.tensors import check_shapes
 from .problem import Problem, Subject
 
 

@@ -1,15 +1,16 @@
 """Gemma's block with pi0's key/value cache. Source: transformers `modeling_gemma.py`. Twin: `reference/gemma.py`."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 import ttnn
 from torch import Tensor
 
-from ..masks import rotary_angles
-from ..model_config import GemmaConfig
+from ..model.blocks import rotary_angles
+from ..model.config import GemmaConfig
 from .layers import Linear, RMSNorm, attention
+from .movable import Move
 from .ops.heads import split_heads
 from .precision import OpPrecision
 from .weights import DeviceWeights, on_host
@@ -22,7 +23,7 @@ class RotaryTables:
     cos: ttnn.Tensor
     sin: ttnn.Tensor
 
-    def moved(self, move: Callable[[ttnn.Tensor], ttnn.Tensor]) -> "RotaryTables":
+    def moved(self, move: Move) -> "RotaryTables":
         """Returns the tables, each of them moved."""
         return RotaryTables(move(self.cos), move(self.sin))
 
@@ -39,6 +40,25 @@ def rotary_tables(positions: Tensor, config: GemmaConfig, dtype: ttnn.DataType) 
     cos, sin = angles.cos(), angles.sin()
     cos, sin = torch.cat([cos, cos], dim=-1), torch.cat([-sin, sin], dim=-1)
     return RotaryTables(on_host(cos, dtype), on_host(sin, dtype))
+
+
+@dataclass(frozen=True)
+class TokenBlock:
+    """What a block of tokens brings to every layer.
+
+    Attributes:
+        start: number of its first token in the cache.
+        rotary: tables for its tokens.
+        mask: (1, 1, T, S) for all S tokens of the cache, added to the scores.
+    """
+
+    start: int
+    rotary: RotaryTables
+    mask: ttnn.Tensor
+
+    def moved(self, move: Move) -> "TokenBlock":
+        """Returns the block with each of its tensors moved."""
+        return TokenBlock(self.start, self.rotary.moved(move), move(self.mask))
 
 
 class KeyValueCache:
@@ -59,20 +79,15 @@ class KeyValueCache:
 
 
 def _split_heads(
-    projection: ttnn.Tensor,
-    rotary: RotaryTables,
-    cache: KeyValueCache,
-    start: int,
-    num_heads: int,
-    precision: OpPrecision,
+    projection: ttnn.Tensor, block: TokenBlock, cache: KeyValueCache, num_heads: int, precision: OpPrecision
 ) -> ttnn.Tensor | None:
     return split_heads(
         projection,
-        rotary.cos,
-        rotary.sin,
+        block.rotary.cos,
+        block.rotary.sin,
         cache.keys,
         cache.values,
-        start,
+        block.start,
         num_heads,
         fidelity=precision.exact_fidelity,
     )
@@ -93,14 +108,14 @@ class GemmaKeyValuesTTNN:
             raise ValueError(f"num_kv_heads: pi0 on ttnn has one key/value head, got {config.num_kv_heads}")
 
         def fused() -> Tensor:
-            return norm.folded(torch.cat([weights.take(f"{name}.weight") for name in ("k_proj", "v_proj")]))
+            return torch.cat([weights.take(f"{name}.weight") for name in ("k_proj", "v_proj")])
 
         self.precision = precision
-        self.kv_proj = Linear(weights, "kv_proj", fused, None, precision)
+        self.kv_proj = Linear(weights, "kv_proj", fused, None, precision, reads=norm.modulation)
 
-    def write(self, x: ttnn.Tensor, rotary: RotaryTables, cache: KeyValueCache, start: int) -> None:
-        """Puts the keys and values of `x`, (1, 1, T, D), in the cache as tokens `start` to `start + T`."""
-        _split_heads(self.kv_proj(x), rotary, cache, start, 0, self.precision)
+    def write(self, x: ttnn.Tensor, block: TokenBlock, cache: KeyValueCache) -> None:
+        """Puts the keys and values of `x`, (1, 1, T, D), in the cache, where the block has its place."""
+        _split_heads(self.kv_proj(x), block, cache, 0, self.precision)
 
 
 class GemmaAttentionTTNN:
@@ -120,31 +135,27 @@ class GemmaAttentionTTNN:
         def fused() -> Tensor:
             # The scores' scale goes with the queries: attention that scales also scales its mask, in an op of its own.
             q, k, v = (weights.take(f"{name}.weight") for name in ("q_proj", "k_proj", "v_proj"))
-            return norm.folded(torch.cat([q * config.head_dim**-0.5, k, v]))
+            return torch.cat([q * config.head_dim**-0.5, k, v])
 
-        self.qkv_proj = Linear(weights, "qkv_proj", fused, None, precision)
+        self.qkv_proj = Linear(weights, "qkv_proj", fused, None, precision, reads=norm.modulation)
         self.o_proj = Linear(
             weights, "o_proj", lambda: weights.take("o_proj.weight"), None, precision, output=precision.stream
         )
 
-    def write_keys_values(self, x: ttnn.Tensor, rotary: RotaryTables, cache: KeyValueCache, start: int) -> ttnn.Tensor:
+    def write_keys_values(self, x: ttnn.Tensor, block: TokenBlock, cache: KeyValueCache) -> ttnn.Tensor:
         """Returns the queries, scaled and rotated, (1, N, T, H), having put the keys and values of `x` in the cache."""
-        return _split_heads(self.qkv_proj(x), rotary, cache, start, self.config.num_heads, self.precision)
+        return _split_heads(self.qkv_proj(x), block, cache, self.config.num_heads, self.precision)
 
-    def __call__(
-        self, x: ttnn.Tensor, rotary: RotaryTables, cache: KeyValueCache, start: int, mask: ttnn.Tensor
-    ) -> ttnn.Tensor:
+    def __call__(self, x: ttnn.Tensor, block: TokenBlock, cache: KeyValueCache) -> ttnn.Tensor:
         """Returns (1, 1, T, D) in the stream's dtype, and leaves the tokens' own keys and values in the cache.
 
         Args:
             x: (1, 1, T, D), normed.
-            rotary: tables for the tokens of `x`.
-            cache: holds tokens 0 to `start`, and later whatever it held.
-            start: number of the first token of `x`.
-            mask: (1, 1, T, S) for all S tokens of the cache, added to the scores.
+            block: of the tokens of `x`.
+            cache: holds the tokens before the block, and after it whatever it held.
         """
-        q = self.write_keys_values(x, rotary, cache, start)
-        out = attention(q, cache.keys, cache.values, mask=mask, scale=1.0, precision=self.precision)
+        q = self.write_keys_values(x, block, cache)
+        out = attention(q, cache.keys, cache.values, mask=block.mask, scale=1.0, precision=self.precision)
         return self.o_proj(out)
 
 
@@ -158,10 +169,10 @@ class GemmaMLPTTNN:
     """
 
     def __init__(self, weights: DeviceWeights, norm: RMSNorm, precision: OpPrecision) -> None:
-        self.gate_proj = Linear(
-            weights, "gate_proj", lambda: norm.folded(weights.take("gate_proj.weight")), None, precision
+        self.gate_proj, self.up_proj = (
+            Linear(weights, name, partial(weights.take, f"{name}.weight"), None, precision, reads=norm.modulation)
+            for name in ("gate_proj", "up_proj")
         )
-        self.up_proj = Linear(weights, "up_proj", lambda: norm.folded(weights.take("up_proj.weight")), None, precision)
         self.down_proj = Linear(
             weights, "down_proj", lambda: weights.take("down_proj.weight"), None, precision, output=precision.stream
         )
@@ -195,15 +206,13 @@ class GemmaBlockTTNN:
         self.post_attention_layernorm = RMSNorm(weights.at("post_attention_layernorm"), config.rms_norm_eps, precision)
         self.mlp = GemmaMLPTTNN(weights.at("mlp"), self.post_attention_layernorm, precision)
 
-    def write_keys_values(self, x: ttnn.Tensor, rotary: RotaryTables, cache: KeyValueCache, start: int) -> None:
+    def write_keys_values(self, x: ttnn.Tensor, block: TokenBlock, cache: KeyValueCache) -> None:
         """Does only what later tokens need of this layer: the keys and values of `x`, (1, 1, T, D)."""
-        self.self_attn.write_keys_values(self.input_layernorm(x), rotary, cache, start)
+        self.self_attn.write_keys_values(self.input_layernorm(x), block, cache)
 
-    def __call__(
-        self, x: ttnn.Tensor, rotary: RotaryTables, cache: KeyValueCache, start: int, mask: ttnn.Tensor
-    ) -> ttnn.Tensor:
+    def __call__(self, x: ttnn.Tensor, block: TokenBlock, cache: KeyValueCache) -> ttnn.Tensor:
         """Returns (1, 1, T, D) in the dtype of x; the arguments are those of `GemmaAttentionTTNN`."""
-        x = ttnn.add(x, self.self_attn(self.input_layernorm(x), rotary, cache, start, mask))
+        x = ttnn.add(x, self.self_attn(self.input_layernorm(x), block, cache))
         return ttnn.add(x, self.mlp(self.post_attention_layernorm(x)))
 
 
@@ -220,6 +229,6 @@ class GemmaLastPrefixLayerTTNN:
         self.input_layernorm = RMSNorm(weights.at("input_layernorm"), config.rms_norm_eps, precision)
         self.keys_values = GemmaKeyValuesTTNN(config, weights.at("self_attn"), self.input_layernorm, precision)
 
-    def write_keys_values(self, x: ttnn.Tensor, rotary: RotaryTables, cache: KeyValueCache, start: int) -> None:
-        """Puts the keys and values of `x`, (1, 1, T, D), in the cache as tokens `start` to `start + T`."""
-        self.keys_values.write(self.input_layernorm(x), rotary, cache, start)
+    def write_keys_values(self, x: ttnn.Tensor, block: TokenBlock, cache: KeyValueCache) -> None:
+        """Puts the keys and values of `x`, (1, 1, T, D), in the cache, where the block has its place."""
+        self.keys_values.write(self.input_layernorm(x), block, cache)

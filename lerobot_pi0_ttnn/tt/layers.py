@@ -3,7 +3,7 @@
 Activations are (1, 1, T, D) in tiles of 32 x 32, T a multiple of 32, so that no op sees a row that nobody wrote.
 """
 
-from typing import Any
+from dataclasses import dataclass
 
 import torch.nn.functional as F
 import ttnn
@@ -24,6 +24,37 @@ def pad_columns(x: Tensor, columns: int, value: float = 0.0) -> Tensor:
     return F.pad(x, (0, columns - x.shape[-1]), value=value)
 
 
+@dataclass(frozen=True)
+class Modulation:
+    """What becomes of what a norm has normalised: x * scale + shift, and then the branch that reads it times gate.
+
+    Attributes:
+        scale: (D,) float32.
+        shift: (D,) float32, or None.
+        gate: (D,) float32, or None, as everywhere in pi0.
+    """
+
+    scale: Tensor
+    shift: Tensor | None = None
+    gate: Tensor | None = None
+
+
+def folded(weight: Make, bias: Make | None, modulation: Modulation | None) -> tuple[Make, Make | None]:
+    """Returns what makes the (out, in) weight and the (out,) bias of a linear with the modulation of the norm it reads in them.
+
+    Args:
+        weight: makes the linear's own.
+        bias: makes the linear's own; None for a linear without.
+        modulation: the same at every call; None where there is nothing to fold.
+    """
+    if modulation is None:
+        return weight, bias
+    scale, shift = modulation.scale, modulation.shift
+    if shift is None:
+        return lambda: weight() * scale, bias
+    return lambda: weight() * scale, lambda: weight() @ shift + (bias() if bias else 0.0)
+
+
 class Linear:
     """activation(x @ weight.T + bias).
 
@@ -35,6 +66,7 @@ class Linear:
         precision: of the matmul.
         activation: that the matmul applies to what it accumulated.
         output: dtype of the result; the role's activation dtype by default.
+        reads: modulation of the norm that makes x, which does not apply it; None for any other x.
     """
 
     def __init__(
@@ -47,7 +79,9 @@ class Linear:
         *,
         activation: ttnn.UnaryOpType | None = None,
         output: ttnn.DataType | None = None,
+        reads: Modulation | None = None,
     ) -> None:
+        weight, bias = folded(weight, bias, reads)
         layer = weights.at(name)
         self.weight = layer.upload("weight", lambda: weight().T.contiguous(), precision.weights)
         self.bias = None if bias is None else layer.upload("bias", lambda: bias()[None, :], precision.activations)
@@ -93,7 +127,7 @@ class Linear:
 
 
 class RMSNorm:
-    """Gemma's norm without its scale: x / rms(x). The scale (1 + weight) is folded into the linears that read it.
+    """Gemma's norm without its modulation: x / rms(x). The scale, 1 + weight, is folded into the linears that read it.
 
     Args:
         weights: cursor at the layer.
@@ -102,13 +136,9 @@ class RMSNorm:
     """
 
     def __init__(self, weights: DeviceWeights, epsilon: float, precision: OpPrecision) -> None:
-        self.scale = 1.0 + weights.take("weight")
+        self.modulation = Modulation(scale=1.0 + weights.take("weight"))
         self.epsilon = epsilon
         self.kernel = precision.exact_kernel
-
-    def folded(self, weight: Tensor) -> Tensor:
-        """Returns the (out, in) float32 weight of a linear that reads the norm, with the scale in it."""
-        return weight * self.scale
 
     def __call__(self, x: ttnn.Tensor) -> ttnn.Tensor:
         """Returns (1, 1, T, D) in the dtype of x, where x is."""
@@ -122,7 +152,7 @@ class RMSNorm:
 
 
 class LayerNorm:
-    """SigLIP's norm without its scale and shift, which are folded into the linears that read it.
+    """SigLIP's norm without its modulation: scale and shift are folded into the linears that read it.
 
     Args:
         weights: cursor at the layer.
@@ -131,23 +161,9 @@ class LayerNorm:
     """
 
     def __init__(self, weights: DeviceWeights, epsilon: float, precision: OpPrecision) -> None:
-        self.weight = weights.take("weight")
-        self.bias = weights.take("bias")
+        self.modulation = Modulation(scale=weights.take("weight"), shift=weights.take("bias"))
         self.epsilon = epsilon
         self.kernel = precision.exact_kernel
-
-    def folded_weight(self, weight: Tensor) -> Tensor:
-        """Returns the (out, in) float32 weight of a linear that reads the norm, with the scale in it."""
-        return weight * self.weight
-
-    def folded_bias(self, weight: Tensor, bias: Tensor) -> Tensor:
-        """Returns the (out,) float32 bias of a linear that reads the norm, with the shift in it.
-
-        Args:
-            weight: (out, in), without the scale.
-            bias: (out,), without the shift.
-        """
-        return bias + weight @ self.bias
 
     def __call__(self, x: ttnn.Tensor) -> ttnn.Tensor:
         """Returns (B, 1, T, D) in the dtype of x."""
@@ -186,14 +202,3 @@ def attention(
         compute_kernel_config=precision.exact_kernel,
         output_concat_heads=True,
     )
-
-
-def device_bytes(part: Any) -> int:
-    """Returns the bytes that the tensors of a part, and of the parts in it, take on the device."""
-    if isinstance(part, ttnn.Tensor):
-        return int(part.buffer_num_pages() * part.buffer_page_size())
-    if isinstance(part, (list, tuple)):
-        return sum(device_bytes(item) for item in part)
-    if isinstance(part, dict):
-        return sum(device_bytes(item) for item in part.values())
-    return device_bytes(vars(part)) if type(part).__module__.startswith(__package__) else 0

@@ -3,15 +3,16 @@
 Source: openpi `models/pi0.py` and LeRobot `modeling_pi0.py::PaliGemmaWithExpertModel`. Twin: `reference/paligemma.py`.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 import ttnn
 
-from ..model_config import PI0ModelConfig
-from ..weights import EXPERT, LANGUAGE_MODEL, PROJECTOR, VISION_TOWER
-from .context import Context
-from .gemma import GemmaBlockTTNN, GemmaLastPrefixLayerTTNN, KeyValueCache
+from ..model.config import PI0ModelConfig
+from ..model.tensors import EXPERT, LANGUAGE_MODEL, PROJECTOR, VISION_TOWER
+from .gemma import GemmaBlockTTNN, GemmaLastPrefixLayerTTNN, KeyValueCache, TokenBlock
+from .inputs import Context, Inputs
 from .layers import LayerNorm, Linear, RMSNorm
 from .precision import OpPrecision, Precision
 from .siglip import SigLIPVisionTowerTTNN
@@ -20,12 +21,15 @@ from .weights import DeviceWeights
 
 @dataclass(frozen=True)
 class Prefix:
-    """What the suffix attends to."""
+    """What the actions attend to.
 
-    caches: list[KeyValueCache]
-    """One for each layer, filled with the prefix."""
-    context: Context
-    """Masks and tables of the suffix, and where it goes in the caches."""
+    Attributes:
+        caches: keys and values, one for each layer.
+        blocks: of the context.
+    """
+
+    caches: Sequence[KeyValueCache]
+    blocks: tuple[TokenBlock, ...]
 
 
 class MultiModalProjectorTTNN:
@@ -48,10 +52,11 @@ class MultiModalProjectorTTNN:
         self.linear = Linear(
             weights,
             "linear",
-            lambda: norm.folded_weight(weights.take("linear.weight")),
-            lambda: norm.folded_bias(weights.take("linear.weight"), weights.take("linear.bias")),
+            lambda: weights.take("linear.weight"),
+            lambda: weights.take("linear.bias"),
             precision,
             output=stream,
+            reads=norm.modulation,
         )
 
     def __call__(self, features: ttnn.Tensor) -> ttnn.Tensor:
@@ -99,7 +104,6 @@ class PaliGemmaBackboneTTNN:
             for layer in range(config.expert.depth)
         ]
         self.expert_norm = RMSNorm(expert.at("norm"), config.expert.rms_norm_eps, precision.expert)
-        self._caches: dict[int, list[KeyValueCache]] = {}
 
     def embed_language(self, tokens: ttnn.Tensor, embeddings: ttnn.Tensor) -> None:
         """Writes the tokens' embeddings times sqrt(D); allocates nothing.
@@ -112,16 +116,11 @@ class PaliGemmaBackboneTTNN:
         ttnn.embedding(tokens, self.embed_tokens, layout=ttnn.TILE_LAYOUT, output_tensor=embeddings)
         ttnn.multiply(embeddings, scale, output_tensor=embeddings)
 
-    def embed_prefix(self, pixels: ttnn.Tensor | None, context: Context) -> ttnn.Tensor:
-        """Returns the prefix, (1, 1, P, D): the patches of the cameras that there are, then language, then padding.
-
-        Args:
-            pixels: see `RowInputs`.
-            context: of the row.
-        """
+    def embed_prefix(self, observation: Inputs, context: Context) -> ttnn.Tensor:
+        """Returns the prefix, (1, 1, P, D): the patches of the cameras that there are, then language, then padding."""
         embeddings: list[ttnn.Tensor] = []
-        if pixels is not None:
-            features = self.multi_modal_projector(self.vision_tower(pixels))
+        if observation.pixels is not None:
+            features = self.multi_modal_projector(self.vision_tower(observation.pixels))
             cameras, _, patches, width = features.shape
             embeddings.append(ttnn.reshape(features, [1, 1, cameras * patches, width]))
         if context.language is not None:
@@ -133,56 +132,43 @@ class PaliGemmaBackboneTTNN:
 
         Args:
             embeddings: (1, 1, P, D).
-            context: of the row that they belong to.
+            context: of the row that they belong to; the keys and values go into its caches.
         """
-        caches = self.static_caches(context.layout.length)
-        block = context.prefix
+        block, caches = context.blocks[0], context.caches
         x = embeddings
         for layer, cache in zip(self.vlm_layers, caches[:-1], strict=True):
-            x = layer(x, block.rotary, cache, block.start, block.mask)
-        self.vlm_last_layer.write_keys_values(x, block.rotary, caches[-1], block.start)
-        return Prefix(caches=caches, context=context)
+            x = layer(x, block, cache)
+        self.vlm_last_layer.write_keys_values(x, block, caches[-1])
+        return Prefix(caches, context.blocks)
 
-    def write_state(self, state_embedding: ttnn.Tensor, prefix: Prefix) -> None:
-        """Adds the state token's keys and values to every layer's cache.
+    def extend(self, prefix: Prefix, embeddings: ttnn.Tensor, block: TokenBlock) -> None:
+        """Adds the keys and values of a block before the actions to every layer's cache.
 
-        The state token sees the prefix and itself, neither the actions nor the time: what it writes is the same at
-        every step, and nothing but its keys and values is ever read.
+        It sees the prefix and itself, neither the actions nor the time: what it writes is the same at every step, and nothing
+        but its keys and values is ever read.
 
         Args:
-            state_embedding: (1, 1, 32, D), the state in row 0.
-            prefix: as `prefill` returned it.
+            prefix: with all blocks before this one written.
+            embeddings: (1, 1, T, D), padded to whole tiles.
+            block: of these tokens.
         """
-        block = prefix.context.state
-        x = state_embedding
+        x = embeddings
         for layer, cache in zip(self.expert_layers[:-1], prefix.caches[:-1], strict=True):
-            x = layer(x, block.rotary, cache, block.start, block.mask)
-        self.expert_layers[-1].write_keys_values(x, block.rotary, prefix.caches[-1], block.start)
+            x = layer(x, block, cache)
+        self.expert_layers[-1].write_keys_values(x, block, prefix.caches[-1])
 
     def forward_actions(self, action_embeddings: ttnn.Tensor, prefix: Prefix) -> ttnn.Tensor:
         """Returns the expert's output for the actions, (1, 1, horizon, D), normed without scale.
 
         Args:
             action_embeddings: (1, 1, horizon, D).
-            prefix: with the state token written.
+            prefix: with all blocks before the actions written.
         """
-        block = prefix.context.actions
         x = action_embeddings
         for layer, cache in zip(self.expert_layers, prefix.caches, strict=True):
-            x = layer(x, block.rotary, cache, block.start, block.mask)
+            x = layer(x, prefix.blocks[-1], cache)
         return self.expert_norm(x)
 
-    def static_caches(self, length: int) -> list[KeyValueCache]:
-        """Returns each layer's cache for rows of `length` tokens, made once.
-
-        Rows of one length share them: a row is done with them before the next one begins.
-        """
-        if length not in self._caches:
-            self._caches[length] = [
-                KeyValueCache(length, self.config.vlm, self.precision.cache, self.device) for _ in self.expert_layers
-            ]
-        return self._caches[length]
-
-    def tensors(self) -> list[ttnn.Tensor]:
-        """Returns what was allocated beside the weights and stays: the caches."""
-        return [tensor for caches in self._caches.values() for cache in caches for tensor in (cache.keys, cache.values)]
+    def make_caches(self, length: int) -> list[KeyValueCache]:
+        """Returns each layer's cache, newly allocated, for rows of `length` tokens."""
+        return [KeyValueCache(length, self.config.vlm, self.precision.cache, self.device) for _ in self.expert_layers]

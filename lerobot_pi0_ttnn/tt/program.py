@@ -7,10 +7,10 @@ from typing import Any
 
 import ttnn
 
+from ..device.failure import is_failure, said
 from ..ttnn_api.tiles import TILE as TILE
 from ..ttnn_api.tiles import TILE_BYTES
 from .blocking import Blocks, Matmul, matmul_blocks, shard_count, subblock
-from .failure import is_failure, said
 
 logger = logging.getLogger(__name__)
 

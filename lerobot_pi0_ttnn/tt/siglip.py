@@ -6,7 +6,7 @@ import torch
 import ttnn
 from torch import Tensor
 
-from ..model_config import VisionConfig
+from ..model.config import VisionConfig
 from .layers import LayerNorm, Linear, attention, pad_columns, pad_rows
 from .precision import OpPrecision
 from .program import TILE, round_up
@@ -54,18 +54,18 @@ class SigLIPAttentionTTNN:
         heads, width = config.num_attention_heads, round_up(config.head_dim, TILE)
 
         def fused_weight() -> Tensor:
-            parts = [norm.folded_weight(weights.take(f"{name}.weight")) for name in QKV]
+            parts = [weights.take(f"{name}.weight") for name in QKV]
             return torch.cat([pad_rows(x.view(heads, -1, x.shape[1]), width).flatten(0, 1) for x in parts])
 
         def fused_bias() -> Tensor:
-            parts = [norm.folded_bias(weights.take(f"{name}.weight"), weights.take(f"{name}.bias")) for name in QKV]
+            parts = [weights.take(f"{name}.bias") for name in QKV]
             return torch.cat([pad_columns(x.view(heads, -1), width).flatten() for x in parts])
 
         def out_weight() -> Tensor:
             weight = weights.take("out_proj.weight")
             return pad_columns(weight.view(weight.shape[0], heads, -1), width).flatten(1)
 
-        self.qkv_proj = Linear(weights, "qkv_proj", fused_weight, fused_bias, precision)
+        self.qkv_proj = Linear(weights, "qkv_proj", fused_weight, fused_bias, precision, reads=norm.modulation)
         self.out_proj = Linear(weights, "out_proj", out_weight, lambda: weights.take("out_proj.bias"), precision)
 
     def __call__(self, x: ttnn.Tensor) -> ttnn.Tensor:
@@ -97,10 +97,11 @@ class SigLIPMLPTTNN:
         self.fc1 = Linear(
             weights,
             "fc1",
-            lambda: pad_rows(norm.folded_weight(weights.take("fc1.weight")), width),
-            lambda: pad_columns(norm.folded_bias(weights.take("fc1.weight"), weights.take("fc1.bias")), width),
+            lambda: pad_rows(weights.take("fc1.weight"), width),
+            lambda: pad_columns(weights.take("fc1.bias"), width),
             precision,
             activation=ttnn.UnaryOpType.GELU_TANH,
+            reads=norm.modulation,
         )
         self.fc2 = Linear(
             weights,

@@ -9,12 +9,12 @@ import torch.nn.functional as F
 import ttnn
 from torch import Tensor
 
-from ..flow import time_embedding
-from ..model_config import PI0ModelConfig
+from ..model.config import PI0ModelConfig
+from ..model.flow import time_embedding
+from .inputs import Inputs
 from .layers import Linear, RMSNorm, pad_columns, pad_rows
 from .precision import OpPrecision
 from .program import TILE, round_up
-from .trace import Traces
 from .weights import DeviceWeights, to_device
 
 
@@ -29,7 +29,6 @@ class SuffixEmbeddingTTNN:
         norm: the expert's last norm, whose output `velocity` reads.
         precision: of the matmuls.
         stream: dtype of the expert's residual stream.
-        traces: the device's, released before a new table of times is allocated.
     """
 
     def __init__(
@@ -39,11 +38,9 @@ class SuffixEmbeddingTTNN:
         norm: RMSNorm,
         precision: OpPrecision,
         stream: ttnn.DataType,
-        traces: Traces | None = None,
     ) -> None:
         self.config = config
         self.precision = precision
-        self._traces = traces
         self.device = weights.device
         self.programs = weights.programs
         width, actions = config.expert.width, round_up(config.action_dim, TILE)
@@ -79,11 +76,15 @@ class SuffixEmbeddingTTNN:
         self.action_out_proj = Linear(
             weights,
             "action_out_proj",
-            lambda: pad_rows(norm.folded(weights.take("action_out_proj.weight")), actions),
+            lambda: pad_rows(weights.take("action_out_proj.weight"), actions),
             lambda: pad_columns(weights.take("action_out_proj.bias"), actions),
             precision,
+            reads=norm.modulation,
         )
-        self._time_biases: dict[tuple[float, ...], list[ttnn.Tensor]] = {}
+
+    def embed_given(self, observation: Inputs) -> list[ttnn.Tensor]:
+        """Returns the tokens of each block between the prefix and the actions."""
+        return [self.embed_state(observation.proprioception)]
 
     def embed_state(self, state: ttnn.Tensor) -> ttnn.Tensor:
         """Returns the state token and the padding of its tile, (1, 1, 32, D) in shards.
@@ -98,24 +99,15 @@ class SuffixEmbeddingTTNN:
         return self.programs.in_shards(tokens.padded_shape[-2], self.config.expert.width)
 
     def time_bias(self, times: Sequence[float]) -> list[ttnn.Tensor]:
-        """Returns for each time (1, D) float32: what it adds to the first layer of the action-time MLP. Made once.
+        """Returns for each time (1, D) float32, newly allocated: what it adds to the first layer of the action-time MLP.
 
         Args:
             times: in [0, 1].
         """
-        key = tuple(times)
-        if key not in self._time_biases:
-            if self._traces is not None:
-                self._traces.release()
-            config = self.config
-            embedding = time_embedding(times, config.expert.width, config.min_period, config.max_period)
-            rows = F.linear(embedding, self.time_half, self.constant_bias)
-            self._time_biases[key] = [to_device(row[None, :], self.precision.activations, self.device) for row in rows]
-        return self._time_biases[key]
-
-    def tensors(self) -> list[ttnn.Tensor]:
-        """Returns what was allocated beside the weights and stays: the tables of times."""
-        return [row for rows in self._time_biases.values() for row in rows]
+        config = self.config
+        embedding = time_embedding(times, config.expert.width, config.min_period, config.max_period)
+        rows = F.linear(embedding, self.time_half, self.constant_bias)
+        return [to_device(row[None, :], self.precision.activations, self.device) for row in rows]
 
     def embed_actions(self, x_t: ttnn.Tensor, time_bias: ttnn.Tensor) -> ttnn.Tensor:
         """Returns the action tokens, (1, 1, horizon, D) in shards.

@@ -2,17 +2,27 @@
 
 from collections.abc import Callable, Mapping
 from copy import copy
+from typing import Protocol
 
 import torch
 import ttnn
 from torch import Tensor
 
-from ..weights import Weights
+from ..model.tensors import Weights
 from .program import Programs
-from .weight_cache import WeightCache
 
 Make = Callable[[], Tensor]
 """Makes a tensor on the host: called only where the cache does not have what would become of it."""
+
+
+class Cache(Protocol):
+    """Keeps converted tensors by name, see `device/weight_cache.py`."""
+
+    def load(self, name: str, device: ttnn.Device) -> ttnn.Tensor | None:
+        """Returns a cached tensor, in the device's DRAM; None where there is none."""
+
+    def store(self, name: str, tensor: ttnn.Tensor) -> None:
+        """Keeps a tensor, which is on the host."""
 
 
 class DeviceWeights:
@@ -22,7 +32,7 @@ class DeviceWeights:
         weights: cursor over the checkpoint.
         device: where the tensors go.
         cache: of converted tensors; None to convert every time.
-        first: what was uploaded of the same checkpoint to another chip: it is copied from there, and converted no more.
+        clone_from: what was uploaded of the same checkpoint to another chip: it is copied from there, and converted no more.
 
     Attributes:
         programs: That whoever computes with these tensors uses.
@@ -33,15 +43,15 @@ class DeviceWeights:
         self,
         weights: Weights,
         device: ttnn.Device,
-        cache: WeightCache | None = None,
-        first: Mapping[str, ttnn.Tensor] | None = None,
+        cache: Cache | None = None,
+        clone_from: Mapping[str, ttnn.Tensor] | None = None,
     ) -> None:
         self.device = device
         self.programs = Programs(device)
         self.uploaded: dict[str, ttnn.Tensor] = {}
         self._weights = weights
         self._cache = cache
-        self._first = first
+        self._clone_from = clone_from
 
     def at(self, name: str) -> "DeviceWeights":
         """Returns the cursor that stands at `name` below this one."""
@@ -69,8 +79,8 @@ class DeviceWeights:
         return tensor
 
     def _on_device(self, full_name: str, make: Make, dtype: ttnn.DataType, layout: ttnn.Layout) -> ttnn.Tensor:
-        if self._first is not None:
-            converted = ttnn.from_device(self._first[full_name])
+        if self._clone_from is not None:
+            converted = ttnn.from_device(self._clone_from[full_name])
         elif self._cache is None:
             return to_device(make(), dtype, self.device, layout=layout)
         else:

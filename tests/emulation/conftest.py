@@ -10,7 +10,7 @@ import pytest
 if TYPE_CHECKING:  # imported before `tests/conftest.py` has set up the environment, were it not for that
     import torch
 
-    from lerobot_pi0_ttnn.tt.board import Board
+    from lerobot_pi0_ttnn.device.board import Board
 
 BF16_STEP = 2.0**-7
 
@@ -18,7 +18,7 @@ BF16_STEP = 2.0**-7
 @pytest.fixture(scope="session")
 def board() -> Iterator[Board]:
     pytest.importorskip("ttnn", reason="the TTNN backend's package is not installed")
-    from lerobot_pi0_ttnn.tt.board import open_board
+    from lerobot_pi0_ttnn.device.board import open_board
 
     with open_board("emulated:n150") as opened:
         yield opened

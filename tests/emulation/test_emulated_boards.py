@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from lerobot_pi0_ttnn.device.opening import TRACE_REGION_MB
 from lerobot_pi0_ttnn.emulation.boards import BOARDS, emulated_board
 from lerobot_pi0_ttnn.emulation.runtime_root import RuntimeRoot
-from lerobot_pi0_ttnn.tt.opening import TRACE_REGION_MB
 
 pytest.importorskip("ttnn")
 
@@ -30,7 +30,7 @@ FACTS = {
 
 DESCRIBE = """
 import json, sys, torch
-from lerobot_pi0_ttnn.tt.board import open_board
+from lerobot_pi0_ttnn.device.board import open_board
 board = open_board(sys.argv[1])
 import ttnn
 up = lambda t: ttnn.from_torch(t, dtype=ttnn.bfloat16, layout=ttnn.TILE_LAYOUT, device=board.device)
@@ -136,7 +136,7 @@ REFUSALS = """
 import ttnn
 from lerobot_pi0_ttnn.emulation.boards import emulated_board
 from lerobot_pi0_ttnn.emulation.runtime_root import RuntimeRoot
-from lerobot_pi0_ttnn.tt.board import open_board
+from lerobot_pi0_ttnn.device.board import open_board
 
 def refusal(name):
     try:

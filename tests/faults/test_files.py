@@ -110,7 +110,7 @@ def room(size):
 warnings = []  # standard error is a file, too
 handler = logging.Handler()
 handler.emit = lambda record: warnings.append(record.getMessage())
-logger = logging.getLogger("lerobot_pi0_ttnn.tt.weight_cache")
+logger = logging.getLogger("lerobot_pi0_ttnn.device.weight_cache")
 logger.addHandler(handler)
 logger.propagate = False
 

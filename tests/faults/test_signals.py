@@ -15,8 +15,8 @@ PREDICTS = """
 import atexit, sys, threading
 from pathlib import Path
 from lerobot_pi0_ttnn import PI0TTNNPolicy
-from lerobot_pi0_ttnn.tt import board as boards
-from lerobot_pi0_ttnn.tt.cards import CardLock
+from lerobot_pi0_ttnn.device import board as boards
+from lerobot_pi0_ttnn.device.cards import CardLock
 from tests.oracle import make_batch
 
 backend, checkpoint, card, recording, thread = sys.argv[1:]
@@ -107,7 +107,7 @@ LOADS = """
 import sys, time
 from pathlib import Path
 from lerobot_pi0_ttnn import PI0TTNNPolicy
-from lerobot_pi0_ttnn.tt.weight_cache import WeightCache
+from lerobot_pi0_ttnn.device.weight_cache import WeightCache
 
 store = WeightCache.store
 

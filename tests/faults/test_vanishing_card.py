@@ -14,8 +14,8 @@ pytest.importorskip("ttnn", reason="the TTNN backend's package is not installed"
 
 import ttnn
 
+from lerobot_pi0_ttnn.device.failure import BoardError
 from lerobot_pi0_ttnn.recording import read_recording
-from lerobot_pi0_ttnn.tt.failure import BoardError
 from lerobot_pi0_ttnn.ttnn_api.hook import add_layer, remove_layer
 from tests.oracle import make_batch, make_noise
 
@@ -168,7 +168,7 @@ CLOSES_AND_COMPLAINS = """
 import sys, torch
 from pathlib import Path
 from lerobot_pi0_ttnn import PI0TTNNPolicy
-from lerobot_pi0_ttnn.tt.cards import CardLock
+from lerobot_pi0_ttnn.device.cards import CardLock
 from tests.faults.test_vanishing_card import GONE, BoardError, Card, behind, predict, ttnn
 
 def load():

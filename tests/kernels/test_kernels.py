@@ -20,9 +20,9 @@ OURS = {path.stem: path for program in PROGRAMS for path in sorted(program.kerne
 COMPILES = """
 import shutil, sys
 from lerobot_pi0_ttnn.emulation import session
-from lerobot_pi0_ttnn.model_config import TINY
-from lerobot_pi0_ttnn.tt.board import open_board
-from lerobot_pi0_ttnn.tt.model import PI0ModelTTNN
+from lerobot_pi0_ttnn.model.config import TINY
+from lerobot_pi0_ttnn.device.board import open_board
+from lerobot_pi0_ttnn.device.executor import PI0ModelTTNN
 from tests.oracle import make_noise
 from tests.parity.tt import random_inputs, random_weights
 

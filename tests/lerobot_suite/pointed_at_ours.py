@@ -13,11 +13,12 @@ import torch
 from lerobot.policies.rtc import modeling_rtc
 from lerobot.policies.rtc.modeling_rtc import RTCProcessor
 
-from lerobot_pi0_ttnn import PI0TTNNConfig, PI0TTNNPolicy, rtc
+from lerobot_pi0_ttnn import PI0TTNNConfig, PI0TTNNPolicy
 from lerobot_pi0_ttnn.demo.checkpoint import random_tensor
-from lerobot_pi0_ttnn.model_config import TINY, PI0ModelConfig
+from lerobot_pi0_ttnn.model import rtc
+from lerobot_pi0_ttnn.model.config import TINY, PI0ModelConfig
+from lerobot_pi0_ttnn.model.tensors import expected_shapes
 from lerobot_pi0_ttnn.processor_pi0_ttnn import make_pi0_ttnn_pre_post_processors
-from lerobot_pi0_ttnn.weights import expected_shapes
 
 OPENPI = "tests.policies.pi0_pi05.openpi_pytorch"
 

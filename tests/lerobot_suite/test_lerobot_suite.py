@@ -17,9 +17,9 @@ from lerobot.configs import FeatureType, PolicyFeature
 from lerobot_pi0_ttnn import PI0TTNNConfig
 from lerobot_pi0_ttnn.demo.checkpoint import write_random_weights
 from lerobot_pi0_ttnn.demo.tokenizer import make_tokenizer
-from lerobot_pi0_ttnn.model_config import TINY
+from lerobot_pi0_ttnn.model.config import TINY
+from lerobot_pi0_ttnn.model.tensors import LANGUAGE_MODEL, expected_shapes
 from lerobot_pi0_ttnn.processor_pi0_ttnn import make_pi0_ttnn_pre_post_processors
-from lerobot_pi0_ttnn.weights import LANGUAGE_MODEL, expected_shapes
 from tests.checkpoints import hub_cache
 
 HERE, ROOT = Path(__file__).parent, Path(__file__).parents[2]

@@ -9,10 +9,10 @@ from lerobot.policies.common.vla_utils import make_att_2d_masks, prepare_attenti
 from torch import Tensor, nn
 from transformers import DynamicCache
 
-from lerobot_pi0_ttnn.masks import positions, suffix_positions
-from lerobot_pi0_ttnn.model_config import GemmaConfig, PI0ModelConfig
-from lerobot_pi0_ttnn.reference.gemma import GemmaBlockTorch, KeyValueCache, rotary_tables
-from lerobot_pi0_ttnn.weights import EXPERT, LANGUAGE_MODEL, Weights
+from lerobot_pi0_ttnn.model.config import GemmaConfig, PI0ModelConfig
+from lerobot_pi0_ttnn.model.tensors import EXPERT, LANGUAGE_MODEL, Weights
+from lerobot_pi0_ttnn.reference.gemma import GemmaBlockTorch, KeyValueCache, TokenBlock
+from lerobot_pi0_ttnn.reference.paligemma import token_blocks
 
 from ..oracle import state_dict
 
@@ -27,14 +27,15 @@ Part = Literal["attention", "block"]
 class GemmaLayer:
     """The first layer of one of pi0's transformers, twice."""
 
+    model: PI0ModelConfig
     config: GemmaConfig
     ours: GemmaBlockTorch
     theirs: nn.Module
     rotary_emb: nn.Module
 
-    def call_ours(self, part: Part, x: Tensor, places: Tensor, cache: KeyValueCache, start: int, is_real: Tensor):
+    def call_ours(self, part: Part, x: Tensor, block: TokenBlock, cache: KeyValueCache):
         module = self.ours if part == "block" else self.ours.self_attn
-        return module(x, rotary_tables(places, self.config), cache, start, is_real)
+        return module(x, block, cache)
 
     def call_theirs(self, part: Part, x: Tensor, places: Tensor, mask: Tensor, cache: DynamicCache | None = None):
         module = self.theirs if part == "block" else self.theirs.self_attn
@@ -55,14 +56,14 @@ def gemma_layer(policy: lerobot_pi0.PI0Policy, model: PI0ModelConfig, name: Lite
     }[name]
     theirs.config._attn_implementation = "eager"
     ours = GemmaBlockTorch(config, Weights(state_dict(policy)).at(f"{prefix}.layers.0"), torch.float32)
-    return GemmaLayer(config, ours, theirs.layers[0], theirs.rotary_emb)
+    return GemmaLayer(model, config, ours, theirs.layers[0], theirs.rotary_emb)
 
 
 def run_on_prefix(layer: GemmaLayer, part: Part) -> tuple[Tensor, Tensor]:
     """Ours and theirs at the real tokens of a padded prefix."""
     x = torch.randn(*PREFIX.shape, layer.config.width, generator=torch.Generator().manual_seed(0))
     cache = KeyValueCache(*PREFIX.shape, layer.config, torch.float32)
-    got = layer.call_ours(part, x, positions(PREFIX), cache, 0, PREFIX)
+    got = layer.call_ours(part, x, token_blocks(PREFIX, layer.model)[0], cache)
     mask = make_att_2d_masks(PREFIX, torch.zeros_like(PREFIX))
     want = layer.call_theirs(part, x, torch.cumsum(PREFIX, dim=1) - 1, mask)
     return got[PREFIX], want[PREFIX]
@@ -77,10 +78,10 @@ def run_on_suffix(layer: GemmaLayer, part: Part) -> tuple[Tensor, Tensor]:
 
     cache = KeyValueCache(batch, length + 1 + HORIZON, layer.config, torch.float32)
     cache.write(keys, values, 0)
-    is_real = torch.cat([PREFIX, PREFIX.new_ones(batch, 1 + HORIZON)], dim=1)
-    places = suffix_positions(PREFIX, 1 + HORIZON)
-    state = layer.call_ours(part, x[:, :1], places[:, :1], cache, length, is_real[:, : length + 1])
-    actions = layer.call_ours(part, x[:, 1:], places[:, 1:], cache, length + 1, is_real)
+    _, *blocks = token_blocks(PREFIX, layer.model)
+    state, actions = (
+        layer.call_ours(part, part_x, block, cache) for part_x, block in zip((x[:, :1], x[:, 1:]), blocks, strict=True)
+    )
 
     # From here as in LeRobot's `PI0Pytorch.denoise_step`.
     suffix = PREFIX.new_ones(batch, 1 + HORIZON)

@@ -8,10 +8,10 @@ import torch
 from lerobot.policies.pi0.modeling_pi0 import PI0Policy
 from transformers.initialization import no_init_weights
 
-from lerobot_pi0_ttnn.model_config import PI0_BASE, PI0ModelConfig
+from lerobot_pi0_ttnn.model.config import PI0_BASE, PI0ModelConfig
+from lerobot_pi0_ttnn.model.tensors import PROJECTOR, VISION_TOWER, Weights
 from lerobot_pi0_ttnn.reference.paligemma import MultiModalProjectorTorch
 from lerobot_pi0_ttnn.reference.siglip import SigLIPVisionTowerTorch
-from lerobot_pi0_ttnn.weights import PROJECTOR, VISION_TOWER, Weights
 
 from ..oracle import make_lerobot_policy, state_dict
 from .layers import gemma_layer, run_on_prefix, run_on_suffix

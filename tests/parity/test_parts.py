@@ -1,6 +1,7 @@
 """Each part of the twin against LeRobot's own module with the same weights, in float32."""
 
 import functools
+from dataclasses import replace
 
 import lerobot.policies.pi0.modeling_pi0 as lerobot_pi0
 import pytest
@@ -8,9 +9,10 @@ import torch
 from lerobot.policies.common.vla_utils import clone_past_key_values
 from torch import Tensor
 
-from lerobot_pi0_ttnn.model_config import TINY
+from lerobot_pi0_ttnn.model.config import TINY
+from lerobot_pi0_ttnn.model.observation import Observation
 from lerobot_pi0_ttnn.reference import PI0ModelTorch
-from lerobot_pi0_ttnn.reference.paligemma import Prefix
+from lerobot_pi0_ttnn.reference.paligemma import Context, Prefix, make_context, token_blocks
 
 from ..oracle import LeRobotPrefix, ModelInputs, lerobot_prefill, make_noise
 from .layers import gemma_layer, run_on_prefix, run_on_suffix
@@ -35,19 +37,18 @@ def lerobot_prefix(policy, inputs) -> LeRobotPrefix:
 @pytest.fixture(scope="module", params=["elided", "masked"])
 def prefix(request, twin, inputs, lerobot_prefix) -> Prefix:
     """Our prefix with the state in it; `masked` keeps all padding, as LeRobot does, `elided` is what we run."""
-    if request.param == "elided":
-        embeddings, is_real = embed_prefix(twin, inputs)
-    else:
+    observation = Observation(**inputs)
+    embeddings, context = embed_prefix(twin, inputs)
+    if request.param == "masked":
         embeddings, is_real = lerobot_prefix.embeddings, lerobot_prefix.is_real
-    prefix = twin.backbone.prefill(embeddings, is_real)
-    twin.backbone.write_state(twin.suffix_embedding.embed_state(inputs["state"]), prefix)
-    return prefix
+        context = replace(context, is_real=is_real, blocks=token_blocks(is_real, TINY))
+    return twin.prefill(embeddings, observation, context)
 
 
-def embed_prefix(twin: PI0ModelTorch, inputs: ModelInputs) -> tuple[Tensor, Tensor]:
-    return twin.backbone.embed_prefix(
-        inputs["images"], inputs["img_masks"], inputs["lang_tokens"], inputs["lang_masks"]
-    )
+def embed_prefix(twin: PI0ModelTorch, inputs: ModelInputs) -> tuple[Tensor, Context]:
+    observation = Observation(**inputs)
+    context = make_context(observation, TINY)
+    return twin.backbone.embed_prefix(observation, context), context
 
 
 def embed_actions(twin: PI0ModelTorch, x_t: Tensor, time: float) -> Tensor:
@@ -138,22 +139,23 @@ class TestPrefix:
         assert_near(want, table[tokens] * 128**0.5)
 
     def test_embedding_is_lerobots_at_real_tokens(self, twin, inputs, lerobot_prefix):
-        embeddings, is_real = embed_prefix(twin, inputs)
-        assert_near(embeddings[is_real], lerobot_prefix.embeddings[lerobot_prefix.is_real])
+        embeddings, context = embed_prefix(twin, inputs)
+        assert_near(embeddings[context.is_real], lerobot_prefix.embeddings[lerobot_prefix.is_real])
 
     def test_what_no_row_has_is_left_out(self, twin, inputs, lerobot_prefix):
-        embeddings, is_real = embed_prefix(twin, inputs)
+        embeddings, context = embed_prefix(twin, inputs)
         assert lerobot_prefix.is_real.shape == (2, 3 * 256 + 48)
         assert embeddings.shape == (2, 2 * 256 + 23, 128)
         want = torch.tensor([[1] * 512 + [1] * 10 + [0] * 13, [0] * 256 + [1] * 256 + [1] * 23], dtype=torch.bool)
-        assert torch.equal(is_real, want)
+        assert torch.equal(context.is_real, want)
 
     def test_cache_is_lerobots_in_every_layer(self, prefix, lerobot_prefix, inputs, twin):
-        real = lerobot_prefix.is_real if prefix.length == 816 else embed_prefix(twin, inputs)[1]
+        length = prefix.blocks[1].start
+        real = lerobot_prefix.is_real if length == 816 else embed_prefix(twin, inputs)[1].is_real
         assert len(prefix.caches) == TINY.vlm.depth
         for ours, (keys, values, _) in zip(prefix.caches, lerobot_prefix.cache, strict=True):
             for got, want in ((ours.keys, keys), (ours.values, values)):
-                assert_near(by_token(got)[:, : prefix.length][real], by_token(want)[lerobot_prefix.is_real])
+                assert_near(by_token(got)[:, :length][real], by_token(want)[lerobot_prefix.is_real])
 
 
 class TestSuffix:
@@ -187,14 +189,15 @@ class TestSuffix:
         policy.model.denoise_step(inputs["state"], lerobot_prefix.is_real, cache, x_t, timestep(time))
         for ours, (keys, values, _) in zip(prefix.caches, cache, strict=True):
             for got, want in ((ours.keys, keys), (ours.values, values)):
-                assert_near(got[:, :, prefix.length], want[:, :, lerobot_prefix.is_real.shape[1]])
+                assert_near(got[:, :, prefix.blocks[1].start], want[:, :, lerobot_prefix.is_real.shape[1]])
 
     def test_steps_leave_prefix_and_state_alone(self, twin, prefix):
-        before = [cache.keys[:, :, : prefix.length + 1].clone() for cache in prefix.caches]
+        actions = prefix.blocks[-1].start
+        before = [cache.keys[:, :, :actions].clone() for cache in prefix.caches]
         first = velocity(twin, prefix, make_noise(), 1.0)
         velocity(twin, prefix, make_noise(seed=4), 0.5)
         for cache, keys in zip(prefix.caches, before, strict=True):
-            assert torch.equal(cache.keys[:, :, : prefix.length + 1], keys)
+            assert torch.equal(cache.keys[:, :, :actions], keys)
         assert torch.equal(velocity(twin, prefix, make_noise(), 1.0), first)
 
     def test_cached_is_uncached(self, policy, twin, prefix, inputs):

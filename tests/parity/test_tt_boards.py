@@ -36,9 +36,9 @@ def test_board(pytestconfig, run_python, board_name, tests):
 
 CHUNKS = """
 import sys, torch
-from lerobot_pi0_ttnn.model_config import TINY
-from lerobot_pi0_ttnn.tt.board import open_board
-from lerobot_pi0_ttnn.tt.model import PI0ModelTTNN
+from lerobot_pi0_ttnn.model.config import TINY
+from lerobot_pi0_ttnn.device.board import open_board
+from lerobot_pi0_ttnn.device.executor import PI0ModelTTNN
 
 weights, inputs = torch.load(sys.argv[1])
 with open_board("emulated:p150") as board:

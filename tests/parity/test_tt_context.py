@@ -10,9 +10,9 @@ import torch
 ttnn = pytest.importorskip("ttnn", reason="the TTNN backend's package is not installed")
 
 from lerobot_pi0_ttnn.analysis.graph import captured  # noqa: E402
-from lerobot_pi0_ttnn.model_config import TINY  # noqa: E402
-from lerobot_pi0_ttnn.tt.model import PI0ModelTTNN  # noqa: E402
-from lerobot_pi0_ttnn.tt.trace import Traces  # noqa: E402
+from lerobot_pi0_ttnn.device.executor import PI0ModelTTNN  # noqa: E402
+from lerobot_pi0_ttnn.device.trace import Traces  # noqa: E402
+from lerobot_pi0_ttnn.model.config import TINY  # noqa: E402
 from tests.oracle import CAMERAS, make_batch, make_noise, model_inputs, state_dict  # noqa: E402
 
 from ..quality import assert_quality  # noqa: E402
@@ -38,9 +38,9 @@ class EmulatedTraces(Traces):
         self.replays += 1
 
 
-@pytest.fixture(params=["one by one", "traced"])
+@pytest.fixture(params=["eager", "traced"])
 def traces(request, board, monkeypatch):
-    if request.param == "one by one":
+    if request.param == "eager":
         return None
     if board.kind == "emulated":
         return EmulatedTraces(board.device, monkeypatch)
@@ -51,7 +51,9 @@ def traces(request, board, monkeypatch):
 
 @pytest.fixture
 def make_model(board, policy, traces):
-    return lambda: PI0ModelTTNN(TINY, state_dict(policy), board.device, precision="accurate", traces=traces)
+    return lambda: PI0ModelTTNN(
+        TINY, state_dict(policy), board.device, precision="accurate", traces=traces and [traces]
+    )
 
 
 def observation(policy, seed, tokens, cameras=1):
@@ -121,7 +123,7 @@ def test_another_prompt_allocates_nothing(make_model, cases, board):
     for _ in range(2):
         actions(model, cases[0])
     with board.record() as counts, captured() as graph:
-        model.contexts.load(1, torch.arange(1, 32))
+        model.chips[0].contexts.load(1, torch.arange(1, 32))
     assert counts.uploads.count == 10
     assert [operation.name for operation in graph.operations] == ["Embeddings", "BinaryNg"]
     assert not any(operation.outputs for operation in graph.operations)
@@ -132,7 +134,7 @@ def test_the_same_prompt_is_not_loaded_again(make_model, cases, board):
     actions(model, cases[0])
     actions(model, cases[3])
     with board.record() as counts:
-        model.contexts.load(1, cases[0]["lang_tokens"][cases[0]["lang_masks"]])
+        model.chips[0].contexts.load(1, cases[0]["lang_tokens"][cases[0]["lang_masks"]])
     assert counts.uploads.count == counts.operations.total() == 0
 
 

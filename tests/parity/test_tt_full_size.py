@@ -9,9 +9,9 @@ import torch
 pytest.importorskip("ttnn", reason="the TTNN backend's package is not installed")
 
 from lerobot_pi0_ttnn.analysis.report import EXPERT_LAYER, NEW_PROMPT, STEP, dispatched, made_up_weights
-from lerobot_pi0_ttnn.model_config import PI0_BASE
-from lerobot_pi0_ttnn.tt.model import PI0ModelTTNN
-from lerobot_pi0_ttnn.weights import expected_shapes
+from lerobot_pi0_ttnn.device.executor import PI0ModelTTNN
+from lerobot_pi0_ttnn.model.config import PI0_BASE
+from lerobot_pi0_ttnn.model.tensors import expected_shapes
 
 from ..oracle import make_noise
 from .tt import random_inputs

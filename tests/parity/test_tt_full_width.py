@@ -7,12 +7,13 @@ import torch
 
 ttnn = pytest.importorskip("ttnn", reason="the TTNN backend's package is not installed")
 
-from lerobot_pi0_ttnn.masks import positions  # noqa: E402
-from lerobot_pi0_ttnn.model_config import PI0_BASE  # noqa: E402
+from lerobot_pi0_ttnn.device.executor import PI0ModelTTNN  # noqa: E402
+from lerobot_pi0_ttnn.device.uploads import cache_length  # noqa: E402
+from lerobot_pi0_ttnn.model.config import PI0_BASE  # noqa: E402
 from lerobot_pi0_ttnn.reference import PI0ModelTorch  # noqa: E402
-from lerobot_pi0_ttnn.reference.gemma import KeyValueCache, rotary_tables  # noqa: E402
+from lerobot_pi0_ttnn.reference.gemma import KeyValueCache  # noqa: E402
+from lerobot_pi0_ttnn.reference.paligemma import token_blocks  # noqa: E402
 from lerobot_pi0_ttnn.tt.gemma import KeyValueCache as DeviceCache  # noqa: E402
-from lerobot_pi0_ttnn.tt.model import PI0ModelTTNN  # noqa: E402
 from lerobot_pi0_ttnn.tt.siglip import patch_rows  # noqa: E402
 
 from ..oracle import make_noise  # noqa: E402
@@ -61,7 +62,10 @@ def random(*shape: int) -> torch.Tensor:
 def test_siglip_and_projector(tt, twin, precision):
     image = random(1, 3, 224, 224).clamp(-1, 1)
     pixels = ttnn.from_torch(
-        patch_rows(image, FEW_LAYERS.vision), dtype=ttnn.bfloat16, layout=ttnn.ROW_MAJOR_LAYOUT, device=tt.device
+        patch_rows(image, FEW_LAYERS.vision),
+        dtype=ttnn.bfloat16,
+        layout=ttnn.ROW_MAJOR_LAYOUT,
+        device=tt.chips[0].device,
     )
     got = down(tt.backbone.multi_modal_projector(tt.backbone.vision_tower(pixels)), 256)
     want = twin.backbone.multi_modal_projector(twin.backbone.vision_tower(image))[0]
@@ -73,13 +77,11 @@ def test_gemma_2b(tt, twin, precision):
     """A block on a prompt of 23 tokens."""
     config, context = FEW_LAYERS.vlm, upload_row(tt, random_inputs(FEW_LAYERS, 0, 23), 0, make_noise(batch=1)).context
     x = random(23, config.width)
-    is_real = torch.ones(1, 23, dtype=torch.bool)
+    blocks = token_blocks(torch.ones(1, 23, dtype=torch.bool), FEW_LAYERS)
     cache = KeyValueCache(1, 23, config, torch.float32)
-    want = twin.backbone.vlm_layers[0](x[None], rotary_tables(positions(is_real), config), cache, 0, None)[0]
-    device_cache = DeviceCache(context.layout.length, config, tt.precision.cache, tt.device)
-    block = context.prefix
-    stream = up(tt, x, tt.precision.vlm.stream)
-    got = tt.backbone.vlm_layers[0](stream, block.rotary, device_cache, block.start, block.mask)
+    want = twin.backbone.vlm_layers[0](x[None], blocks[0], cache)[0]
+    device_cache = DeviceCache(cache_length(context.layout), config, tt.precision.cache, tt.chips[0].device)
+    got = tt.backbone.vlm_layers[0](up(tt, x, tt.precision.vlm.stream), context.blocks[0], device_cache)
     assert_quality(down(got, 23), want, **LIMITS[precision])
 
 
@@ -88,17 +90,15 @@ def test_gemma_300m(tt, twin, precision):
     context = upload_row(tt, random_inputs(FEW_LAYERS, 2, 23), 0, make_noise(batch=1)).context
     config, layout, prefix = FEW_LAYERS.expert, context.layout, 2 * 256 + 23
     x, keys, values = random(50, config.width), *random(2, prefix + 1, config.head_dim)
-    is_real = torch.ones(1, prefix + 51, dtype=torch.bool)
-    rotary = rotary_tables(positions(is_real)[:, prefix + 1 :], config)
+    block = token_blocks(torch.ones(1, prefix, dtype=torch.bool), FEW_LAYERS)[-1]
     cache = KeyValueCache(1, prefix + 51, config, torch.float32)
     cache.write(keys[None, None], values[None, None], 0)
-    want = twin.backbone.expert_layers[0](x[None], rotary, cache, prefix + 1, None)[0]
-    device_cache = DeviceCache(layout.length, config, tt.precision.cache, tt.device)
-    for part, start in ((slice(0, prefix), 0), (slice(prefix, None), layout.state)):
+    want = twin.backbone.expert_layers[0](x[None], block, cache)[0]
+    device_cache = DeviceCache(cache_length(layout), config, tt.precision.cache, tt.chips[0].device)
+    for part, start in ((slice(0, prefix), 0), (slice(prefix, None), layout[1].start)):
         store(device_cache, *(up(tt, x[part], ttnn.bfloat16) for x in (keys, values)), start)
-    block = context.actions
     stream = up_to_expert(tt, x, tt.precision.expert.stream)
-    got = tt.backbone.expert_layers[0](stream, block.rotary, device_cache, block.start, block.mask)
+    got = tt.backbone.expert_layers[0](stream, context.blocks[-1], device_cache)
     assert_quality(down(got, 50), want, **LIMITS[precision])
 
 

@@ -5,13 +5,20 @@ import torch
 
 ttnn = pytest.importorskip("ttnn", reason="the TTNN backend's package is not installed")
 
+
 from lerobot_pi0_ttnn.analysis.graph import Operand, captured, summary  # noqa: E402
-from lerobot_pi0_ttnn.flow import schedule  # noqa: E402
-from lerobot_pi0_ttnn.model_config import TINY  # noqa: E402
-from lerobot_pi0_ttnn.tt.model import PI0ModelTTNN  # noqa: E402
+from lerobot_pi0_ttnn.device.executor import PI0ModelTTNN  # noqa: E402
+from lerobot_pi0_ttnn.model.config import TINY  # noqa: E402
+from lerobot_pi0_ttnn.model.flow import schedule  # noqa: E402
+from lerobot_pi0_ttnn.model.sampling import denoise  # noqa: E402
 
 from ..oracle import make_noise  # noqa: E402
-from .tt import random_inputs, random_weights, upload_row  # noqa: E402
+from .tt import (  # noqa: E402
+    prefilled,
+    random_inputs,
+    random_weights,
+    upload_row,
+)
 
 
 @pytest.fixture
@@ -30,11 +37,11 @@ def test_all_of_a_step_depends_on_x_t(emulated, tiny):
     """What does not could be computed once for all steps. Followed through the board's memory, from x_t on."""
     with emulated.shapes_only():
         row = upload_row(tiny, random_inputs(TINY, 2, 23), 0, make_noise(batch=1))
-        prefix = tiny.backbone.prefill(tiny.backbone.embed_prefix(row.inputs.pixels, row.context), row.context)
+        prefix = prefilled(tiny, row)
         times = schedule(2)
         bias = tiny.suffix_embedding.time_bias(times)
         with captured() as graph:
-            tiny.denoise(row.inputs, prefix, bias, times)
+            denoise(tiny.chips[0].graph, prefix, row.inputs.noise, bias, times)
     dependent = {("DRAM", row.inputs.noise.buffer_address())}
     assert len(graph.operations) == 2 * (12 * TINY.expert.depth + 5)
     for number, operation in enumerate(graph.operations):

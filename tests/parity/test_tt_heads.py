@@ -6,7 +6,7 @@ from transformers.models.gemma.modeling_gemma import apply_rotary_pos_emb
 
 ttnn = pytest.importorskip("ttnn", reason="the TTNN backend's package is not installed")
 
-from lerobot_pi0_ttnn.model_config import GemmaConfig  # noqa: E402
+from lerobot_pi0_ttnn.model.config import GemmaConfig  # noqa: E402
 from lerobot_pi0_ttnn.tt.gemma import KeyValueCache, rotary_tables  # noqa: E402
 from lerobot_pi0_ttnn.tt.ops import heads  # noqa: E402
 from lerobot_pi0_ttnn.tt.precision import HIGHEST_FIDELITY  # noqa: E402

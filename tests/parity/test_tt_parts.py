@@ -12,26 +12,27 @@ import torch
 
 ttnn = pytest.importorskip("ttnn", reason="the TTNN backend's package is not installed")
 
-from lerobot_pi0_ttnn.flow import schedule  # noqa: E402
-from lerobot_pi0_ttnn.masks import positions, suffix_positions  # noqa: E402
-from lerobot_pi0_ttnn.model_config import TINY  # noqa: E402
+from lerobot_pi0_ttnn.device.executor import PI0ModelTTNN  # noqa: E402
+from lerobot_pi0_ttnn.device.uploads import cache_length  # noqa: E402
+from lerobot_pi0_ttnn.model.config import TINY  # noqa: E402
+from lerobot_pi0_ttnn.model.flow import schedule  # noqa: E402
+from lerobot_pi0_ttnn.model.observation import Observation  # noqa: E402
+from lerobot_pi0_ttnn.model.tensors import Weights  # noqa: E402
 from lerobot_pi0_ttnn.reference import PI0ModelTorch  # noqa: E402
 from lerobot_pi0_ttnn.reference.gemma import (  # noqa: E402
     GemmaMLPTorch,
     KeyValueCache,
-    RotaryTables,
-    rotary_tables,
 )
+from lerobot_pi0_ttnn.reference.paligemma import Context as TorchContext  # noqa: E402
 from lerobot_pi0_ttnn.reference.paligemma import Prefix as TorchPrefix  # noqa: E402
+from lerobot_pi0_ttnn.reference.paligemma import make_context  # noqa: E402
 from lerobot_pi0_ttnn.reference.siglip import SigLIPMLPTorch  # noqa: E402
 from lerobot_pi0_ttnn.tt.gemma import GemmaMLPTTNN  # noqa: E402
 from lerobot_pi0_ttnn.tt.gemma import KeyValueCache as DeviceCache  # noqa: E402
 from lerobot_pi0_ttnn.tt.layers import LayerNorm, RMSNorm  # noqa: E402
-from lerobot_pi0_ttnn.tt.model import PI0ModelTTNN  # noqa: E402
 from lerobot_pi0_ttnn.tt.paligemma import Prefix  # noqa: E402
 from lerobot_pi0_ttnn.tt.siglip import SigLIPMLPTTNN, patch_rows  # noqa: E402
 from lerobot_pi0_ttnn.tt.weights import DeviceWeights  # noqa: E402
-from lerobot_pi0_ttnn.weights import Weights  # noqa: E402
 
 from ..oracle import make_noise, only_row  # noqa: E402
 from ..quality import assert_quality  # noqa: E402
@@ -54,7 +55,7 @@ class Case:
     row: Row
     noise: torch.Tensor
     embeddings: torch.Tensor
-    is_real: torch.Tensor
+    context: TorchContext
 
     def limit(self, accurate: float, balanced: float) -> dict[str, float]:
         """The relative RMSE for this precision, and the PCC that an unbiased error of that size leaves."""
@@ -68,19 +69,19 @@ class Case:
 
     @property
     def prefix_tokens(self) -> int:
-        return self.row.context.layout.prefix
+        return self.row.context.layout[0].tokens
 
     def torch_prefix(self) -> TorchPrefix:
-        return self.torch.backbone.prefill(self.embeddings, self.is_real)
+        return self.torch.backbone.prefill(self.embeddings, self.context)
 
     def tt_prefix(self) -> Prefix:
         """The twin's own prefix, put on the device: parts after it answer for their own errors only."""
         prefix = self.torch_prefix()
-        caches = self.tt.backbone.static_caches(self.row.context.layout.length)
+        caches = self.row.context.caches
         for cache, source in zip(caches, prefix.caches, strict=True):
             keys, values = (x[:, :, : self.prefix_tokens] for x in (source.keys, source.values))
             store(cache, *(self.up_heads(x) for x in (keys, values)), 0)
-        return Prefix(caches=caches, context=self.row.context)
+        return Prefix(caches, self.row.context.blocks)
 
     def up_heads(self, x: torch.Tensor):
         return up(self.tt, x[0, 0], ttnn.bfloat16)
@@ -89,12 +90,11 @@ class Case:
 @pytest.fixture(scope="module", params=["accurate", "balanced"])
 def case(request, board, tt_model, twin, inputs) -> Case:
     tt, noise = tt_model(request.param), make_noise()
-    one = only_row(inputs, ROW)
-    embeddings, is_real = twin.backbone.embed_prefix(
-        one["images"], one["img_masks"], one["lang_tokens"], one["lang_masks"]
-    )
+    one = Observation(**only_row(inputs, ROW))
+    context = make_context(one, TINY)
+    embeddings = twin.backbone.embed_prefix(one, context)
     return Case(
-        request.param, board.kind, tt, twin, upload_row(tt, inputs, ROW, noise), noise[ROW], embeddings, is_real
+        request.param, board.kind, tt, twin, upload_row(tt, inputs, ROW, noise), noise[ROW], embeddings, context
     )
 
 
@@ -106,11 +106,14 @@ class TestVision:
     def test_tower(self, case):
         # Two cameras at a time: attention across them would show.
         images = random(2, 3, 224, 224).clamp(-1, 1)
-        norm = case.tt.backbone.vision_tower.post_layernorm
+        norm = case.tt.backbone.vision_tower.post_layernorm.modulation
         pixels = ttnn.from_torch(
-            patch_rows(images, TINY.vision), dtype=ttnn.bfloat16, layout=ttnn.ROW_MAJOR_LAYOUT, device=case.tt.device
+            patch_rows(images, TINY.vision),
+            dtype=ttnn.bfloat16,
+            layout=ttnn.ROW_MAJOR_LAYOUT,
+            device=case.tt.chips[0].device,
         )
-        got = ttnn.to_torch(case.tt.backbone.vision_tower(pixels)).float()[:, 0] * norm.weight + norm.bias
+        got = ttnn.to_torch(case.tt.backbone.vision_tower(pixels)).float()[:, 0] * norm.scale + norm.shift
         assert_quality(got, case.torch.backbone.vision_tower(images), **case.limit(0.012, 0.02))
 
     def test_projector(self, case):
@@ -141,7 +144,7 @@ class TestPrefix:
         assert_quality(got, case.torch.backbone.embed_language(tokens), **case.limit(0.005, 0.005))
 
     def test_embeddings(self, case):
-        got = down(case.tt.backbone.embed_prefix(case.row.inputs.pixels, case.row.context), case.prefix_tokens)
+        got = down(case.tt.backbone.embed_prefix(case.row.inputs, case.row.context), case.prefix_tokens)
         assert_quality(got, case.embeddings[0], **case.limit(0.012, 0.025))
 
     def test_keys_and_values(self, case):
@@ -192,11 +195,10 @@ class TestGemma:
         length = case.prefix_tokens
         x = random(length, config.width)
         cache = KeyValueCache(1, length, config, torch.float32)
-        rotary = rotary_tables(positions(case.is_real), config)
-        want = reference((x * scale)[None], rotary, cache, 0, case.is_real)[0]
-        device_cache = DeviceCache(case.row.context.layout.length, config, case.tt.precision.cache, case.tt.device)
-        block = case.row.context.prefix
-        got = tt(stream(x), block.rotary, device_cache, block.start, block.mask)
+        want = reference((x * scale)[None], case.context.blocks[0], cache)[0]
+        length_there = cache_length(case.row.context.layout)
+        device_cache = DeviceCache(length_there, config, case.tt.precision.cache, case.tt.chips[0].device)
+        got = tt(stream(x), case.row.context.blocks[0], device_cache)
         return down(got, length), want
 
 
@@ -215,7 +217,7 @@ class TestGelu:
             "fc2.weight": torch.eye(width, 64) + torch.eye(width, 64).flip(1),
             "fc2.bias": torch.zeros(width),
         }
-        on_device = DeviceWeights(Weights(weights), case.tt.device)
+        on_device = DeviceWeights(Weights(weights), case.tt.chips[0].device)
         norm = LayerNorm(on_device.at("norm"), 1e-6, case.tt.precision.vision)
         sizes = replace(TINY.vision, hidden_size=width, intermediate_size=64)
         got = SigLIPMLPTTNN(sizes, on_device, norm, case.tt.precision.vision)
@@ -232,7 +234,7 @@ class TestGelu:
             "up_proj.weight": torch.full((64, width), 1 / width),
             "down_proj.weight": torch.eye(width, 64) + torch.eye(width, 64).flip(1),
         }
-        on_device = DeviceWeights(Weights(weights), case.tt.device)
+        on_device = DeviceWeights(Weights(weights), case.tt.chips[0].device)
         norm = RMSNorm(on_device.at("norm"), 1e-6, case.tt.precision.vlm)
         got = GemmaMLPTTNN(on_device, norm, case.tt.precision.vlm)
         x = torch.ones(32, width)
@@ -266,12 +268,12 @@ class TestSuffix:
         """What the state token leaves in each layer's cache, after the same prefix."""
         token = random(1, TINY.expert.width)
         want, got = case.torch_prefix(), case.tt_prefix()
-        case.torch.backbone.write_state(token[None], want)
-        case.tt.backbone.write_state(up_to_expert(case.tt, token), got)
+        case.torch.backbone.extend(want, token[None], want.blocks[1])
+        case.tt.backbone.extend(got, up_to_expert(case.tt, token), got.blocks[1])
         for ours, theirs in zip(got.caches, want.caches, strict=True):
             for name in ("keys", "values"):
                 assert_quality(
-                    tokens_of(getattr(ours, name), case.row.context.layout.state, 1),
+                    tokens_of(getattr(ours, name), got.blocks[1].start, 1),
                     getattr(theirs, name)[0, 0, case.prefix_tokens : case.prefix_tokens + 1],
                     **case.limit(0.01, 0.03),
                 )
@@ -280,13 +282,13 @@ class TestSuffix:
         """The expert on the actions, after the same prefix and the same state token."""
         token, actions = random(1, TINY.expert.width), random(HORIZON, TINY.expert.width, seed=6)
         want_prefix, got_prefix = case.torch_prefix(), case.tt_prefix()
-        case.torch.backbone.write_state(token[None], want_prefix)
+        case.torch.backbone.extend(want_prefix, token[None], want_prefix.blocks[1])
         for cache, source in zip(got_prefix.caches, want_prefix.caches, strict=True):
             at = slice(case.prefix_tokens, case.prefix_tokens + 1)
             store(
                 cache,
                 *(case.up_heads(x[:, :, at]) for x in (source.keys, source.values)),
-                case.row.context.layout.state,
+                got_prefix.blocks[1].start,
             )
         want = case.torch.backbone.forward_actions(actions[None], want_prefix)[0]
         got = down(case.tt.backbone.forward_actions(up_to_expert(case.tt, actions), got_prefix), HORIZON)
@@ -295,11 +297,11 @@ class TestSuffix:
 
 def test_rotary_tables_count_real_tokens(case):
     """The suffix goes on from the number of real prefix tokens, not from where its rows lie."""
-    want = rotary_tables(suffix_positions(case.is_real, 1 + HORIZON), TINY.expert)
-    for block, part in ((case.row.context.state, slice(0, 1)), (case.row.context.actions, slice(1, 1 + HORIZON))):
-        expected = RotaryTables(want.cos[0, 0, part], want.sin[0, 0, part])
-        rows, half = expected.cos.shape[0], TINY.expert.head_dim // 2
-        torch.testing.assert_close(down(block.rotary.cos, rows), expected.cos, rtol=0, atol=1e-6)
-        sin = down(block.rotary.sin, rows)
-        torch.testing.assert_close(sin[:, half:], expected.sin[:, half:], rtol=0, atol=1e-6)
-        torch.testing.assert_close(sin[:, :half], -expected.sin[:, :half], rtol=0, atol=1e-6)
+    assert [block.rotary.cos.shape[2] for block in case.context.blocks[1:]] == [1, HORIZON]
+    for block, want in zip(case.row.context.blocks[1:], case.context.blocks[1:], strict=True):
+        cos, sin = want.rotary.cos[0, 0], want.rotary.sin[0, 0]
+        rows, half = cos.shape[0], TINY.expert.head_dim // 2
+        torch.testing.assert_close(down(block.rotary.cos, rows), cos, rtol=0, atol=1e-6)
+        got = down(block.rotary.sin, rows)
+        torch.testing.assert_close(got[:, half:], sin[:, half:], rtol=0, atol=1e-6)
+        torch.testing.assert_close(got[:, :half], -sin[:, :half], rtol=0, atol=1e-6)

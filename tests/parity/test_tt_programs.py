@@ -8,18 +8,18 @@ import torch
 ttnn = pytest.importorskip("ttnn", reason="the TTNN backend's package is not installed")
 
 from lerobot_pi0_ttnn.analysis.graph import captured  # noqa: E402
-from lerobot_pi0_ttnn.model_config import TINY  # noqa: E402
+from lerobot_pi0_ttnn.device.executor import PI0ModelTTNN  # noqa: E402
+from lerobot_pi0_ttnn.model.config import TINY  # noqa: E402
+from lerobot_pi0_ttnn.model.tensors import Weights  # noqa: E402
 from lerobot_pi0_ttnn.tt import program  # noqa: E402
 from lerobot_pi0_ttnn.tt.blocking import Blocks  # noqa: E402
 from lerobot_pi0_ttnn.tt.layers import Linear  # noqa: E402
-from lerobot_pi0_ttnn.tt.model import PI0ModelTTNN  # noqa: E402
 from lerobot_pi0_ttnn.tt.precision import preset  # noqa: E402
 from lerobot_pi0_ttnn.tt.weights import DeviceWeights, to_device  # noqa: E402
-from lerobot_pi0_ttnn.weights import Weights  # noqa: E402
 
 from ..oracle import make_noise  # noqa: E402
 from ..quality import assert_quality  # noqa: E402
-from .tt import down, random_inputs, random_weights, upload_row  # noqa: E402
+from .tt import down, prefilled, random_inputs, random_weights, upload_row  # noqa: E402
 
 TOO_MANY_CORES = Blocks((20, 20), 2, 1, 1, (1, 1), is_2d=False)
 TOO_MUCH_MEMORY = Blocks((2, 1), 2, 64, 32, (1, 4), is_2d=False)
@@ -105,7 +105,7 @@ def test_of_the_expert_nothing_but_weights_masks_and_caches_is_in_dram(board):
     """In a step, from x_t to the velocity; no operation is there to move or convert."""
     model = PI0ModelTTNN(TINY, random_weights(TINY), board.device)
     row = upload_row(model, random_inputs(TINY, 2, 23), 0, make_noise(batch=1))
-    prefix = model.backbone.prefill(model.backbone.embed_prefix(row.inputs.pixels, row.context), row.context)
+    prefix = prefilled(model, row)
     (bias,) = model.suffix_embedding.time_bias([1.0])
     with captured() as graph:
         hidden = model.suffix_embedding.embed_actions(row.inputs.noise, bias)

@@ -14,10 +14,10 @@ ttnn = pytest.importorskip("ttnn", reason="the TTNN backend's package is not ins
 
 from lerobot_pi0_ttnn.analysis.graph import DeviceOperation, captured  # noqa: E402
 from lerobot_pi0_ttnn.analysis.report import dispatched, made_up_weights  # noqa: E402
+from lerobot_pi0_ttnn.device.board import Board  # noqa: E402
+from lerobot_pi0_ttnn.device.executor import PI0ModelTTNN  # noqa: E402
 from lerobot_pi0_ttnn.emulation.session import built_kernels  # noqa: E402
-from lerobot_pi0_ttnn.model_config import PI0_BASE, TINY  # noqa: E402
-from lerobot_pi0_ttnn.tt.board import Board  # noqa: E402
-from lerobot_pi0_ttnn.tt.model import PI0ModelTTNN  # noqa: E402
+from lerobot_pi0_ttnn.model.config import PI0_BASE, TINY  # noqa: E402
 from lerobot_pi0_ttnn.tt.precision import PRESETS  # noqa: E402
 
 from .tt import random_inputs, random_weights  # noqa: E402

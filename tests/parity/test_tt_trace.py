@@ -5,10 +5,10 @@ import torch
 
 ttnn = pytest.importorskip("ttnn", reason="the TTNN backend's package is not installed")
 
+from lerobot_pi0_ttnn.device.executor import PI0ModelTTNN  # noqa: E402
 from lerobot_pi0_ttnn.latency import Stopwatch  # noqa: E402
-from lerobot_pi0_ttnn.model_config import TINY  # noqa: E402
-from lerobot_pi0_ttnn.rtc import make_guidance  # noqa: E402
-from lerobot_pi0_ttnn.tt.model import PI0ModelTTNN  # noqa: E402
+from lerobot_pi0_ttnn.model.config import TINY  # noqa: E402
+from lerobot_pi0_ttnn.model.rtc import make_guidance  # noqa: E402
 from tests.oracle import CAMERAS, make_batch, make_noise, model_inputs, only_row, state_dict  # noqa: E402
 from tests.quality import assert_quality  # noqa: E402
 
@@ -24,7 +24,7 @@ def traces(board):
 
 @pytest.fixture(scope="module")
 def model(board, policy, traces):
-    return PI0ModelTTNN(TINY, state_dict(policy), board.device, precision="accurate", traces=traces)
+    return PI0ModelTTNN(TINY, state_dict(policy), board.device, precision="accurate", traces=[traces])
 
 
 def row(policy, seed, cameras=2, tokens=10):
@@ -82,11 +82,11 @@ def test_guidance_is_an_input_too(model, twin, policy):
         assert_quality(got, want, **LIMITS)
 
 
-def test_one_by_one(model, policy, traces, monkeypatch):
+def test_eager(model, policy, traces, monkeypatch):
     inputs, noise = row(policy, 10), make_noise(1)
     want = [model.sample_actions(**inputs, noise=noise, num_steps=2) for _ in range(3)][-1]
     stopwatch = Stopwatch()
-    monkeypatch.setattr(model, "one_by_one", True)
+    monkeypatch.setattr(model, "eager", True)
     got = model.sample_actions(**inputs, noise=noise, num_steps=2, stage=stopwatch.stage)
     assert torch.equal(got, want)
     assert traces.captured == 0
@@ -100,7 +100,7 @@ def test_another_model_on_the_board(model, twin, policy, board, traces):
     for _ in range(3):
         model.sample_actions(**inputs, noise=noise, num_steps=2)
     assert traces.captured == 1
-    other = PI0ModelTTNN(TINY, state_dict(policy), board.device, precision="balanced", traces=traces)
+    other = PI0ModelTTNN(TINY, state_dict(policy), board.device, precision="balanced", traces=[traces])
     assert traces.captured == 0
     for _ in range(3):
         for which, limits in ((model, LIMITS), (other, {"pcc": 0.999, "rel_rmse": 0.05})):

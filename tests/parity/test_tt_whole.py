@@ -10,17 +10,28 @@ import torch
 
 ttnn = pytest.importorskip("ttnn", reason="the TTNN backend's package is not installed")
 
-from lerobot_pi0_ttnn.flow import schedule  # noqa: E402
-from lerobot_pi0_ttnn.model_config import TINY  # noqa: E402
+from lerobot_pi0_ttnn.device import uploads  # noqa: E402
+from lerobot_pi0_ttnn.device.executor import PI0ModelTTNN  # noqa: E402
+from lerobot_pi0_ttnn.device.uploads import Contexts, cache_length  # noqa: E402
+from lerobot_pi0_ttnn.model.config import TINY, PI0ModelConfig  # noqa: E402
+from lerobot_pi0_ttnn.model.flow import schedule  # noqa: E402
+from lerobot_pi0_ttnn.model.observation import Observation  # noqa: E402
 from lerobot_pi0_ttnn.reference import PI0ModelTorch  # noqa: E402
-from lerobot_pi0_ttnn.tt import context as tt_context  # noqa: E402
-from lerobot_pi0_ttnn.tt import inputs as tt_inputs  # noqa: E402
-from lerobot_pi0_ttnn.tt.context import Contexts  # noqa: E402
-from lerobot_pi0_ttnn.tt.model import PI0ModelTTNN  # noqa: E402
+from lerobot_pi0_ttnn.reference.suffix import SuffixEmbeddingTorch  # noqa: E402
+from lerobot_pi0_ttnn.tt.suffix import SuffixEmbeddingTTNN  # noqa: E402
 
 from ..oracle import make_noise, only_row  # noqa: E402
 from ..quality import assert_quality  # noqa: E402
-from .tt import down, random_inputs, random_weights, tokens_of, upload_row  # noqa: E402
+from .tt import down, prefilled, random_inputs, random_weights, tokens_of, upload_row  # noqa: E402
+
+
+class TwoBlocks(PI0ModelConfig):
+    """A model without the state token."""
+
+    @property
+    def suffix_blocks(self):
+        return (("actions", self.horizon),)
+
 
 UPLOADS_PER_ROW = 3
 """Pixels, state, noise: masks, tables and the prompt's embeddings are there already."""
@@ -81,6 +92,21 @@ class TestQuality:
         want = PI0ModelTorch(config, weights).sample_actions(**inputs, noise=noise, num_steps=2)
         assert_quality(got, want, pcc=0.9999, rel_rmse=0.01)
 
+    def test_without_the_block_in_the_middle(self, board, monkeypatch):
+        """Blocks are data: where the config names two, as that of pi0.5 will, both twins and all between them have two."""
+        config = TwoBlocks(**vars(TINY))
+        for suffix in (SuffixEmbeddingTorch, SuffixEmbeddingTTNN):
+            monkeypatch.setattr(suffix, "embed_given", lambda self, observation: [])
+        weights, noise = random_weights(config), make_noise(batch=1)
+        observation = Observation(**random_inputs(config, 1, 7))
+        got = PI0ModelTTNN(config, weights, board.device, precision="accurate").sample_actions(
+            observation, noise=noise, num_steps=2
+        )
+        twin = PI0ModelTorch(config, weights)
+        assert_quality(got, twin.sample_actions(observation, noise=noise, num_steps=2), pcc=0.9999, rel_rmse=0.008)
+        other = replace(observation, state=observation.state + 1.0)
+        assert torch.equal(twin.sample_actions(other, noise=noise), twin.sample_actions(observation, noise=noise))
+
     def test_nothing_to_attend_to(self, exact):
         with pytest.raises(ValueError, match="camera or a prompt"):
             exact.sample_actions(**random_inputs(TINY, 0, 0))
@@ -114,10 +140,9 @@ class TestIdentities:
             is_prompt = not x.is_floating_point()
             return torch.nn.functional.pad(x, (0, size - x.shape[-1]), value=7 if is_prompt else 0.0)
 
-        contexts = Contexts(TINY, exact.precision, exact.device, exact.backbone.embed_language, None)
-        monkeypatch.setattr(exact, "contexts", contexts)
-        monkeypatch.setattr(tt_inputs, "pad_rows", dirty)
-        monkeypatch.setattr(tt_context, "pad_columns", dirty_tokens)
+        monkeypatch.setattr(exact.chips[0], "contexts", Contexts(exact.backbone, None))
+        monkeypatch.setattr(uploads, "pad_rows", dirty)
+        monkeypatch.setattr(uploads, "pad_columns", dirty_tokens)
         assert torch.equal(exact.sample_actions(**inputs, noise=make_noise(), num_steps=2), chunk)
 
     def test_rows_are_apart(self, exact, inputs, chunk):
@@ -134,27 +159,25 @@ class TestIdentities:
     def test_hoisted_state_is_that_of_every_step(self, exact, inputs):
         """Its keys and values, computed anew beside a step's actions, are those computed once before the first step."""
         row = upload_row(exact, inputs, 0, make_noise())
-        prefix = exact.backbone.prefill(exact.backbone.embed_prefix(row.inputs.pixels, row.context), row.context)
-        suffix = exact.suffix_embedding
-        exact.backbone.write_state(suffix.embed_state(row.inputs.proprioception), prefix)
+        prefix, suffix, block = prefilled(exact, row), exact.suffix_embedding, row.context.blocks[1]
+        exact.backbone.extend(prefix, suffix.embed_state(row.inputs.proprioception), block)
 
         def state() -> list[torch.Tensor]:
-            place = row.context.layout.state
-            return [tokens_of(x, place, 1) for cache in prefix.caches for x in (cache.keys, cache.values)]
+            return [tokens_of(x, block.start, 1) for cache in prefix.caches for x in (cache.keys, cache.values)]
 
         hoisted = state()
         for bias in suffix.time_bias(schedule(2)):
             exact.backbone.forward_actions(suffix.embed_actions(row.inputs.noise, bias), prefix)
             for kept, before in zip(state(), hoisted, strict=True):
                 assert torch.equal(kept, before)
-            exact.backbone.write_state(suffix.embed_state(row.inputs.proprioception), prefix)
+            exact.backbone.extend(prefix, suffix.embed_state(row.inputs.proprioception), block)
             for again, before in zip(state(), hoisted, strict=True):
                 assert torch.equal(again, before)
 
     def test_constant_velocity(self, exact, inputs, monkeypatch):
         """x_t and the Euler update are float32: a bfloat16 x_t would be off by 4e-3."""
         constant = torch.randn(1, 1, 64, 32, generator=torch.Generator().manual_seed(2))
-        on_device = ttnn.from_torch(constant, dtype=ttnn.float32, layout=ttnn.TILE_LAYOUT, device=exact.device)
+        on_device = ttnn.from_torch(constant, dtype=ttnn.float32, layout=ttnn.TILE_LAYOUT, device=exact.chips[0].device)
         monkeypatch.setattr(exact.suffix_embedding, "velocity", lambda _: on_device)
         got = exact.sample_actions(**only_row(inputs, 0), noise=make_noise(batch=1), num_steps=10)
         torch.testing.assert_close(got, make_noise(batch=1) - constant[0, :, :50], rtol=0, atol=2e-6)
@@ -163,16 +186,13 @@ class TestIdentities:
         """One prompt of 10 tokens, 50 actions: which keys each block of queries sees."""
         context = upload_row(exact, inputs, 0, make_noise()).context
         images = sum(bool(mask[0]) for mask in inputs["img_masks"])
-        prompt, state, actions = images * 256, context.layout.state, context.layout.actions
+        prompt, (_, state, actions) = images * 256, (block.start for block in context.blocks)
         assert (prompt + 32, prompt + 64) == (state, actions)
         prefix = set(range(prompt + 10))
-        for block, keys in (
-            (context.prefix, prefix),
-            (context.state, prefix | {state}),
-            (context.actions, prefix | {state} | set(range(actions, actions + 50))),
-        ):
+        seen = prefix, prefix | {state}, prefix | {state} | set(range(actions, actions + 50))
+        for block, keys in zip(context.blocks, seen, strict=True):
             mask = ttnn.to_torch(block.mask).float()[0, 0]
-            assert mask.shape[1] == context.layout.length
+            assert mask.shape[1] == cache_length(context.layout)
             assert mask.isfinite().all()
             for query in mask:
                 assert set(torch.nonzero(query > -1.0).flatten().tolist()) == keys
@@ -224,6 +244,14 @@ class TestCalls:
         assert described["precision"]["preset"] == "accurate"
         assert described["weight_bytes"]["embed_tokens"] == TINY.vocab_size * TINY.vlm.width * 2
         assert all(size > 0 for size in described["weight_bytes"].values())
+
+    def test_an_observation_or_its_parts(self, exact, inputs, chunk):
+        observation = Observation(**inputs)
+        call = {"noise": make_noise(), "num_steps": 2}
+        assert torch.equal(exact.sample_actions(observation, **call), chunk)
+        assert torch.equal(exact.sample_actions(*inputs.values(), **call), chunk)
+        with pytest.raises(TypeError, match="state"):
+            exact.sample_actions(*list(inputs.values())[:4], **call)
 
     def test_unknown_precision(self, board):
         with pytest.raises(ValueError, match="accurate, balanced, fast"):

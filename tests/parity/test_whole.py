@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from lerobot_pi0_ttnn.model_config import TINY
+from lerobot_pi0_ttnn.model.config import TINY
 from lerobot_pi0_ttnn.reference import PI0ModelTorch
 
 from ..oracle import ACTION_DIM, CAMERAS, make_batch, make_noise, model_inputs, state_dict

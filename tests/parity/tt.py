@@ -6,14 +6,14 @@ import torch
 import ttnn
 from torch import Tensor
 
-from lerobot_pi0_ttnn.model_config import PI0ModelConfig
-from lerobot_pi0_ttnn.tt.context import Context
+from lerobot_pi0_ttnn.device.executor import PI0ModelTTNN
+from lerobot_pi0_ttnn.model.config import PI0ModelConfig
+from lerobot_pi0_ttnn.model.tensors import expected_shapes
 from lerobot_pi0_ttnn.tt.gemma import KeyValueCache
-from lerobot_pi0_ttnn.tt.inputs import RowInputs
-from lerobot_pi0_ttnn.tt.model import PI0ModelTTNN
+from lerobot_pi0_ttnn.tt.inputs import Context, Inputs
+from lerobot_pi0_ttnn.tt.paligemma import Prefix
 from lerobot_pi0_ttnn.tt.program import TILE, round_up
 from lerobot_pi0_ttnn.tt.weights import to_device
-from lerobot_pi0_ttnn.weights import expected_shapes
 
 from ..oracle import ModelInputs
 
@@ -53,22 +53,27 @@ class Row:
     """One row of a batch on the device, until another of its size takes the place of its context."""
 
     context: Context
-    inputs: RowInputs
+    inputs: Inputs
 
 
 def upload_row(model: PI0ModelTTNN, inputs: ModelInputs, row: int, noise: Tensor) -> Row:
     """One row on the device, as `sample_actions` puts it there."""
-    cameras = zip(inputs["images"], inputs["img_masks"], strict=True)
+    chip, cameras = model.chips[0], zip(inputs["images"], inputs["img_masks"], strict=True)
     tokens = inputs["lang_tokens"][row][inputs["lang_masks"][row]]
     present = [image[row] for image, mask in cameras if mask[row]]
-    uploaded = model.make_inputs(present, inputs["state"][row], noise[row]).on(model.device)
-    return Row(model.contexts.load(len(present), tokens), uploaded)
+    uploaded = chip.make_inputs(present, inputs["state"][row], noise[row]).on(chip.device)
+    return Row(chip.contexts.load(len(present), tokens), uploaded)
+
+
+def prefilled(model: PI0ModelTTNN, row: Row) -> Prefix:
+    """The keys and values of the row's prefix, without those of the blocks that follow it."""
+    return model.backbone.prefill(model.backbone.embed_prefix(row.inputs, row.context), row.context)
 
 
 def up(model: PI0ModelTTNN, x: Tensor, dtype: ttnn.DataType = ttnn.float32) -> ttnn.Tensor:
     """(T, D) rows as (1, 1, T, D) on the device, padded with zeros to whole tiles."""
     rows = round_up(x.shape[-2], TILE) - x.shape[-2]
-    return to_device(torch.nn.functional.pad(x, (0, 0, 0, rows))[None, None], dtype, model.device)
+    return to_device(torch.nn.functional.pad(x, (0, 0, 0, rows))[None, None], dtype, model.chips[0].device)
 
 
 def up_to_expert(model: PI0ModelTTNN, x: Tensor, dtype: ttnn.DataType = ttnn.float32) -> ttnn.Tensor:

@@ -10,7 +10,7 @@ from typing import Any
 from ...checkpoint import open_weights
 from ...configuration_pi0_ttnn import load_config
 from ...emulation.boards import PREFIX, emulated_board
-from ...model_config import PI0_BASE
+from ...model.config import PI0_BASE
 from ..hub import checkpoint_source
 
 CAMERAS = 2
@@ -32,7 +32,7 @@ def planned(options: argparse.Namespace) -> dict[str, Any]:
         ValueError: the board is not one that can be emulated, or has too little memory.
         ImportError: ttnn is not installed.
     """
-    from ...tt.board import open_board
+    from ...device.board import open_board
 
     name = PREFIX + emulated_board(options.board).name
     config, weights, precision = PI0_BASE, None, "balanced"

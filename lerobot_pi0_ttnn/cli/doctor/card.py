@@ -214,7 +214,7 @@ def check_grid(described: Mapping[str, Any], tried: Container[tuple[int, int]]) 
     """Whether an open board offers a grid that the model's tests have seen, at full clock.
 
     Args:
-        described: see `tt.board.Board.describe`; `slow` is text about cards whose clock was low while it was open.
+        described: see `device.board.Board.describe`; `slow` is text about cards whose clock was low while it was open.
         tried: the (x, y) grids of the emulated boards.
     """
     x, y = described["grid"]

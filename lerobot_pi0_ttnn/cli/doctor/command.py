@@ -21,10 +21,10 @@ from typing import Any
 from ...checkpoint import open_weights
 from ...checkpoint.files import CheckpointSource
 from ...configuration_pi0_ttnn import BACKENDS, PI0TTNNConfig, load_config
+from ...device.cards import card_nodes, is_locked, visible_nodes
 from ...emulation.boards import BOARDS
 from ...review import CHECKS, Severity, review
 from ...review.tokenizer import check_tokenizer, checkpoint_tokenizer
-from ...tt.cards import card_nodes, is_locked, visible_nodes
 from ...ttnn_api.installed import ttnn_folder
 from . import card, compiler, environment, host, hub, packages
 from .finding import Finding, Status
@@ -117,7 +117,8 @@ def open_board_apart(name: str) -> Finding:
         "import json, sys\n"
         "from pathlib import Path\n"
         "from lerobot_pi0_ttnn.cli.doctor.card import read_cards, slow_cards\n"
-        "from lerobot_pi0_ttnn.tt.board import open_board\n"
+        "from lerobot_pi0_ttnn.device.board import open_board\n"
+        "from lerobot_pi0_ttnn.cli.doctor.card import read_cards, slow_cards\n"
         "with open_board(sys.argv[1]) as board:\n"
         "    slow = slow_cards(read_cards(Path('/sys'))) if board.kind == 'card' else ''\n"
         "    print('\\n' + json.dumps({**board.describe(), 'slow': slow}))\n"

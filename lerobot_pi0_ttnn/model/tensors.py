@@ -9,7 +9,7 @@ from typing import Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
-from .model_config import GemmaConfig, PI0ModelConfig, VisionConfig
+from .config import GemmaConfig, PI0ModelConfig, VisionConfig
 
 PALIGEMMA = "paligemma_with_expert.paligemma.model"
 VISION_TOWER = f"{PALIGEMMA}.vision_tower.vision_model"

@@ -1,4 +1,4 @@
-"""A whole row as one trace: captured once for inputs of the same shapes, then replayed with others in their place.
+"""Traces of functions of device tensors: captured once for inputs of the same shapes, then replayed with others in their place.
 
 A trace knows addresses, not tensors. What lives on between calls must not lie where a trace puts what it computes on the way,
 and ttnn keeps only those addresses free that were taken when the trace was captured. So whoever is about to allocate
@@ -15,7 +15,7 @@ from typing import Any
 import ttnn
 from ttnn.tools.trace_allocation_tracker import acknowledge_corruptible
 
-from .inputs import RowInputs
+from ..tt.movable import Movable
 
 logger = logging.getLogger(__name__)
 
@@ -31,15 +31,13 @@ SCATTERED = re.compile(r"Not enough space to allocate (\d+) B TRACE buffer")
 GROWTH = 1.25
 """How much larger than any before it a trace of other shapes is taken to be, until it is captured."""
 
-Compute = Callable[[RowInputs], ttnn.Tensor]
-
 
 @dataclass
 class _Entry:
     """Inputs that stay where they are, and the trace that reads them, if it is captured."""
 
     owner: Hashable
-    inputs: RowInputs
+    inputs: Any
     trace: Any = None
     output: ttnn.Tensor | None = None
     size: int = 0
@@ -64,23 +62,26 @@ class Traces:
         self._has_warned = False
         self._entries: OrderedDict[Hashable, _Entry] = OrderedDict()
 
-    def run(self, owner: Hashable, key: Hashable, row: RowInputs, compute: Compute) -> ttnn.Tensor:
-        """Returns what `compute` returns for this row; valid until the next call.
+    def run[I: Movable](
+        self, owner: Hashable, key: Hashable, inputs: I, compute: Callable[[I], ttnn.Tensor]
+    ) -> ttnn.Tensor:
+        """Returns what `compute` returns for these inputs; valid until the next call.
 
         The first call for a key and shapes is eager, the second one captures a trace, later ones replay it.
 
         Args:
             owner: whose trace it is, see `forget`.
-            key: what else than the row's shapes `compute` depends on.
-            row: on the host.
-            compute: runs ops on a row on the device; reads nothing back, and depends on no value on the host but the key's.
+            key: what else than the shapes of its inputs `compute` depends on.
+            inputs: on the host.
+            compute: runs ops on inputs on the device; reads nothing back, and depends on no value on the host but the key's.
         """
-        full_key = (owner, key, row.specs())
+        specs = tuple((tuple(tensor.shape), tensor.dtype, tensor.layout) for tensor in inputs.tensors())
+        full_key = (owner, key, specs)
         entry = self._entries.get(full_key)
         if entry is None:
-            return self._run_first(full_key, owner, row, compute)
+            return self._run_first(full_key, owner, inputs, compute)
         self._entries.move_to_end(full_key)
-        row.copy_over(entry.inputs)
+        inputs.copy_over(entry.inputs)
         # Twice: where the estimate was too low, the size is known the second time.
         for _ in range(2):
             if entry.trace is None and self._make_room(entry):
@@ -90,7 +91,7 @@ class Traces:
         ttnn.execute_trace(self._device, entry.trace, cq_id=0, blocking=False)
         return entry.output
 
-    def _capture(self, entry: _Entry, compute: Compute) -> None:
+    def _capture(self, entry: _Entry, compute: Callable[[Any], ttnn.Tensor]) -> None:
         before = self._bytes_in_use()
         trace = ttnn.begin_trace_capture(self._device, cq_id=0)
         try:
@@ -146,11 +147,13 @@ class Traces:
             )
         self._has_warned = True
 
-    def _run_first(self, full_key: Hashable, owner: Hashable, row: RowInputs, compute: Compute) -> ttnn.Tensor:
+    def _run_first(
+        self, full_key: Hashable, owner: Hashable, inputs: Movable, compute: Callable[[Any], ttnn.Tensor]
+    ) -> ttnn.Tensor:
         self.release()
         while len(self._entries) >= CAPACITY:
             self._entries.popitem(last=False)
-        entry = self._entries[full_key] = _Entry(owner, row.on(self._device))
+        entry = self._entries[full_key] = _Entry(owner, inputs.on(self._device))
         return compute(entry.inputs)
 
     def release(self) -> None:

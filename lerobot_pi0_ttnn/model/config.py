@@ -73,6 +73,11 @@ class PI0ModelConfig:
     min_period: float = 4e-3
     max_period: float = 4.0
 
+    @property
+    def suffix_blocks(self) -> tuple[tuple[str, int], ...]:
+        """Blocks that follow the prefix, by name, and the tokens in each; the last one is denoised."""
+        return ("state", 1), ("actions", self.horizon)
+
     def __post_init__(self) -> None:
         for name in ("depth", "num_heads", "num_kv_heads", "head_dim"):
             vlm, expert = getattr(self.vlm, name), getattr(self.expert, name)

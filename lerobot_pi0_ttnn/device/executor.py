@@ -1,0 +1,280 @@
+"""What runs the graph of `tt/model.py`: rows of a batch on one chip or several, eager or traced, from upload to readback."""
+
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+import ttnn
+from torch import Tensor
+
+from ..latency import Stage, untimed
+from ..model.config import PI0ModelConfig
+from ..model.flow import sample_noise, schedule
+from ..model.observation import Observation, blank_calls, takes_parts
+from ..model.rtc import Guidance, guidance_of
+from ..model.sampling import sample
+from ..model.tensors import EXPERT, LANGUAGE_MODEL, PROJECTOR, VISION_TOWER, Weights, check_weights
+from ..tt.inputs import Inputs
+from ..tt.model import PI0GraphTTNN
+from ..tt.paligemma import PaliGemmaBackboneTTNN
+from ..tt.precision import preset, table, throttled
+from ..tt.program import TILE, round_up
+from ..tt.suffix import SuffixEmbeddingTTNN
+from ..tt.weights import DeviceWeights
+from .trace import Traces
+from .uploads import UPLOADS_PER_ROW, Contexts, InputMaker, uploads_per_context
+from .weight_cache import WeightCache
+
+PARTS = {
+    "vision_tower": VISION_TOWER,
+    "multi_modal_projector": PROJECTOR,
+    "embed_tokens": f"{LANGUAGE_MODEL}.embed_tokens",
+    "vlm_layers": f"{LANGUAGE_MODEL}.layers",
+    "expert_layers": f"{EXPERT}.layers",
+    "suffix_embedding": "",
+}
+"""Parts that weights are counted by, and how the names of their tensors begin."""
+
+
+class Chip:
+    """The graph on one chip, with all that it needs there between calls.
+
+    Args:
+        graph: on the chip.
+        weights: that put it there.
+        traces: the chip's; None to run it eager.
+    """
+
+    def __init__(self, graph: PI0GraphTTNN, weights: DeviceWeights, traces: Traces | None) -> None:
+        self.graph = graph
+        self.device = weights.device
+        self.programs = weights.programs
+        self.uploaded = weights.uploaded
+        self.make_inputs = InputMaker(graph.config, graph.backbone.precision)
+        self.contexts = Contexts(graph.backbone, traces)
+        self.traces = traces
+        self._time_biases: dict[tuple[float, ...], list[ttnn.Tensor]] = {}
+        # Not the graph itself: a trace is not to keep it alive.
+        self._identity = object()
+
+    def time_bias(self, times: Sequence[float]) -> list[ttnn.Tensor]:
+        """Returns what `SuffixEmbeddingTTNN.time_bias` does, made once and kept."""
+        key = tuple(times)
+        if key not in self._time_biases:
+            if self.traces is not None:
+                self.traces.release()
+            self._time_biases[key] = self.graph.suffix_embedding.time_bias(times)
+        return self._time_biases[key]
+
+    def upload(
+        self,
+        observation: Observation,
+        noise: Tensor,
+        times: Sequence[float],
+        guidance: Guidance[Tensor] | None,
+        *,
+        eager: bool,
+        stage: Stage,
+    ) -> Callable[[], ttnn.Tensor]:
+        """Prepares a row, and returns what enqueues it: called, once, that returns its actions on the device.
+
+        Args:
+            observation: of one row.
+            noise: (horizon, action_dim) float32.
+            times: see `flow.schedule`.
+            guidance: of the row.
+            eager: even where a trace could be replayed.
+            stage: see `PI0ModelTTNN.sample_actions`.
+        """
+        traces = None if eager else self.traces
+        if traces is None and self.traces is not None:
+            self.traces.release()
+        time_bias = self.time_bias(times)
+        with stage("upload"):
+            cameras = zip(observation.images, observation.img_masks, strict=True)
+            images = [image[0] for image, mask in cameras if mask[0]]
+            context = self.contexts.load(len(images), observation.lang_tokens[0][observation.lang_masks[0]])
+            inputs = self.make_inputs(images, observation.state[0], noise, guidance)
+            if traces is None:
+                inputs = inputs.on(self.device)
+
+        def compute(inputs: Inputs, stage: Stage = untimed) -> ttnn.Tensor:
+            return sample(self.graph, inputs, context, inputs.noise, time_bias, times, inputs.guidance, stage)
+
+        def enqueue() -> ttnn.Tensor:
+            if traces is None:
+                return compute(inputs, stage)
+            starts = tuple(block.start for block in context.layout)
+            with stage("trace"):
+                return traces.run(self._identity, (len(times), guidance and guidance.max_gain, starts), inputs, compute)
+
+        return enqueue
+
+    def release(self) -> None:
+        """Frees all that is on the chip, traces included; it cannot compute any more."""
+        if self.traces is not None:
+            self.traces.forget(self._identity)
+        tables = [row for rows in self._time_biases.values() for row in rows]
+        for tensor in (*self.uploaded.values(), *self.contexts.tensors(), *tables):
+            ttnn.deallocate(tensor)
+
+
+class PI0ModelTTNN:
+    """pi0 on Tenstorrent chips: the host lays out what goes in, all that is computed is computed on the chips.
+
+    Each chip has the whole model, and knows nothing of the others. A batch of one row is computed by the first. In larger ones
+    row i is chip i's, and so on in turn; the chips compute at the same time.
+
+    Args:
+        config: sizes of the model.
+        weights: all tensors by name, `PI0WeightLoader` or a plain dict; each converted once and uploaded.
+        device: an open ttnn device (a card, a simulator or an emulated board), or one for each chip.
+        precision: `accurate`, `balanced` or `fast`, see `tt/precision.py`.
+        throttle: of the matmuls, 0 to 5, see there.
+        cache: where to keep the converted weights of a checkpoint, so that it loads in seconds the next time.
+        traces: of each device; without, ops run eager. Whoever shares the device shares them.
+
+    Attributes:
+        chips: The graph on each chip.
+        eager: Whether ops run eager even where a trace could be replayed: no stage can be timed inside a trace.
+
+    Raises:
+        ValueError: with every missing, unexpected and mis-shaped tensor.
+    """
+
+    sample_noise = staticmethod(sample_noise)
+
+    def __init__(
+        self,
+        config: PI0ModelConfig,
+        weights: Mapping[str, Tensor],
+        device: ttnn.Device | Sequence[ttnn.Device],
+        *,
+        precision: str = "balanced",
+        throttle: int = 0,
+        cache: WeightCache | None = None,
+        traces: Sequence[Traces] | None = None,
+    ) -> None:
+        devices = list(device) if isinstance(device, Sequence) else [device]
+        self.precision = throttled(preset(precision, devices[0].arch()), throttle)
+        check_weights(config, weights)
+        self.config = config
+        self.eager = False
+        self.chips: list[Chip] = []
+        self._precision_name = precision
+        no_traces: list[Traces | None] = [None] * len(devices)
+        for each, own in zip(devices, traces or no_traces, strict=True):
+            if own is not None:
+                own.release()
+            first = self.chips[0].uploaded if self.chips else None
+            on_device = DeviceWeights(Weights(weights), each, cache if first is None else None, clone_from=first)
+            self.chips.append(Chip(PI0GraphTTNN(config, on_device, self.precision), on_device, own))
+            if cache is not None and first is None:
+                cache.commit()
+
+    @property
+    def backbone(self) -> PaliGemmaBackboneTTNN:
+        """Returns the backbone of the first chip's graph."""
+        return self.chips[0].graph.backbone
+
+    @property
+    def suffix_embedding(self) -> SuffixEmbeddingTTNN:
+        """Returns the suffix of the first chip's graph."""
+        return self.chips[0].graph.suffix_embedding
+
+    @takes_parts
+    @torch.no_grad()
+    def sample_actions(
+        self,
+        observation: Observation,
+        *,
+        noise: Tensor | None = None,
+        num_steps: int | None = None,
+        generator: torch.Generator | None = None,
+        guidance: Guidance[Tensor] | None = None,
+        stage: Stage = untimed,
+    ) -> Tensor:
+        """Returns a chunk of actions, (B, horizon, action_dim) float32, in the normalised units of training.
+
+        Args:
+            observation: or its five fields, see `Observation`.
+            noise: (B, horizon, action_dim) float32; drawn from `generator` by default.
+            num_steps: Euler steps; `config.num_steps` by default.
+            generator: source of the noise; torch's global one by default.
+            guidance: towards the former chunk; none by default.
+            stage: in whose contexts the work is done, to time it. One that waits for the board makes chips take turns.
+        """
+        config, rows = self.config, observation.rows
+        times = schedule(config.num_steps if num_steps is None else num_steps)
+        if noise is None:
+            noise = self.sample_noise((rows, config.horizon, config.action_dim), generator=generator)
+        eager = self.eager or self.chips[0].traces is None
+        # A trace writes in one place, and a chip is not given a row while another waits: its former row comes down first.
+        takes_turns = len(self.chips) > 1 or not eager
+        done: list[Tensor] = []
+        running: deque[ttnn.Tensor] = deque()
+        for row in range(rows):
+            chip = self.chips[row % len(self.chips)]
+            guided_by = guidance_of(guidance, row) if guidance else None
+            enqueue = chip.upload(observation.row(row), noise[row], times, guided_by, eager=eager, stage=stage)
+            if takes_turns and len(running) == len(self.chips):
+                done.append(self._read(running.popleft(), stage))
+            running.append(enqueue())
+        if not takes_turns and rows > 1:
+            running = deque([ttnn.concat(list(running), dim=0)])
+        return torch.cat([*done, *(self._read(actions, stage) for actions in running)])
+
+    def _read(self, actions: ttnn.Tensor, stage: Stage) -> Tensor:
+        with stage("readback"):
+            chunk: Tensor = ttnn.to_torch(actions)
+        return chunk[:, 0, : self.config.horizon, : self.config.action_dim]
+
+    def warm_up_calls(
+        self, *, cameras: int, tokens: int, max_gain: float | None
+    ) -> list[tuple[Observation, Guidance[Tensor] | None]]:
+        """Returns what to call `sample_actions` with, in this order, so that later calls compile and capture nothing.
+
+        One for each set of kernels that rows need; with traces each of them once to compile, and once to capture.
+
+        Args:
+            cameras: the most that will be present.
+            tokens: of the longest prompt.
+            max_gain: of the guidance that will be asked for beside free chunks; None for none.
+        """
+        prompts = [min(length, tokens) for length in range(TILE, round_up(tokens, TILE) + 1, TILE)]
+        shapes = [(present, prompt) for present in range(cameras, 0, -1) for prompt in prompts]
+        calls = blank_calls(self.config, shapes, rows=len(self.chips), max_gain=max_gain)
+        return calls if self.chips[0].traces is None else calls * 2
+
+    def release(self) -> None:
+        """Frees all that the model has on its chips; it cannot compute any more."""
+        for chip in self.chips:
+            chip.release()
+
+    def describe(self) -> dict[str, Any]:
+        """Returns what runs where: parts, chips, precision by role, bytes of weights by part (all of them in DRAM)."""
+        chip, backbone = self.chips[0], self.backbone
+        grid = chip.device.compute_with_storage_grid_size()
+        sizes = dict.fromkeys(PARTS, 0)
+        for name, tensor in chip.uploaded.items():
+            part = next(part for part, start in PARTS.items() if name.startswith(start))
+            sizes[part] += int(tensor.buffer_num_pages() * tensor.buffer_page_size())
+        return {
+            "replicas": len(self.chips),
+            "parts": {
+                "backbone": type(backbone).__name__,
+                "vision_tower": type(backbone.vision_tower).__name__,
+                "multi_modal_projector": type(backbone.multi_modal_projector).__name__,
+                "suffix_embedding": type(self.suffix_embedding).__name__,
+            },
+            "device": {"architecture": chip.device.arch().name, "grid": (grid.x, grid.y)},
+            "precision": {"preset": self._precision_name, **table(self.precision)},
+            "weight_bytes": sizes,
+            "programs_refused": dict(chip.programs.refused),
+            "transfers": {
+                "uploads_per_row": UPLOADS_PER_ROW,
+                "uploads_per_new_prompt": uploads_per_context(self.config),
+                "readbacks_per_call": 1,
+            },
+        }

@@ -1,0 +1,71 @@
+"""How a chunk of actions comes about: prefix, keys and values, Euler steps. Written once, for both twins."""
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from ..latency import Stage, timed_steps, untimed
+from .flow import euler_integrate
+from .rtc import Guidable, Guidance, guided
+
+
+class Graph[O, C, P, T](Protocol):
+    """What a twin computes; tensors are its own (T), and so are observation (O), context (C) and prefix (P)."""
+
+    def embed_prefix(self, observation: O, context: C) -> T:
+        """Returns the embeddings of images and prompt."""
+
+    def prefill(self, embeddings: T, observation: O, context: C) -> P:
+        """Returns the keys and values of all that is the same in every step."""
+
+    def velocity(self, x_t: T, time_bias: T, prefix: P) -> T:
+        """Returns dx/dt."""
+
+    def advance(self, x: T, velocity: T, dt: float, /) -> T:
+        """Returns x after one Euler step."""
+
+
+def sample[O, C, P, T: Guidable](
+    graph: Graph[O, C, P, T],
+    observation: O,
+    context: C,
+    noise: T,
+    time_bias: Sequence[T],
+    times: Sequence[float],
+    guidance: Guidance[T] | None = None,
+    stage: Stage = untimed,
+) -> T:
+    """Returns a chunk of actions, shaped like `noise`.
+
+    Args:
+        graph: of the twin.
+        observation: what is new at every call.
+        context: what belongs to the prompt and to the cameras that are present.
+        noise: x at t = 1.
+        time_bias: for each of `times`.
+        times: see `flow.schedule`.
+        guidance: towards the former chunk.
+        stage: in whose contexts the work is done, to time it.
+    """
+    with stage("vision"):
+        embeddings = graph.embed_prefix(observation, context)
+    with stage("prefill"):
+        prefix = graph.prefill(embeddings, observation, context)
+    return denoise(graph, prefix, noise, time_bias, times, guidance, stage)
+
+
+def denoise[O, C, P, T: Guidable](
+    graph: Graph[O, C, P, T],
+    prefix: P,
+    noise: T,
+    time_bias: Sequence[T],
+    times: Sequence[float],
+    guidance: Guidance[T] | None = None,
+    stage: Stage = untimed,
+) -> T:
+    """Returns the noise after one Euler step for each of `times`; the arguments are those of `sample`."""
+
+    def velocity(x_t: T, step: int) -> T:
+        return graph.velocity(x_t, time_bias[step], prefix)
+
+    field = guided(velocity, guidance, times) if guidance else velocity
+    return euler_integrate(timed_steps(field, stage), noise, len(times), advance=graph.advance)
