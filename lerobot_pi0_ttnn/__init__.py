@@ -15,10 +15,12 @@ if TYPE_CHECKING:
     from .checkpoint import PI0WeightLoader
     from .device.executor import PI0ModelTTNN
     from .device.executor import PI0ModelTTNN as PI0Model
+    from .model.observation import Observation
     from .modeling_pi0_ttnn import PI0TTNNPolicy
     from .reference import PI0ModelTorch
 
 __all__ = [
+    "Observation",
     "PI0Model",
     "PI0ModelConfig",
     "PI0ModelTTNN",
@@ -29,6 +31,7 @@ __all__ = [
 ]
 
 _LAZY = {
+    "Observation": (".model.observation", "Observation"),
     "PI0Model": (".device.executor", "PI0ModelTTNN"),  # TTNN is the default, torch is asked for by name
     "PI0ModelTTNN": (".device.executor", "PI0ModelTTNN"),
     "PI0ModelTorch": (".reference", "PI0ModelTorch"),
