@@ -36,10 +36,10 @@ def test_the_model_is_asked_for_what_the_point_says(monkeypatch):
     shapes = {}
     prefill, forward = model.backbone.prefill, model.backbone.forward_actions
 
-    def watch_prefill(embeddings, is_real):
+    def watch_prefill(embeddings, context):
         shapes["prefix"] = tuple(embeddings.shape)
-        assert is_real.all()
-        return prefill(embeddings, is_real)
+        assert context.is_real.all()
+        return prefill(embeddings, context)
 
     def watch_forward(x, prefix):
         shapes["steps"] = shapes.get("steps", 0) + 1
