@@ -9,18 +9,18 @@ import sys
 from collections.abc import Sequence
 
 from . import convert, demo, info, plot
-from .bench import command as bench
-from .doctor import command as doctor
-from .serve import command as serve
+from .bench import command as bench_command
+from .doctor import command as doctor_command
+from .serve import command as serve_command
 
 SUBCOMMANDS = {
     "demo": demo,
     "convert": convert,
     "info": info,
     "plot": plot,
-    "bench": bench,
-    "serve": serve,
-    "doctor": doctor,
+    "bench": bench_command,
+    "serve": serve_command,
+    "doctor": doctor_command,
 }
 """The module of each, by name."""
 
