@@ -68,12 +68,6 @@ from lerobot_pi0_ttnn.model.config import TINY
 from lerobot_pi0_ttnn.device.board import BoardError, open_board
 from lerobot_pi0_ttnn.ttnn_api.hook import add_layer, remove_layer
 from lerobot_pi0_ttnn.ttnn_api.record import READBACKS
-from lerobot_pi0_ttnn.device.executor import PI0ReplicasTTNN
-from lerobot_pi0_ttnn.device.weight_cache import WeightCache
-from lerobot_pi0_ttnn.model.config import TINY
-from lerobot_pi0_ttnn.device.board import BoardError, open_board
-from lerobot_pi0_ttnn.ttnn_api.hook import add_layer, remove_layer
-from lerobot_pi0_ttnn.ttnn_api.record import READBACKS
 from lerobot_pi0_ttnn.device.executor import PI0ModelTTNN
 from lerobot_pi0_ttnn.device.weight_cache import WeightCache
 from pathlib import Path

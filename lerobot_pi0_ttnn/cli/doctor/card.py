@@ -176,8 +176,8 @@ def check_processes(
     Args:
         nodes: the device nodes.
         environment: of the process.
-        visible: `tt.cards.visible_nodes`.
-        is_locked: `tt.cards.is_locked`.
+        visible: `device.cards.visible_nodes`.
+        is_locked: `device.cards.is_locked`.
     """
     each = "TT_VISIBLE_DEVICES=0, TT_VISIBLE_DEVICES=1, ... and a TT_METAL_CACHE each"
     try:

@@ -118,7 +118,6 @@ def open_board_apart(name: str) -> Finding:
         "from pathlib import Path\n"
         "from lerobot_pi0_ttnn.cli.doctor.card import read_cards, slow_cards\n"
         "from lerobot_pi0_ttnn.device.board import open_board\n"
-        "from lerobot_pi0_ttnn.cli.doctor.card import read_cards, slow_cards\n"
         "with open_board(sys.argv[1]) as board:\n"
         "    slow = slow_cards(read_cards(Path('/sys'))) if board.kind == 'card' else ''\n"
         "    print('\\n' + json.dumps({**board.describe(), 'slow': slow}))\n"
