@@ -16,7 +16,7 @@ from unittest.mock import patch
 import ttnn
 
 from lerobot_pi0_ttnn.analysis.cost import machine
-from lerobot_pi0_ttnn.analysis.prediction import NOTE, dearest_table, predict, prediction_table
+from lerobot_pi0_ttnn.analysis.prediction import NOTE, most_expensive_table, predict, prediction_table
 from lerobot_pi0_ttnn.analysis.report import ShapesOnly, Stage, made_up_weights, operations_by_stage
 from lerobot_pi0_ttnn.device.board import Board, open_board
 from lerobot_pi0_ttnn.device.executor import PI0ModelTTNN
@@ -60,7 +60,7 @@ def predictions(board: Board, points: Mapping[Point, Mapping[str, int]] = POINTS
 
 
 def milliseconds(found: dict[tuple[str, int], dict[str, Any]]) -> Costs:
-    """Returns what each stage of `predictions` takes; the rows of a batch run one by one."""
+    """Returns what each stage of `predictions` takes; the rows of a batch run one after another."""
     return {
         (what, value): {
             stage: (value if what == "batch" else 1) * predicted["ms"]
@@ -88,7 +88,9 @@ def main() -> None:
         found = predictions(board)
     prediction, costs = found["cameras", BASE["cameras"]], milliseconds(found)
     print(
-        "\n\n".join([prediction_table(prediction), dearest_table(prediction), growth_table(costs, "predicted, ms", 1)])
+        "\n\n".join(
+            [prediction_table(prediction), most_expensive_table(prediction), growth_table(costs, "predicted, ms", 1)]
+        )
     )
     if options.plot:
         draw(costs, "predicted ms", f"pi0_base on {options.board}: {NOTE}", options.plot)

@@ -125,7 +125,7 @@ def gemm(on: Machine, size: tuple[int, int, int], dtype: str, fidelity: str, us:
 
 
 Cut = Callable[[int, int, int], Blocks | None]
-"""Says for a matmul of so many rows, inner columns and columns how its authors cut it up; None where they left it to ttnn."""
+"""Says for a matmul of so many rows, inner columns and columns how its authors blocked it; None where they left it to ttnn."""
 
 
 def by_ttnn(rows: int, inner: int, columns: int) -> None:
@@ -223,7 +223,7 @@ def pi05_on_p150(steps: int) -> list[DeviceOperation]:
     """Returns pi0_5/p150: two cameras, 256 tokens, a last layer that only makes keys; a step of 439 operations, so 219 moves.
 
     Its own C++ operations and its tensors in L1 are stock operations on DRAM here. Its matmuls of the
-    suffix are cut up as it says, the others as ours are.
+    suffix are blocked as it says, the others as ours are.
     """
     suffix = {
         (1024, 2560): tuned(64, 8, 2560, rows=2),

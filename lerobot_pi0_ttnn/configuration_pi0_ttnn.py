@@ -49,7 +49,7 @@ class PI0TTNNConfig(PI0Config):
     precision: str = "balanced"
     """Of the ttnn backend: `accurate`, `balanced` or `fast`, see `tt/precision.py`."""
     trace_region_mb: int | None = None
-    """DRAM of each chip that is set aside for traces; 1024 by default, or what the board has that is open already."""
+    """DRAM of each chip that is reserved for traces; 1024 by default, or what the board has that is open already."""
     operation_timeout_s: float | None = None
     """After so many seconds without progress a card counts as hung; 0: never. By default what the environment variable
     TT_METAL_OPERATION_TIMEOUT_SECONDS says, else 30."""
@@ -73,7 +73,7 @@ class PI0TTNNConfig(PI0Config):
     clamp_actions: bool = False
     """Whether actions are kept within the range of the data set that the checkpoint was trained on."""
     time_stages: bool = False
-    """Whether `policy.latency()` tells the stages of a chunk apart on a card, which then runs op by op and waits for each."""
+    """Whether `policy.latency()` tells the stages of a chunk apart on a card, which then runs eagerly and waits for each."""
     recording_path: Path | None = None
     """If set: every predicted chunk and every executed action is written to this file, see `recording.py`."""
 

@@ -67,7 +67,7 @@ class JointOrder:
 
 
 def names_of_actions(names: Sequence[str] | None, width: int) -> list[str] | None:
-    """Returns what a checkpoint calls its actions, one by one; None where it does not say.
+    """Returns the names of the actions, in order; None where it does not say.
 
     Args:
         names: its `action_feature_names`. LeRobot's older data sets name groups of actions: `motors` for all of them.
@@ -101,10 +101,10 @@ def match_joints(trained: Sequence[str] | None, robot: Sequence[str]) -> JointOr
         if len(set(theirs)) == len(theirs) and set(ours) == set(theirs):
             return JointOrder(trained, robot, tuple(theirs.index(name) for name in ours), by_name=True)
     known = set(stems(robot))
-    strangers = [name for name, stem in zip(trained, stems(trained), strict=True) if stem not in known]
-    if len(strangers) < len(trained):
+    unknown = [name for name, stem in zip(trained, stems(trained), strict=True) if stem not in known]
+    if len(unknown) < len(trained):
         raise ValueError(
-            f"the checkpoint moves {', '.join(trained)}; of these the robot has no {', '.join(strangers) or 'two alike'}, its "
+            f"the checkpoint moves {', '.join(trained)}; of these the robot has no {', '.join(unknown) or 'two alike'}, its "
             f"joints are {', '.join(robot)}. Use the robot that the checkpoint was trained on; if these are the same joints "
             "under other names, say the checkpoint's as the robot's, in the checkpoint's order: "
             "--policy.action_feature_names='[\"...\", ...]'."

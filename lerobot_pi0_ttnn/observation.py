@@ -1,4 +1,4 @@
-"""LeRobot's batch to what the model takes: the only reader of batch keys, and where bad input is turned away."""
+"""LeRobot's batch to what the model takes: the only reader of batch keys, and where bad input is rejected."""
 
 import logging
 import math
@@ -127,7 +127,7 @@ class ObservationReader:
         keys = {self.aliases[key]: key for key in batch if key in self.aliases}
         keys |= {key: key for key in self.cameras if key in batch}
         present = [key for key in self.cameras if key in keys]
-        strangers = [
+        unknown = [
             key
             for key in batch
             if key.startswith("observation.image") and key not in self.cameras and key not in self.aliases
@@ -135,14 +135,14 @@ class ObservationReader:
         if not present:
             raise KeyError(
                 f"none of the policy's cameras {list(self.cameras)} is in the batch, which has "
-                f"{strangers or sorted(batch)}; rename them, e.g. "
-                f'--rename_map=\'{{"{strangers[0] if strangers else "observation.images.x"}": "{_first(self.cameras)}"}}\'.'
+                f"{unknown or sorted(batch)}; rename them, e.g. "
+                f'--rename_map=\'{{"{unknown[0] if unknown else "observation.images.x"}": "{_first(self.cameras)}"}}\'.'
             )
         absent = [key for key in self.cameras if key not in keys]
-        if absent and strangers:
+        if absent and unknown:
             self._warn_once(
                 "cameras",
-                f"the batch has {strangers}, which the policy does not know, and lacks {absent}, which then count as absent "
+                f"the batch has {unknown}, which the policy does not know, and lacks {absent}, which then count as absent "
                 "cameras; if they are the same, use --rename_map.",
             )
         images = [self._image(key, _tensor(batch, keys[key], "a camera"), rows) for key in present]

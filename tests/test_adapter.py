@@ -233,7 +233,7 @@ class TestHub:
 
     def test_the_base_is_not_in_the_cache(self, cache, copy):
         edit_json(copy / "adapter_config.json", revision="v3")
-        with pytest.raises(ConnectionError, match=r"base model cannot be had\. me/base@v3: .*--policy\.base_model"):
+        with pytest.raises(ConnectionError, match=r"base model cannot be loaded\. me/base@v3: .*--policy\.base_model"):
             open_weights(CheckpointSource(copy, cache_dir=cache, local_files_only=True))
 
 
@@ -385,12 +385,16 @@ class TestFiles:
 
     def test_the_base_is_gone(self, copy):
         edit_json(copy / "adapter_config.json", base_model_name_or_path="/gone/base")
-        with pytest.raises(FileNotFoundError, match=r"base model cannot be had\. /gone/base: .*--policy\.base_model"):
+        with pytest.raises(
+            FileNotFoundError, match=r"base model cannot be loaded\. /gone/base: .*--policy\.base_model"
+        ):
             PI0TTNNPolicy.from_pretrained(copy)
 
     def test_the_base_is_an_adapter(self, adapter, copy):
         edit_json(copy / "adapter_config.json", base_model_name_or_path=str(adapter))
-        with pytest.raises(FileNotFoundError, match=r"base model cannot be had.*`lerobot-pi0-ttnn convert` merges it"):
+        with pytest.raises(
+            FileNotFoundError, match=r"base model cannot be loaded.*`lerobot-pi0-ttnn convert` merges it"
+        ):
             PI0TTNNPolicy.from_pretrained(copy)
 
     def test_a_whole_model_beside_the_adapter(self, copy, base):
@@ -428,7 +432,7 @@ class TestBaseModel:
         assert not is_equal(got, want)
 
     def test_it_is_not_there_either(self, moved):
-        with pytest.raises(FileNotFoundError, match=r"base model cannot be had\. /gone/too: "):
+        with pytest.raises(FileNotFoundError, match=r"base model cannot be loaded\. /gone/too: "):
             PI0TTNNPolicy.from_pretrained(moved, base_model="/gone/too")
 
     def test_a_whole_model_has_none(self, base):

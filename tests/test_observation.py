@@ -1,4 +1,4 @@
-"""Batches: read exactly as LeRobot reads them, and turned away with the key and the fix."""
+"""Batches: read exactly as LeRobot reads them, and rejected with the key and the fix."""
 
 import logging
 

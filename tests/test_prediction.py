@@ -54,8 +54,8 @@ def test_the_sum_of_the_stages_is_the_total():
     assert prediction["total"]["operations"] == 2 + 7 * 2
     assert prediction["stages"][STEP]["untraced_ms"] == pytest.approx(7 * 2 * 25e-3), "the host is slower than each"
     assert sum(prediction["stages"]["prefill"]["waits"].values()) == pytest.approx(1)
-    assert sum(row["share"] for row in prediction["dearest"]) == pytest.approx(1)
-    assert sum(row["count"] for row in prediction["dearest"]) == 16
+    assert sum(row["share"] for row in prediction["most_expensive"]) == pytest.approx(1)
+    assert sum(row["count"] for row in prediction["most_expensive"]) == 16
 
 
 def test_the_floor():
@@ -82,7 +82,7 @@ def test_everything_printed_is_marked(run):
     assert "nothing here was timed" in text
     assert "| predicted, ms | traced | floor |" in text
     assert "**all, predicted**" in text
-    assert "dearest operations, predicted" in text
+    assert "most expensive operations, predicted" in text
     assert f"4 x {STEP}" in text
     assert "| device operations | new prompt | vision and language | prefill |" in text
     assert result["prediction"]["note"] == NOTE

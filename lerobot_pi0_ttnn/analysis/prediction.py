@@ -10,7 +10,7 @@ from .markdown import markdown_table
 from .report import EXPERT_LAYER, NEW_PROMPT, STEP, Stage
 
 NOTE = "predicted from shapes; nobody has measured this"
-DEAREST = 10
+MOST_EXPENSIVE = 10
 
 
 def floor(operations: Iterable[DeviceOperation], on: Machine) -> float:
@@ -53,8 +53,8 @@ def predict(stages: Mapping[str, Stage], on: Machine, *, steps: int) -> dict[str
             groups[name, described(operation)].append((name, spent, times))
     total = {key: sum(stage[key] for stage in report["stages"].values()) for key in ("ms", "untraced_ms", "floor_ms")}
     report["total"] = total | {"operations": sum(stage["operations"] for stage in report["stages"].values())}
-    dearest = [_group(what, spent, total["ms"]) for (_, what), spent in groups.items()]
-    report["dearest"] = sorted(dearest, key=lambda row: -row["ms"])[:DEAREST]
+    most_expensive = [_group(what, spent, total["ms"]) for (_, what), spent in groups.items()]
+    report["most_expensive"] = sorted(most_expensive, key=lambda row: -row["ms"])[:MOST_EXPENSIVE]
     return report
 
 
@@ -116,7 +116,7 @@ def _numbers(stage: Mapping[str, Any]) -> list[str]:
     return [f"{stage['ms']:.1f}", f"{stage['floor_ms']:.1f}", str(stage["operations"])]
 
 
-def dearest_table(prediction: Mapping[str, Any]) -> str:
+def most_expensive_table(prediction: Mapping[str, Any]) -> str:
     """Returns the operations that should take longest in all, as a Markdown table marked as a prediction."""
     header = [
         "operation",
@@ -139,6 +139,6 @@ def dearest_table(prediction: Mapping[str, Any]) -> str:
             row["bound"],
             str(row["cores"]),
         ]
-        for row in prediction["dearest"]
+        for row in prediction["most_expensive"]
     ]
     return markdown_table(header, rows, text=["stage", "bound by"])

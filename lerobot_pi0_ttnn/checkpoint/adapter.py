@@ -62,7 +62,7 @@ class MergedWeights(Mapping[str, Tensor]):
         base_model: the base's folder or Hub id, if it is not what the adapter's config says.
 
     Raises:
-        FileNotFoundError, PermissionError, ConnectionError: the adapter or its base model cannot be had.
+        FileNotFoundError, PermissionError, ConnectionError: the adapter or its base model cannot be loaded.
         ValueError: either is damaged, the adapter is of a kind that cannot be merged, or it does not fit its base.
     """
 
@@ -159,7 +159,7 @@ def open_weights(source: CheckpointSource, base_model: str | None = None) -> PI0
         base_model: an adapter's base, a folder or Hub id; the one that its config names by default.
 
     Raises:
-        FileNotFoundError, PermissionError, ConnectionError: the checkpoint, or an adapter's base, cannot be had.
+        FileNotFoundError, PermissionError, ConnectionError: the checkpoint, or an adapter's base, cannot be loaded.
         ValueError: it is damaged, of another model, an adapter that cannot be merged, or both an adapter and a model; or
             it is a whole model, and a base model was given.
     """
@@ -184,7 +184,7 @@ def _open_base(source: CheckpointSource, lora: LoRAConfig) -> PI0WeightLoader:
         return PI0WeightLoader(**settings)
     except (FileNotFoundError, PermissionError, ConnectionError) as error:
         raise type(error)(
-            f"{source}: this adapter's base model cannot be had. {error} If it lies elsewhere now, give that folder or Hub "
+            f"{source}: this adapter's base model cannot be loaded. {error} If it lies elsewhere now, give that folder or Hub "
             f"id as base_model (--policy.base_model), or write it into {ADAPTER} as base_model_name_or_path."
         ) from error
 

@@ -82,7 +82,7 @@ def read_processors(source: CheckpointSource) -> SavedProcessors:
     """Returns what a checkpoint's saved processors say.
 
     Raises:
-        FileNotFoundError, PermissionError, ConnectionError: the checkpoint cannot be had.
+        FileNotFoundError, PermissionError, ConnectionError: the checkpoint cannot be loaded.
         ValueError: one of them is not JSON, or its statistics are damaged or absent.
     """
     return SavedProcessors(_read_pipeline(source, PREPROCESSOR), _read_pipeline(source, POSTPROCESSOR))

@@ -105,7 +105,7 @@ def inspect_checkpoint_tokenizer(
         is_paligemma: see there.
 
     Raises:
-        FileNotFoundError, PermissionError: the checkpoint cannot be had.
+        FileNotFoundError, PermissionError: the checkpoint cannot be loaded.
     """
     try:
         step = read_tokenizer_step(source)

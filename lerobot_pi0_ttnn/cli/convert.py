@@ -97,7 +97,7 @@ def convert(
 
     Raises:
         FileExistsError: the target exists.
-        FileNotFoundError, PermissionError, ConnectionError: the source cannot be had.
+        FileNotFoundError, PermissionError, ConnectionError: the source cannot be loaded.
         ValueError: the source is damaged, or not a complete pi0 checkpoint, or its tokenizer will not load.
     """
     if target.exists():

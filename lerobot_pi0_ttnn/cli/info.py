@@ -43,7 +43,7 @@ class CheckpointInfo:
     state_dim: int | None
     action_dim: int | None
     joints: list[str] | None
-    """Names of the actions in training, one by one; None where the checkpoint does not say."""
+    """Names of the actions in training, in order; None where the checkpoint does not say."""
     chunk_size: int
     n_action_steps: int
     num_inference_steps: int
@@ -92,7 +92,7 @@ def inspect_checkpoint(source: CheckpointSource, config: PI0TTNNConfig, loader: 
         loader: its weights.
 
     Raises:
-        FileNotFoundError, PermissionError: it cannot be had.
+        FileNotFoundError, PermissionError: it cannot be loaded.
     """
     try:
         processors = read_processors(source)

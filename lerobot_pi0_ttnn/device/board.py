@@ -23,7 +23,7 @@ from ..emulation.boards import PREFIX
 from ..latency import Stage
 from ..ttnn_api.installed import PIP_INSTALLS
 from ..ttnn_api.record import Recording, recording
-from .failure import BoardError, is_failure, said
+from .failure import BoardError, error_summary, is_failure
 from .opening import TRACE_REGION_MB, Kind, checked_name, open_chips, open_emulated_board, warn_of_timeout
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ class Board:
         lock: Held by whoever calls ttnn, see `in_use`: LeRobot loads and infers in different threads.
         doing: What the board is in use for, in words.
         failure: How the board failed; None while it works.
-        trace_region_mb: DRAM of each chip that is set aside for traces.
+        trace_region_mb: DRAM of each chip that is reserved for traces.
     """
 
     def __init__(
@@ -141,8 +141,8 @@ class Board:
                 if not isinstance(error, RuntimeError) or not is_failure(error):
                     raise
                 self.failure = (
-                    f"board {self.name!r} failed while {self.doing}: {said(error)}. Nothing came of it: let the arm hold. "
-                    "Close the policies on this board, see what `lerobot-pi0-ttnn doctor` finds, reset the card "
+                    f"board {self.name!r} failed while {self.doing}: {error_summary(error)}. Nothing came of it: "
+                    "let the arm hold. Close the policies on this board, see what `lerobot-pi0-ttnn doctor` finds, reset the card "
                     "(`tt-smi -r`), and load again, in a new process if this one cannot open it."
                 )
                 raise BoardError(self.failure) from error
@@ -163,7 +163,7 @@ class Board:
             try:
                 tenant.release()
             except RuntimeError as error:
-                logger.warning("board %r: the memory of a policy was not freed: %s", self.name, said(error))
+                logger.warning("board %r: the memory of a policy was not freed: %s", self.name, error_summary(error))
 
     def _release_dropped(self) -> None:
         while self._dropped:
@@ -303,7 +303,7 @@ class Board:
         try:
             closing()
         except RuntimeError as error:
-            logger.warning("board %r was given back, but did not close cleanly: %s", self.name, said(error))
+            logger.warning("board %r was given back, but did not close cleanly: %s", self.name, error_summary(error))
 
     def _shut_at_exit(self) -> None:
         # Daemon threads, such as LeRobot's for real-time chunking, go on until they are told, or until the process is gone.
@@ -329,7 +329,7 @@ def open_board(
     Args:
         board: `auto`, the first chip (or the simulator, where TT_METAL_SIMULATOR names one); `0`, `1`, ...: that chip;
             `0,1`: these chips, as one board; `emulated:n150` and the like: an emulated board, see `emulation.boards`.
-        trace_region_mb: DRAM of each chip to set aside for traces; by default TRACE_REGION_MB, or what an open board has.
+        trace_region_mb: DRAM of each chip to reserved for traces; by default TRACE_REGION_MB, or what an open board has.
         operation_timeout_s: after so many seconds without progress a card counts as hung; 0: never. By default what the
             environment variable TT_METAL_OPERATION_TIMEOUT_SECONDS says, else 30.
 

@@ -27,7 +27,7 @@ def is_failure(error: RuntimeError) -> bool:
     return not isinstance(error, (BoardError, NotImplementedError)) and not REFUSED.match(str(error))
 
 
-def said(error: Exception) -> str:
+def error_summary(error: Exception) -> str:
     """Returns what an error of ttnn says, on one line: without the place in its source and the backtrace."""
     text = str(error).split("\nbacktrace:")[0].split("\nLocation:")[0]
     text = re.sub(r"^TT_\w+ @ .*?\ninfo:\n", "", text, flags=re.DOTALL)

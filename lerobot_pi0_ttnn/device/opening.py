@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 TRACE_REGION_MB = 1024
-"""DRAM set aside for captured traces by default; on an emulated board as well, so that what fits there fits on a card.
+"""DRAM reserved for captured traces by default; on an emulated board as well, so that what fits there fits on a card.
 
 A trace is 2901 operations at full size (docs/graph.md). An operation took 5.7 kB on the simulator, where the tiny model keeps
 few cores busy. At 28 kB, which makes the 81 MB that others report of a trace on 110 cores, 12 of them fit: one, two and
@@ -93,7 +93,7 @@ def open_chips(numbers: list[int], trace_region_mb: int, timeout_s: float | None
 
     Args:
         numbers: of the chips.
-        trace_region_mb: DRAM of each that is set aside for traces.
+        trace_region_mb: DRAM of each that is reserved for traces.
         timeout_s: see `ttnn_timeout`.
 
     Raises:

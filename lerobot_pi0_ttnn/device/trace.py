@@ -23,7 +23,7 @@ CAPACITY = 16
 """Sets of shapes that are known: three cameras or fewer, two lengths of prompt, free and guided, four to spare."""
 
 NO_ROOM = re.compile(r"Creating trace buffers of size (\d+)B .*only (\d+)B is allocated for trace region")
-"""What ttnn says where a trace does not fit: the bytes of all that it counts, this one included, and those set aside."""
+"""What ttnn says where a trace does not fit: the bytes of all that it counts, this one included, and those reserved."""
 
 SCATTERED = re.compile(r"Not enough space to allocate (\d+) B TRACE buffer")
 """What it says where there is room, but in no one piece."""
@@ -52,7 +52,7 @@ class Traces:
 
     Args:
         device: that can trace.
-        region_bytes: DRAM of the device that is set aside for traces.
+        region_bytes: DRAM of the device that is reserved for traces.
     """
 
     def __init__(self, device: ttnn.Device, region_bytes: int) -> None:
@@ -140,7 +140,7 @@ class Traces:
     def _warn(self, what: str) -> None:
         if not self._has_warned:
             logger.warning(
-                "%d MB are set aside for traces, and are too few: %s. Set --policy.trace_region_mb higher, load fewer "
+                "%d MB are reserved for traces, and are too few: %s. Set --policy.trace_region_mb higher, load fewer "
                 "policies on this board, or ones with fewer cameras.",
                 self._region >> 20,
                 what,

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import ttnn
 
-from .failure import said
+from .failure import error_summary
 
 logger = logging.getLogger(__name__)
 
@@ -79,7 +79,9 @@ class WeightCache:
             self._files[name] = _size_and_checksum(path)
             self._has_news = True
         except (OSError, RuntimeError) as error:
-            logger.warning("%s: cannot be written (%s); this start goes on without the cache.", path, said(error))
+            logger.warning(
+                "%s: cannot be written (%s); this start goes on without the cache.", path, error_summary(error)
+            )
             with suppress(OSError):  # a folder that may not be written to at all
                 path.unlink(missing_ok=True)
             self._is_writable = False

@@ -131,7 +131,7 @@ class Emulator:
 def _refuse_trace(*args: Any, **kwargs: Any) -> Any:
     raise RuntimeError(
         "ttnn.begin_trace_capture: an emulated board cannot capture a trace (the mocked device would end the process): "
-        "run the ops one by one, or use a card or the ttsim simulator"
+        "run the operations eagerly, or use a card or the ttsim simulator"
     )
 
 

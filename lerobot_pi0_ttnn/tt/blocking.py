@@ -1,4 +1,4 @@
-"""How a matmul is cut up for the cores: pure functions of its shape, the grid and the memory, in tiles. No ttnn here."""
+"""How a matmul is blocked for the cores: pure functions of its shape, the grid and the memory, in tiles. No ttnn here."""
 
 from __future__ import annotations
 

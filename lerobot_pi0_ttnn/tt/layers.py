@@ -10,7 +10,7 @@ import ttnn
 from torch import Tensor
 
 from .precision import OpPrecision
-from .program import MatmulProgram, beside, norm_program, sdpa_program
+from .program import MatmulProgram, interleaved_like, norm_program, sdpa_program
 from .weights import DeviceWeights, Make
 
 
@@ -106,14 +106,14 @@ class Linear:
             activation: in place of the layer's own.
             memory: where the result goes; interleaved beside x by default.
         """
-        activation, memory = activation or self.activation, memory or beside(x)
+        activation, memory = activation or self.activation, memory or interleaved_like(x)
         program = self.programs.matmul(x, self.weight, self.output, memory, activation)
         what = f"linear {'x'.join(map(str, x.shape))} {x.dtype.name} to {self.weight.shape[-1]} {self.output.name}"
 
         def call(config: MatmulProgram | None) -> ttnn.Tensor:
             # Without a program ttnn takes no operand in shards to which an activation follows.
             return ttnn.linear(
-                x if config or not x.is_sharded() else ttnn.to_memory_config(x, beside(x)),
+                x if config or not x.is_sharded() else ttnn.to_memory_config(x, interleaved_like(x)),
                 self.weight,
                 bias=self.bias if bias is None else bias,
                 activation=None if config or not activation else activation.name.lower(),
@@ -197,7 +197,7 @@ def attention(
         attn_mask=mask,
         is_causal=False,
         scale=scale,
-        memory_config=beside(q),
+        memory_config=interleaved_like(q),
         program_config=sdpa_program(q.device(), q.shape[0] * q.shape[1], q.shape[-2], k.shape[-2]),
         compute_kernel_config=precision.exact_kernel,
         output_concat_heads=True,

@@ -1,4 +1,4 @@
-"""Program configs: how ttnn is told to lay out and cut up what it computes. The cutting of matmuls is `blocking.py`."""
+"""Program configs: how ttnn is told to lay out and block what it computes. The cutting of matmuls is `blocking.py`."""
 
 import logging
 from collections.abc import Callable
@@ -7,7 +7,7 @@ from typing import Any
 
 import ttnn
 
-from ..device.failure import is_failure, said
+from ..device.failure import error_summary, is_failure
 from ..ttnn_api.tiles import TILE as TILE
 from ..ttnn_api.tiles import TILE_BYTES
 from .blocking import Blocks, Matmul, matmul_blocks, shard_count, subblock
@@ -98,8 +98,8 @@ class Programs:
             if is_failure(error):
                 raise
             result = call(None)
-            self.refused[what] = said(error)
-            logger.warning("%s: ttnn refuses the program for it, and chooses its own: %s", what, said(error))
+            self.refused[what] = error_summary(error)
+            logger.warning("%s: ttnn refuses the program for it, and chooses its own: %s", what, error_summary(error))
             return result
 
     def matmul(
@@ -146,7 +146,7 @@ class Programs:
         )
 
 
-def beside(x: ttnn.Tensor) -> ttnn.MemoryConfig:
+def interleaved_like(x: ttnn.Tensor) -> ttnn.MemoryConfig:
     """Returns where what is made of `x` is kept, interleaved: in L1 where x is, else in DRAM."""
     is_near = x.memory_config().buffer_type == ttnn.BufferType.L1
     return ttnn.L1_MEMORY_CONFIG if is_near else ttnn.DRAM_MEMORY_CONFIG

@@ -76,7 +76,7 @@ def planned(options: argparse.Namespace) -> dict[str, Any]:
 
 def as_text(result: dict[str, Any]) -> str:
     """Returns the result as Markdown for a person."""
-    from ...analysis.prediction import NOTE, dearest_table, prediction_table
+    from ...analysis.prediction import NOTE, most_expensive_table, prediction_table
     from ...analysis.report import graph_table
 
     board = result["board"]
@@ -95,9 +95,9 @@ def as_text(result: dict[str, Any]) -> str:
             "",
             prediction_table(prediction),
             "",
-            f"The {len(prediction['dearest'])} dearest operations, predicted:",
+            f"The {len(prediction['most_expensive'])} most expensive operations, predicted:",
             "",
-            dearest_table(prediction),
+            most_expensive_table(prediction),
             "",
         ]
     return "\n".join(lines)
