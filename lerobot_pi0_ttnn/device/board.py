@@ -142,8 +142,8 @@ class Board:
                     raise
                 self.failure = (
                     f"board {self.name!r} failed while {self.doing}: {error_summary(error)}. Nothing came of it: "
-                    "let the arm hold. Close the policies on this board, see what `lerobot-pi0-ttnn doctor` finds, reset the card "
-                    "(`tt-smi -r`), and load again, in a new process if this one cannot open it."
+                    "let the arm hold. Close the policies on this board, see what `lerobot-pi0-ttnn doctor` finds, reset the "
+                    "card (`tt-smi -r`), and load again, in a new process if this one cannot open it."
                 )
                 raise BoardError(self.failure) from error
 
