@@ -178,7 +178,8 @@ def test_demo_on_pusht_from_the_shell(tmp_path):
         assert torch.equal(action, recording.chunks[tick // 10][2][:, tick % 10])
 
 
-def test_demo_on_aloha_is_prepared(tmp_path, capsys):
+def test_demo_on_aloha_is_prepared(tmp_path, capsys, monkeypatch):
+    monkeypatch.delenv("MUJOCO_GL", raising=False)  # of a machine, or of another test's simulation
     assert main(["demo", "--env", "aloha", "--prepare-only", "--output", str(tmp_path)]) == 0
     assert "MUJOCO_GL=egl" in capsys.readouterr().out
     stats = load_file(next((tmp_path / "checkpoint").glob("policy_postprocessor*.safetensors")))
