@@ -13,8 +13,9 @@ import math
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
 from lerobot_pi0_ttnn.demo import LEARNED_CHECKPOINT
@@ -85,30 +86,43 @@ def table(all_series: Sequence[Series], tasks: Sequence[str], folder: Path) -> s
     return "\n".join(lines)
 
 
-def draw_delays(delays: Sequence[int], who: str, tasks: Sequence[str], folder: Path, output: Path) -> None:
-    """Writes the picture of success and of the steps of a success against the delay, with and without RTC."""
+@dataclass(frozen=True)
+class Delayed:
+    """What came of all tasks at one delay."""
+
+    rate: float
+    """Of success, percent."""
+    interval: tuple[float, float]
+    jump: float
+    """Mean of `Episode.jump`."""
+
+    def __str__(self) -> str:
+        """Returns two cells of a Markdown table."""
+        return f"{self.rate:.1f} ({self.interval[0]:.1f} to {self.interval[1]:.1f}) | {self.jump:.3f}"
+
+
+def delayed(who: str, delay: int, *, rtc: bool, tasks: Sequence[str], folder: Path) -> Delayed:
+    """Returns what came of all tasks at one delay."""
+    played = [read(Series(who, delay=delay, rtc=rtc), task, folder) for task in tasks]
+    solved = [value for outcomes in played for value in outcomes.solved]
+    jumps = [jump for outcomes in played for jump in outcomes.jumps if not math.isnan(jump)]
+    rate = 100 * sum(solved) / len(solved)
+    return Delayed(rate, interval(sum(solved), len(solved)), sum(jumps) / len(jumps))
+
+
+def draw_delays(without: Mapping[int, Delayed], with_rtc: Mapping[int, Delayed], output: Path) -> None:
+    """Writes the picture of success, and of how far actions jump between chunks, against the delay."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(9, 3.6), layout="constrained")
-    rate, length = figure.subplots(1, 2)
-    for rtc, label in ((False, "without RTC"), (True, "with RTC")):
-        rates, errors, means = [], [], []
-        for delay in delays:
-            series = Series(who, delay=delay, rtc=rtc)
-            played = [read(series, task, folder) for task in tasks]
-            solved = [value for outcomes in played for value in outcomes.solved]
-            low, high = interval(sum(solved), len(solved))
-            rates.append(100 * sum(solved) / len(solved))
-            errors.append((rates[-1] - low, high - rates[-1]))
-            steps = [s for o in played for s, done in zip(o.steps, o.solved, strict=True) if done]
-            means.append(sum(steps) / len(steps) if steps else math.nan)
-        below, above = zip(*errors, strict=True)
-        rate.errorbar(delays, rates, yerr=(below, above), marker="o", capsize=3, label=label)
-        length.plot(delays, means, marker="o", label=label)
-    for panel, title in ((rate, "success, %"), (length, "mean steps of a success")):
-        panel.set_xlabel("inference delay, ticks")
-        panel.set_ylabel(title)
-        panel.set_xticks(delays)
+    rate, smoothness = figure.subplots(1, 2)
+    for results, label in ((without, "without RTC"), (with_rtc, "with RTC")):
+        rates = [result.rate for result in results.values()]
+        errors = [(r.rate - r.interval[0], r.interval[1] - r.rate) for r in results.values()]
+        rate.errorbar(list(results), rates, yerr=list(zip(*errors, strict=True)), marker="o", capsize=3, label=label)
+        smoothness.plot(list(results), [r.jump for r in results.values()], marker="o", label=label)
+    for panel, title in ((rate, "success, %"), (smoothness, "mean jump of an action between chunks")):
+        panel.set(xlabel="inference delay, ticks", ylabel=title, xticks=list(without))
         panel.legend()
     output.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(output, dpi=100)
@@ -141,8 +155,19 @@ def main() -> None:
         ways = {task: [s for s in all_series if task in tasks_of(s, options.tasks)] for task in options.tasks}
         list(pool.map(lambda task: play(task, ways[task], options), options.tasks))
     print(table(all_series, options.tasks, options.output))
-    if options.plot:
-        draw_delays(options.delays, options.who[0], options.tasks, options.output, options.plot)
+    if options.delays:
+        without, with_rtc = (
+            {
+                delay: delayed(options.who[0], delay, rtc=rtc, tasks=options.tasks, folder=options.output)
+                for delay in options.delays
+            }
+            for rtc in (False, True)
+        )
+        print("\n| delay, ticks | success, % (95 %) | jump | with RTC: success | jump |\n|---:|---|---:|---|---:|")
+        for delay in options.delays:
+            print(f"| {delay} | {without[delay]} | {with_rtc[delay]} |")
+        if options.plot:
+            draw_delays(without, with_rtc, options.plot)
 
 
 if __name__ == "__main__":

@@ -28,7 +28,7 @@ def players(simulation, board):
 
 @pytest.fixture(scope="module")
 def episodes(players, simulation):
-    """Of LeRobot's own policy: (solved, executed actions) by seed."""
+    """LeRobot's own policy's, by seed."""
     from training.closed_loop import play
 
     return {seed: play(players["lerobot"], simulation, seed) for seed in SEEDS}
@@ -43,7 +43,7 @@ def test_it_is_a_checkpoint_as_any_other():
 
 
 def test_lerobot_solves_it(episodes):
-    assert all(solved for solved, _ in episodes.values())
+    assert all(episode.solved for episode in episodes.values())
 
 
 def test_torch_does_what_lerobot_does(players, simulation, episodes):
@@ -51,10 +51,10 @@ def test_torch_does_what_lerobot_does(players, simulation, episodes):
     from training.closed_loop import play
 
     every = players["torch"].policy.config.n_action_steps
-    for seed, (_, want) in episodes.items():
-        solved, got = play(players["torch"], simulation, seed)
-        assert solved
-        torch.testing.assert_close(got[: 2 * every], want[: 2 * every], rtol=0, atol=1e-5)
+    for seed, want in episodes.items():
+        got = play(players["torch"], simulation, seed)
+        assert got.solved
+        torch.testing.assert_close(got.actions[: 2 * every], want.actions[: 2 * every], rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize(("who", "limit"), [("accurate", 0.02), ("balanced", 0.05)])
@@ -62,12 +62,12 @@ def test_on_a_board(players, simulation, episodes, who, limit):
     from training.closed_loop import play
 
     every = players[who].policy.config.n_action_steps
-    for seed, (_, want) in episodes.items():
-        solved, got = play(players[who], simulation, seed)
-        assert solved
-        assert not torch.equal(got[:every], want[:every])
+    for seed, want in episodes.items():
+        got = play(players[who], simulation, seed)
+        assert got.solved
+        assert not torch.equal(got.actions[:every], want.actions[:every])
         # The second chunk is of slightly other observations.
-        assert_quality(got[: 2 * every], want[: 2 * every], pcc=1 - limit**2, rel_rmse=limit)
+        assert_quality(got.actions[: 2 * every], want.actions[: 2 * every], pcc=1 - limit**2, rel_rmse=limit)
 
 
 def double(player, chunk):
@@ -110,8 +110,7 @@ def test_a_mistake_shows(players, simulation, episodes, monkeypatch, mutation):
         actions = mutation.pop("actions")
         monkeypatch.setattr(Player, "actions", lambda self, chunk: np.asarray(actions(self, chunk)))
     seed = SEEDS[0]
-    solved, got = play(player, simulation, seed, **mutation)
-    want = episodes[seed][1]
-    every = player.policy.config.n_action_steps
-    error = ((got[:every] - want[:every]).square().mean().sqrt() / want[:every].std()).item()
-    assert not solved or error > 0.1
+    played = play(player, simulation, seed, **mutation)
+    got, want = (episode.actions[: player.policy.config.n_action_steps] for episode in (played, episodes[seed]))
+    error = ((got - want).square().mean().sqrt() / want.std()).item()
+    assert not played.solved or error > 0.1

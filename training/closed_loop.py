@@ -5,12 +5,13 @@ Pictures are drawn only for the ticks at which a chunk is asked for. Seeds and n
 
 import argparse
 import json
+import math
 import os
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -54,6 +55,25 @@ class Outcomes:
     solved: list[bool] = field(default_factory=list)
     steps: list[int] = field(default_factory=list)
     chunks: int = 0
+    jumps: list[float] = field(default_factory=list)
+    """For each episode, by how much the hand's velocity changes where one chunk takes over from another, see `Episode.jump`."""
+
+
+class Episode(NamedTuple):
+    """One episode."""
+
+    solved: bool
+    actions: Tensor
+    """Those executed, (steps, 4) float32."""
+    switches: list[int]
+    """Ticks from which another chunk was executed than before."""
+
+    def jump(self) -> float:
+        """Returns the mean difference of an action's first three values from the former one's, where chunks change."""
+        if not self.switches:
+            return math.nan
+        ticks = torch.tensor(self.switches)
+        return (self.actions[ticks] - self.actions[ticks - 1])[:, :3].abs().mean().item()
 
 
 class Player:
@@ -119,8 +139,8 @@ def play(
     delay: int = 0,
     rtc: bool = False,
     max_steps: int = MAX_STEPS,
-) -> tuple[bool, Tensor]:
-    """Plays one episode; returns whether the task was done, and the executed actions, (steps, 4).
+) -> Episode:
+    """Returns an episode, played.
 
     A chunk is asked for every `n_action_steps` ticks, and the former one goes on until it is there.
 
@@ -140,10 +160,13 @@ def play(
     every = player.policy.config.n_action_steps
     current: tuple[int, Tensor] | None = None  # the tick at which a chunk was asked for, and the chunk
     coming: tuple[int, Tensor] | None = None
-    executed = []
+    executed: list[np.ndarray[Any, Any]] = []
+    switches: list[int] = []
+    solved = False
     for tick in range(max_steps):
         if coming and tick == coming[0] + delay:
             current, coming = coming, None
+            switches.append(tick)
         if tick % every == 0:
             batch = player.batch(simulation.look(), prompt or simulation.prompt)
             guidance: dict[str, Any] = {}
@@ -151,12 +174,14 @@ def play(
                 guidance = {"prev_chunk_left_over": current[1][tick - current[0] :], "inference_delay": delay}
             coming = tick, player.chunk(change(batch) if change else batch, generator, **guidance)
             if not (current and delay):
+                switches += [tick] if current else []
                 current, coming = coming, None
         assert current
         executed.append(player.actions(current[1])[tick - current[0]])
-        if simulation.step(executed[-1]):
-            return True, torch.from_numpy(np.stack(executed))
-    return False, torch.from_numpy(np.stack(executed))
+        solved = simulation.step(executed[-1])
+        if solved:
+            break
+    return Episode(solved, torch.from_numpy(np.stack(executed)), switches)
 
 
 def control(name: str, player: Player, simulation: Simulation) -> dict[str, Any]:
@@ -237,10 +262,11 @@ def play_series(series: Series, player: Player, simulation: Simulation, *, seed:
     without = control(series.control, player, simulation) if series.control else {}
     outcomes = Outcomes()
     for episode in range(seed, seed + episodes):
-        solved, executed = play(player, simulation, episode, delay=series.delay, rtc=series.rtc, **without)
-        outcomes.solved.append(solved)
-        outcomes.steps.append(len(executed))
-        outcomes.chunks += -(-len(executed) // every)
+        played = play(player, simulation, episode, delay=series.delay, rtc=series.rtc, **without)
+        outcomes.solved.append(played.solved)
+        outcomes.steps.append(len(played.actions))
+        outcomes.jumps.append(played.jump())
+        outcomes.chunks += -(-len(played.actions) // every)
     if series.rtc:
         player.policy.config.rtc_config = None
         player.policy.init_rtc_processor()
