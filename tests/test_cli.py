@@ -1,6 +1,8 @@
 """The console script, and LeRobot's own scripts run on what it makes: real processes, real environments, offline."""
 
 import json
+import os
+import re
 import shutil
 import subprocess
 import sys
@@ -12,6 +14,7 @@ from safetensors.torch import load_file
 
 from lerobot_pi0_ttnn import PI0TTNNPolicy
 from lerobot_pi0_ttnn.cli import main
+from lerobot_pi0_ttnn.cli.demo import check_gl
 from lerobot_pi0_ttnn.demo.stand_in import make_demo_checkpoint
 from lerobot_pi0_ttnn.recording import read_recording
 from tests.checkpoints import STATS, lerobot_0_3, save_lerobot_checkpoint, write
@@ -176,6 +179,26 @@ def test_demo_on_pusht_from_the_shell(tmp_path):
     assert [tick for _, tick, _ in recording.chunks] == [0, 10, 20]
     for _, tick, action in recording.actions:
         assert torch.equal(action, recording.chunks[tick // 10][2][:, tick % 10])
+
+
+def test_demo_without_gl_names_the_package():
+    with pytest.raises(OSError, match=r"MUJOCO_GL=nothing .*libegl1 .*demo --env pusht") as error:
+        check_gl(dict(os.environ) | {"MUJOCO_GL": "nothing"})
+    assert "invalid value for environment variable" in str(error.value)  # MuJoCo's own words
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--task", "fly-v3"], r"--task: unknown to MetaWorld: fly-v3; it has assembly-v3, "),
+        (["--steps", "10"], r"--steps: LeRobot's MetaWorld ends an episode when the task is done, or after 500"),
+        (["--checkpoint", "nowhere"], r"--checkpoint: expected a folder with config.json, got nowhere"),
+        (["--episodes", "0"], r"--episodes: expected at least 1, got 0"),
+    ],
+)
+def test_demo_rejects(arguments, message, capsys):
+    assert main(["demo", *arguments, "--prepare-only"]) == 1
+    assert re.search(message, capsys.readouterr().err)
 
 
 def test_demo_on_aloha_is_prepared(tmp_path, capsys, monkeypatch):
