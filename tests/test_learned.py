@@ -114,3 +114,15 @@ def test_a_mistake_shows(players, simulation, episodes, monkeypatch, mutation):
     got, want = (episode.actions[: player.policy.config.n_action_steps] for episode in (played, episodes[seed]))
     error = ((got - want).square().mean().sqrt() / want.std()).item()
     assert not played.solved or error > 0.1
+
+
+def test_part_by_part(board, monkeypatch, capsys):
+    """The benchmark of docs/success.md, on one observation: its rows are there, and as near as they say."""
+    from benchmarks import learned_parity
+
+    monkeypatch.setattr("sys.argv", ["x", "--board", board.name, "--observations", "1", "--precisions", "accurate"])
+    learned_parity.main()
+    rows = [line.split("|")[1:-1] for line in capsys.readouterr().out.splitlines() if line.startswith("| ")][1:]
+    assert [row[0].strip() for row in rows][-1] == "whole chunk"
+    assert len(rows) == 2 + 2 * 3 + 3 + 1
+    assert all(0 < float(cell.split()[0]) < 0.02 for _, *cells in rows for cell in cells)
