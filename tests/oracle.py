@@ -1,4 +1,4 @@
-"""LeRobot's own `PI0Policy`, made as small as `TINY`: the judge that nobody here wrote."""
+"""LeRobot's own `PI0Policy` and `PI05Policy`, made as small as `TINY`: the judges that nobody here wrote."""
 
 import contextlib
 from collections.abc import Iterator, Sequence
@@ -6,10 +6,12 @@ from dataclasses import dataclass
 from typing import TypedDict
 
 import lerobot.policies.pi0.modeling_pi0 as lerobot_pi0
+import lerobot.policies.pi05.modeling_pi05 as lerobot_pi05
 import torch
 from lerobot.configs import FeatureType, PolicyFeature
 from lerobot.policies.common.vla_utils import make_att_2d_masks, prepare_attention_masks_4d
 from lerobot.policies.pi0.configuration_pi0 import PI0Config
+from lerobot.policies.pi05.configuration_pi05 import PI05Config
 from torch import Tensor
 from transformers import DynamicCache
 
@@ -22,15 +24,16 @@ ACTION_DIM = 7
 
 @contextlib.contextmanager
 def sized(model: PI0ModelConfig) -> Iterator[None]:
-    """Lets LeRobot build a `PI0Policy` of the given sizes; its `PI0Config` only knows gemma_2b and gemma_300m."""
+    """Lets LeRobot build a `PI0Policy` or a `PI05Policy` of the given sizes; its configs only know gemma_2b and gemma_300m."""
+    lerobot = lerobot_pi05 if model.expert.adaptive_norms else lerobot_pi0
     originals = {
-        name: getattr(lerobot_pi0, name)
+        name: getattr(lerobot, name)
         for name in ("get_gemma_config", "PaliGemmaForConditionalGenerationWithPiGemma", "PiGemmaForCausalLM")
     }
 
     def gemma_config(variant: str):
         part = model.vlm if variant == "gemma_2b" else model.expert
-        return lerobot_pi0.GemmaConfig(
+        return lerobot.GemmaConfig(
             width=part.width,
             depth=part.depth,
             mlp_dim=part.mlp_dim,
@@ -53,12 +56,12 @@ def sized(model: PI0ModelConfig) -> Iterator[None]:
 
     replacements = (gemma_config, paligemma, expert)
     for name, replacement in zip(originals, replacements, strict=True):
-        setattr(lerobot_pi0, name, replacement)
+        setattr(lerobot, name, replacement)
     try:
         yield
     finally:
         for name, original in originals.items():
-            setattr(lerobot_pi0, name, original)
+            setattr(lerobot, name, original)
 
 
 def make_lerobot_policy(
@@ -68,18 +71,21 @@ def make_lerobot_policy(
     seed: int = 0,
     model: PI0ModelConfig = TINY,
     **config,
-) -> lerobot_pi0.PI0Policy:
+) -> lerobot_pi0.PI0Policy | lerobot_pi05.PI05Policy:
     """LeRobot's policy with seeded weights, large enough that every part of the model moves the result."""
     features = {f"observation.images.{c}": PolicyFeature(FeatureType.VISUAL, (3, 480, 640)) for c in cameras}
     features["observation.state"] = PolicyFeature(FeatureType.STATE, (state_dim,))
     config = {"device": "cpu", **config}
-    policy_config = PI0Config(
+    config_class, policy_class = (
+        (PI05Config, lerobot_pi05.PI05Policy) if model.expert.adaptive_norms else (PI0Config, lerobot_pi0.PI0Policy)
+    )
+    policy_config = config_class(
         input_features=features,
         output_features={"action": PolicyFeature(FeatureType.ACTION, (action_dim,))},
         **config,
     )
     with sized(model):
-        policy = lerobot_pi0.PI0Policy(policy_config)
+        policy = policy_class(policy_config)
     randomise(policy, seed)
     return policy.eval()
 
@@ -89,9 +95,9 @@ def randomise(module: torch.nn.Module, seed: int) -> None:
     """Fan-in-scaled matrices, norms off their zero, biases that show: default initialisation hides mistakes."""
     generator = torch.Generator().manual_seed(seed)
     for name, parameter in module.named_parameters():
-        if "norm" in name:
+        if "norm" in name and parameter.ndim == 1:
             parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.2)
-            if parameter.ndim == 1 and name.endswith("weight") and ("layer_norm" in name or "post_layernorm" in name):
+            if name.endswith("weight") and ("layer_norm" in name or "post_layernorm" in name):
                 parameter.add_(1.0)
         elif parameter.ndim > 1:
             fan_in = parameter[0].numel() if "embed" not in name or "patch" in name else 4 * parameter.shape[-1]
@@ -146,15 +152,16 @@ class ModelInputs(TypedDict):
     state: Tensor
 
 
-def model_inputs(policy: lerobot_pi0.PI0Policy, batch: dict[str, Tensor]) -> ModelInputs:
-    """The batch as LeRobot itself prepares it for its model."""
+def model_inputs(policy: lerobot_pi0.PI0Policy | lerobot_pi05.PI05Policy, batch: dict[str, Tensor]) -> ModelInputs:
+    """The batch as LeRobot itself prepares it for its model. pi0.5's has no state, of which ours is told by a width of 0."""
     images, img_masks = policy._preprocess_images(batch)
+    state = batch["observation.state"]
     return {
         "images": images,
         "img_masks": img_masks,
         "lang_tokens": batch["observation.language.tokens"],
         "lang_masks": batch["observation.language.attention_mask"],
-        "state": policy.prepare_state(batch),
+        "state": policy.prepare_state(batch) if isinstance(policy, lerobot_pi0.PI0Policy) else state[:, :0],
     }
 
 
@@ -167,7 +174,7 @@ class LeRobotPrefix:
     cache: DynamicCache
 
 
-def lerobot_prefill(policy: lerobot_pi0.PI0Policy, inputs: ModelInputs) -> LeRobotPrefix:
+def lerobot_prefill(policy: lerobot_pi0.PI0Policy | lerobot_pi05.PI05Policy, inputs: ModelInputs) -> LeRobotPrefix:
     """The first half of LeRobot's `PI0Pytorch.sample_actions`, which does not return it."""
     model = policy.model
     embeddings, is_real, att_masks = model.embed_prefix(

@@ -32,6 +32,7 @@ def test_gemma(variant, width, mlp_dim):
         "head_dim": 256,
         "rms_norm_eps": 1e-6,
         "rope_theta": 10_000.0,
+        "adaptive_norms": False,
     }
 
 

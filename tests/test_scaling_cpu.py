@@ -41,9 +41,9 @@ def test_the_model_is_asked_for_what_the_point_says(monkeypatch):
         assert context.is_real.all()
         return prefill(embeddings, context)
 
-    def watch_forward(x, prefix):
+    def watch_forward(x, prefix, modulations):
         shapes["steps"] = shapes.get("steps", 0) + 1
-        return forward(x, prefix)
+        return forward(x, prefix, modulations)
 
     monkeypatch.setattr(model.backbone, "prefill", watch_prefill)
     monkeypatch.setattr(model.backbone, "forward_actions", watch_forward)

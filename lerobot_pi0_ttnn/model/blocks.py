@@ -1,6 +1,7 @@
 """Where tokens stand and who may attend to whom: pure torch, shared by both twins.
 
-A row's tokens come in blocks, pi0's in three. A token attends to those of its own and of earlier blocks, except to padding:
+A row's tokens come in blocks: pi0's in three, pi0.5's in two, without the state. A token attends to those of its own and of
+earlier blocks, except to padding:
 
                  prefix  state  actions
     prefix          1      0       0

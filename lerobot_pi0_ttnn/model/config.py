@@ -1,4 +1,4 @@
-"""What pi0 is made of: the sizes of each part, and the axis legend that every other file uses.
+"""What pi0 and pi0.5 are made of: the sizes of each part, and the axis legend that every other file uses.
 
 Axes, in names, comments and docstrings:
 
@@ -7,7 +7,7 @@ Axes, in names, comments and docstrings:
 The numbers are those of openpi `models/gemma.py`, `models/siglip.py` (So400m/14) and `models/pi0_config.py`.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,10 @@ class VisionConfig:
 
 @dataclass(frozen=True)
 class GemmaConfig:
-    """Sizes of one Gemma transformer: the vision-language model or the action expert."""
+    """Sizes of one Gemma transformer: the vision-language model or the action expert.
+
+    `adaptive_norms`, as in pi0.5's expert: scale and shift of each norm, and the gate of its branch, come from the time.
+    """
 
     width: int
     mlp_dim: int
@@ -45,6 +48,7 @@ class GemmaConfig:
     head_dim: int = 256
     rms_norm_eps: float = 1e-6
     rope_theta: float = 10_000.0
+    adaptive_norms: bool = False
 
 
 GEMMA_2B = GemmaConfig(width=2048, mlp_dim=16384)
@@ -56,10 +60,13 @@ GEMMA_VARIANTS = {"gemma_2b": GEMMA_2B, "gemma_300m": GEMMA_300M}
 
 @dataclass(frozen=True)
 class PI0ModelConfig:
-    """Sizes of the whole model. `PI0ModelConfig()` is pi0_base.
+    """Sizes of the whole model. `PI0ModelConfig()` is pi0_base, `PI05_BASE` is pi05_base.
+
+    `state_dim` is the width of the state that is a token; 0 where there is none, since the state is in the prompt (pi0.5).
 
     Raises:
-        ValueError: where the vision-language model and the expert cannot share one key/value cache.
+        ValueError: where the vision-language model and the expert cannot share one key/value cache, or where something that is
+            computed once for all steps would depend on the time.
     """
 
     vision: VisionConfig = field(default_factory=VisionConfig)
@@ -76,7 +83,8 @@ class PI0ModelConfig:
     @property
     def suffix_blocks(self) -> tuple[tuple[str, int], ...]:
         """Blocks that follow the prefix, by name, and the tokens in each; the last one is denoised."""
-        return ("state", 1), ("actions", self.horizon)
+        state = (("state", 1),) if self.state_dim else ()
+        return *state, ("actions", self.horizon)
 
     def __post_init__(self) -> None:
         for name in ("depth", "num_heads", "num_kv_heads", "head_dim"):
@@ -86,9 +94,27 @@ class PI0ModelConfig:
                     f"{name}: expected the same in the vision-language model and in the expert, which attend to one "
                     f"key/value cache, got {vlm} and {expert}"
                 )
+        if self.vlm.adaptive_norms:
+            raise ValueError(
+                "vlm.adaptive_norms: expected False, since the prefix is computed once for all steps; got True"
+            )
+        if self.expert.adaptive_norms and self.state_dim:
+            raise ValueError(
+                "state_dim: expected 0 beside expert.adaptive_norms, since a state token is computed once for all steps; "
+                f"got {self.state_dim}"
+            )
+
+
+def as_pi05(config: PI0ModelConfig) -> PI0ModelConfig:
+    """Returns pi0.5 of these sizes: the time is in the expert's norms, the state in the prompt.
+
+    Source: openpi `models/pi0.py`, where `pi05` is set.
+    """
+    return replace(config, expert=replace(config.expert, adaptive_norms=True), state_dim=0)
 
 
 PI0_BASE = PI0ModelConfig()
+PI05_BASE = as_pi05(PI0_BASE)
 
 TINY = PI0ModelConfig(
     vision=VisionConfig(hidden_size=96, intermediate_size=176, num_hidden_layers=2, num_attention_heads=4),
@@ -98,3 +124,5 @@ TINY = PI0ModelConfig(
 )
 """All of pi0_base at a thousandth of its size, with its awkward ratios: SigLIP heads of 24 (no multiple of a tile) and
 a SigLIP MLP of five and a half tiles, queries wider than the expert, a first, an inner and a last layer."""
+
+TINY_PI05 = as_pi05(TINY)

@@ -25,7 +25,7 @@ class Observation:
     lang_masks: Tensor
     """(B, L) bool, False on padding."""
     state: Tensor
-    """(B, state_dim) float32, normalised, zero-padded."""
+    """(B, state_dim) float32, normalised, zero-padded; (B, 0) for pi0.5, whose state is in the prompt."""
 
     @property
     def rows(self) -> int:

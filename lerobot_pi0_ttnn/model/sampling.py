@@ -8,8 +8,8 @@ from .flow import euler_integrate
 from .rtc import Guidable, Guidance, guided
 
 
-class Graph[O, C, P, T](Protocol):
-    """What a twin computes; tensors are its own (T), and so are observation (O), context (C) and prefix (P)."""
+class Graph[O, C, P, S, T](Protocol):
+    """What a twin computes; tensors are its own (T), and so are observation (O), context (C), prefix (P) and step (S)."""
 
     def embed_prefix(self, observation: O, context: C) -> T:
         """Returns the embeddings of images and prompt."""
@@ -17,19 +17,19 @@ class Graph[O, C, P, T](Protocol):
     def prefill(self, embeddings: T, observation: O, context: C) -> P:
         """Returns the keys and values of all that is the same in every step."""
 
-    def velocity(self, x_t: T, time_bias: T, prefix: P) -> T:
+    def velocity(self, x_t: T, step: S, prefix: P, /) -> T:
         """Returns dx/dt."""
 
     def advance(self, x: T, velocity: T, dt: float, /) -> T:
         """Returns x after one Euler step."""
 
 
-def sample[O, C, P, T: Guidable](
-    graph: Graph[O, C, P, T],
+def sample[O, C, P, S, T: Guidable](
+    graph: Graph[O, C, P, S, T],
     observation: O,
     context: C,
     noise: T,
-    time_bias: Sequence[T],
+    steps: Sequence[S],
     times: Sequence[float],
     guidance: Guidance[T] | None = None,
     stage: Stage = untimed,
@@ -41,7 +41,7 @@ def sample[O, C, P, T: Guidable](
         observation: what is new at every call.
         context: what belongs to the prompt and to the cameras that are present.
         noise: x at t = 1.
-        time_bias: for each of `times`.
+        steps: what each of `times` brings to its step.
         times: see `flow.schedule`.
         guidance: towards the former chunk.
         stage: in whose contexts the work is done, to time it.
@@ -50,14 +50,14 @@ def sample[O, C, P, T: Guidable](
         embeddings = graph.embed_prefix(observation, context)
     with stage("prefill"):
         prefix = graph.prefill(embeddings, observation, context)
-    return denoise(graph, prefix, noise, time_bias, times, guidance, stage)
+    return denoise(graph, prefix, noise, steps, times, guidance, stage)
 
 
-def denoise[O, C, P, T: Guidable](
-    graph: Graph[O, C, P, T],
+def denoise[O, C, P, S, T: Guidable](
+    graph: Graph[O, C, P, S, T],
     prefix: P,
     noise: T,
-    time_bias: Sequence[T],
+    steps: Sequence[S],
     times: Sequence[float],
     guidance: Guidance[T] | None = None,
     stage: Stage = untimed,
@@ -65,7 +65,7 @@ def denoise[O, C, P, T: Guidable](
     """Returns the noise after one Euler step for each of `times`; the arguments are those of `sample`."""
 
     def velocity(x_t: T, step: int) -> T:
-        return graph.velocity(x_t, time_bias[step], prefix)
+        return graph.velocity(x_t, steps[step], prefix)
 
     field = guided(velocity, guidance, times) if guidance else velocity
     return euler_integrate(timed_steps(field, stage), noise, len(times), advance=graph.advance)

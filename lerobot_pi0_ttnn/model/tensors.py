@@ -1,6 +1,7 @@
-"""The names and shapes of pi0's tensors, and the cursor with which a part takes its own.
+"""The names and shapes of pi0's and pi0.5's tensors, and the cursor with which a part takes its own.
 
-The names are those of LeRobot's `PI0Policy.state_dict()` without the leading `model.`; attributes bear them too.
+The names are those of LeRobot's `PI0Policy.state_dict()` and `PI05Policy.state_dict()` without the leading `model.`;
+attributes bear them too.
 """
 
 from collections.abc import Iterator, Mapping
@@ -39,10 +40,9 @@ def expected_shapes(config: PI0ModelConfig) -> dict[str, tuple[int, ...]]:
             (f"{LANGUAGE_MODEL}.embed_tokens.weight", (config.vocab_size, config.vlm.width)),
             *_gemma_shapes(LANGUAGE_MODEL, config.vlm),
             *_gemma_shapes(EXPERT, config.expert),
-            *_linear_shapes("state_proj", width, config.state_dim),
+            *(_linear_shapes("state_proj", width, config.state_dim) if config.state_dim else ()),
             *_linear_shapes("action_in_proj", width, config.action_dim),
-            *_linear_shapes("action_time_mlp_in", width, 2 * width),
-            *_linear_shapes("action_time_mlp_out", width, width),
+            *_time_mlp_shapes(config.expert),
             *_linear_shapes("action_out_proj", config.action_dim, width),
         ]
     )
@@ -51,6 +51,19 @@ def expected_shapes(config: PI0ModelConfig) -> dict[str, tuple[int, ...]]:
 def _linear_shapes(name: str, rows: int, columns: int) -> Iterator[tuple[str, tuple[int, ...]]]:
     yield f"{name}.weight", (rows, columns)
     yield f"{name}.bias", (rows,)
+
+
+def _time_mlp_shapes(expert: GemmaConfig) -> Iterator[tuple[str, tuple[int, ...]]]:
+    name, inputs = ("time_mlp", 1) if expert.adaptive_norms else ("action_time_mlp", 2)
+    yield from _linear_shapes(f"{name}_in", expert.width, inputs * expert.width)
+    yield from _linear_shapes(f"{name}_out", expert.width, expert.width)
+
+
+def _rms_norm_shapes(name: str, gemma: GemmaConfig) -> Iterator[tuple[str, tuple[int, ...]]]:
+    if gemma.adaptive_norms:
+        yield from _linear_shapes(f"{name}.dense", 3 * gemma.width, gemma.width)
+    else:
+        yield f"{name}.weight", (gemma.width,)
 
 
 def _vision_shapes(vision: VisionConfig) -> Iterator[tuple[str, tuple[int, ...]]]:
@@ -75,16 +88,16 @@ def _gemma_shapes(prefix: str, gemma: GemmaConfig) -> Iterator[tuple[str, tuple[
     width, queries, keys = gemma.width, gemma.num_heads * gemma.head_dim, gemma.num_kv_heads * gemma.head_dim
     for layer in range(gemma.depth):
         name = f"{prefix}.layers.{layer}"
-        yield f"{name}.input_layernorm.weight", (width,)
+        yield from _rms_norm_shapes(f"{name}.input_layernorm", gemma)
         yield f"{name}.self_attn.q_proj.weight", (queries, width)
         yield f"{name}.self_attn.k_proj.weight", (keys, width)
         yield f"{name}.self_attn.v_proj.weight", (keys, width)
         yield f"{name}.self_attn.o_proj.weight", (width, queries)
-        yield f"{name}.post_attention_layernorm.weight", (width,)
+        yield from _rms_norm_shapes(f"{name}.post_attention_layernorm", gemma)
         yield f"{name}.mlp.gate_proj.weight", (gemma.mlp_dim, width)
         yield f"{name}.mlp.up_proj.weight", (gemma.mlp_dim, width)
         yield f"{name}.mlp.down_proj.weight", (width, gemma.mlp_dim)
-    yield f"{prefix}.norm.weight", (width,)
+    yield from _rms_norm_shapes(f"{prefix}.norm", gemma)
 
 
 def check_shapes(config: PI0ModelConfig, shapes: Shapes, *, where: str = "weights") -> None:
@@ -104,11 +117,12 @@ def check_shapes(config: PI0ModelConfig, shapes: Shapes, *, where: str = "weight
     misshaped = sorted(name for name in expected.keys() & shapes.keys() if tuple(shapes[name]) != expected[name])
     if not (missing or unexpected or misshaped):
         return
-    lines = [f"{where}: not a complete pi0 model, so nothing is loaded."]
+    model = "pi0.5" if config.expert.adaptive_norms else "pi0"
+    lines = [f"{where}: not a complete {model} model, so nothing is loaded."]
     lines += [f"  missing {name}: expected {expected[name]}" for name in missing]
     lines += [f"  unexpected {name}: {tuple(shapes[name])}" for name in unexpected]
     lines += [f"  wrong shape {name}: expected {expected[name]}, got {tuple(shapes[name])}" for name in misshaped]
-    lines.append("Check that this is a pi0 checkpoint of the configured size and that its download is complete.")
+    lines.append(f"Check that this is a {model} checkpoint of the configured size and that its download is complete.")
     raise ValueError("\n".join(lines))
 
 

@@ -9,7 +9,7 @@ from torch import Tensor
 from ..model.blocks import rotary_angles
 from ..model.config import GemmaConfig
 from ..model.tensors import Weights
-from .layers import Linear, RMSNorm, join_heads, split_heads
+from .layers import Linear, Modulation, RMSNorm, add_branch, join_heads, split_heads
 
 
 @dataclass(frozen=True)
@@ -159,6 +159,22 @@ class GemmaMLPTorch:
         return self.down_proj(F.gelu(self.gate_proj(x), approximate="tanh") * self.up_proj(x))
 
 
+@dataclass(frozen=True)
+class BlockModulations:
+    """What the time makes of one layer's norms at one step; None where they are not adaptive.
+
+    Attributes:
+        attention: of the norm before attention, and of what attention adds.
+        mlp: of the norm before the MLP, and of what the MLP adds.
+    """
+
+    attention: Modulation | None = None
+    mlp: Modulation | None = None
+
+
+NOT_ADAPTIVE = BlockModulations()
+
+
 class GemmaBlockTorch:
     """One pre-norm transformer layer.
 
@@ -169,19 +185,35 @@ class GemmaBlockTorch:
     """
 
     def __init__(self, config: GemmaConfig, weights: Weights, dtype: torch.dtype) -> None:
-        self.input_layernorm = RMSNorm(weights.at("input_layernorm"), config.rms_norm_eps)
+        epsilon, adaptive = config.rms_norm_eps, config.adaptive_norms
+        self.input_layernorm = RMSNorm(weights.at("input_layernorm"), epsilon, adaptive=adaptive)
         self.self_attn = GemmaAttentionTorch(config, weights.at("self_attn"), dtype)
-        self.post_attention_layernorm = RMSNorm(weights.at("post_attention_layernorm"), config.rms_norm_eps)
+        self.post_attention_layernorm = RMSNorm(weights.at("post_attention_layernorm"), epsilon, adaptive=adaptive)
         self.mlp = GemmaMLPTorch(weights.at("mlp"), dtype)
 
     def write_keys_values(self, x: Tensor, block: TokenBlock, cache: KeyValueCache) -> None:
         """Does only what later tokens need of this layer: the keys and values of `x`, (B, T, D) float32."""
         self.self_attn.keys_values.write(self.input_layernorm(x), block, cache)
 
-    def __call__(self, x: Tensor, block: TokenBlock, cache: KeyValueCache) -> Tensor:
-        """Returns (B, T, D) float32; the arguments are those of `GemmaAttentionTorch`."""
-        x = x + self.self_attn(self.input_layernorm(x), block, cache)
-        return x + self.mlp(self.post_attention_layernorm(x))
+    def modulations(self, conditions: Tensor) -> list[BlockModulations]:
+        """Returns what the time makes of this layer's norms at each step; see `RMSNorm.modulations`."""
+        norms = self.input_layernorm, self.post_attention_layernorm
+        return [BlockModulations(*step) for step in zip(*(norm.modulations(conditions) for norm in norms), strict=True)]
+
+    def __call__(
+        self, x: Tensor, block: TokenBlock, cache: KeyValueCache, modulations: BlockModulations = NOT_ADAPTIVE
+    ) -> Tensor:
+        """Returns (B, T, D) float32.
+
+        Args:
+            x: (B, T, D) float32.
+            block: of the tokens of `x`.
+            cache: holds the tokens before the block.
+            modulations: of this step, where the norms are adaptive.
+        """
+        normed = self.input_layernorm(x, modulations.attention)
+        x = add_branch(x, self.self_attn(normed, block, cache), modulations.attention)
+        return add_branch(x, self.mlp(self.post_attention_layernorm(x, modulations.mlp)), modulations.mlp)
 
 
 class GemmaLastPrefixLayerTorch:

@@ -1,5 +1,7 @@
 """The layers that SigLIP and Gemma share. Inputs are float32; a bfloat16 weight makes only its own matmul bfloat16."""
 
+from dataclasses import dataclass
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -29,25 +31,70 @@ class Linear:
         return F.linear(x.to(self.weight.dtype), self.weight, self.bias)
 
 
+@dataclass(frozen=True)
+class Modulation:
+    """What an adaptive norm does at one step: normalised x * scale + shift, and then the branch that reads it times gate.
+
+    Attributes:
+        scale: (D,) float32, the 1 included.
+        shift: (D,) float32.
+        gate: (D,) float32.
+    """
+
+    scale: Tensor
+    shift: Tensor
+    gate: Tensor
+
+
 class RMSNorm:
-    """Gemma's norm: x / rms(x) * (1 + weight), in float32. Source: transformers `modeling_gemma.py::GemmaRMSNorm`.
+    """Gemma's norm, in float32: x / rms(x) * (1 + weight), or, where it is adaptive, modulated by the time.
+
+    Source: transformers `modeling_gemma.py::GemmaRMSNorm`, openpi `models/gemma.py::RMSNorm`.
 
     Args:
         weights: cursor at the layer.
         epsilon: added to the mean square.
+        adaptive: whether `dense`, of 3 x D, makes the modulation; there is no weight then.
     """
 
-    def __init__(self, weights: Weights, epsilon: float) -> None:
-        self.scale = 1.0 + weights.take("weight", torch.float32)
+    def __init__(self, weights: Weights, epsilon: float, *, adaptive: bool = False) -> None:
         self.epsilon = epsilon
+        if adaptive:
+            self.dense = Linear(weights.at("dense"), torch.float32, bias=True)
+        else:
+            self.scale = 1.0 + weights.take("weight", torch.float32)
 
-    def __call__(self, x: Tensor) -> Tensor:
+    def modulations(self, conditions: Tensor) -> list[Modulation]:
+        """Returns the modulation of an adaptive norm at each step.
+
+        Args:
+            conditions: (steps, D) float32, see `SuffixEmbeddingTorch.time_conditions`.
+        """
+        scale, shift, gate = self.dense(conditions).chunk(3, dim=-1)
+        return [Modulation(*rows) for rows in zip(1.0 + scale, shift, gate, strict=True)]
+
+    def __call__(self, x: Tensor, modulation: Modulation | None = None) -> Tensor:
         """Returns (..., D) float32.
 
         Args:
             x: (..., D) float32.
+            modulation: of this step; an adaptive norm needs it, any other has none.
         """
-        return x * torch.rsqrt(x.square().mean(dim=-1, keepdim=True) + self.epsilon) * self.scale
+        normalised = x * torch.rsqrt(x.square().mean(dim=-1, keepdim=True) + self.epsilon)
+        if modulation is None:
+            return normalised * self.scale
+        return normalised * modulation.scale + modulation.shift
+
+
+def add_branch(x: Tensor, branch: Tensor, modulation: Modulation | None) -> Tensor:
+    """Returns the residual stream after a branch, gated where the norm that it reads is adaptive.
+
+    Args:
+        x: (..., D) float32.
+        branch: (..., D), any float dtype.
+        modulation: of the norm that the branch reads; None where it is not adaptive.
+    """
+    return x + (branch if modulation is None else branch * modulation.gate)
 
 
 class LayerNorm:

@@ -1,6 +1,7 @@
-"""pi0 from images, prompt and state to a chunk of actions, in PyTorch. Twin: `tt/model.py`."""
+"""pi0 and pi0.5 from images, prompt and state to a chunk of actions, in PyTorch. Twin: `tt/model.py`, of pi0."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -12,12 +13,25 @@ from ..model.observation import Observation, takes_parts
 from ..model.rtc import Guidance
 from ..model.sampling import sample
 from ..model.tensors import Weights, check_weights
-from .paligemma import Context, PaliGemmaBackboneTorch, Prefix, make_context
+from .paligemma import Context, ExpertModulations, PaliGemmaBackboneTorch, Prefix, make_context
 from .suffix import SuffixEmbeddingTorch
 
 
+@dataclass(frozen=True)
+class Step:
+    """What a time brings to its step, the same in every chunk.
+
+    Attributes:
+        time_bias: pi0's, see `SuffixEmbeddingTorch.time_bias`; None in pi0.5.
+        modulations: pi0.5's; None in pi0.
+    """
+
+    time_bias: Tensor | None = None
+    modulations: ExpertModulations | None = None
+
+
 class PI0ModelTorch:
-    """pi0 in PyTorch on the CPU: the definition of correct in float32, faster in bfloat16.
+    """pi0, or pi0.5 where its config says so, in PyTorch on the CPU: the definition of correct in float32, faster in bfloat16.
 
     Args:
         config: sizes of the model.
@@ -51,10 +65,18 @@ class PI0ModelTorch:
             self.backbone.extend(prefix, tokens, block)
         return prefix
 
-    def velocity(self, x_t: Tensor, time_bias: Tensor, prefix: Prefix) -> Tensor:
+    def steps(self, times: Sequence[float]) -> list[Step]:
+        """Returns what each of the times, in [0, 1], brings to its step."""
+        if self.config.expert.adaptive_norms:
+            conditions = self.suffix_embedding.time_conditions(times)
+            return [Step(modulations=modulations) for modulations in self.backbone.modulations(conditions)]
+        return [Step(time_bias=bias) for bias in self.suffix_embedding.time_bias(times)]
+
+    def velocity(self, x_t: Tensor, step: Step, prefix: Prefix) -> Tensor:
         """Returns dx/dt, (B, horizon, action_dim) float32."""
-        action_embeddings = self.suffix_embedding.embed_actions(x_t, time_bias)
-        return self.suffix_embedding.velocity(self.backbone.forward_actions(action_embeddings, prefix))
+        action_embeddings = self.suffix_embedding.embed_actions(x_t, step.time_bias)
+        output = self.backbone.forward_actions(action_embeddings, prefix, step.modulations)
+        return self.suffix_embedding.velocity(output)
 
     @takes_parts
     @torch.no_grad()
@@ -77,10 +99,18 @@ class PI0ModelTorch:
             generator: source of the noise; torch's global one by default.
             guidance: towards the former chunk; none by default.
             stage: in whose contexts the work is done, to time it.
+
+        Raises:
+            ValueError: where the state is not as wide as the model's.
         """
         config = self.config
+        if observation.state.shape[1] != config.state_dim:
+            raise ValueError(
+                f"state: expected (B, {config.state_dim}), got {tuple(observation.state.shape)}; pad pi0's with zeros; pi0.5 "
+                "reads its state in the prompt"
+            )
         times = schedule(config.num_steps if num_steps is None else num_steps)
         if noise is None:
             noise = self.sample_noise((observation.rows, config.horizon, config.action_dim), generator=generator)
-        context, time_bias = make_context(observation, config), self.suffix_embedding.time_bias(times).unbind()
-        return sample(self, observation, context, noise, time_bias, times, guidance, stage)
+        context = make_context(observation, config)
+        return sample(self, observation, context, noise, self.steps(times), times, guidance, stage)

@@ -13,8 +13,17 @@ from ..model.blocks import lay_out, live_columns, positions, present_cameras, vi
 from ..model.config import PI0ModelConfig
 from ..model.observation import Observation
 from ..model.tensors import EXPERT, LANGUAGE_MODEL, PROJECTOR, VISION_TOWER, Weights
-from .gemma import GemmaBlockTorch, GemmaLastPrefixLayerTorch, KeyValueCache, RotaryTables, TokenBlock, rotary_tables
-from .layers import Linear, RMSNorm
+from .gemma import (
+    NOT_ADAPTIVE,
+    BlockModulations,
+    GemmaBlockTorch,
+    GemmaLastPrefixLayerTorch,
+    KeyValueCache,
+    RotaryTables,
+    TokenBlock,
+    rotary_tables,
+)
+from .layers import Linear, Modulation, RMSNorm
 from .siglip import SigLIPVisionTowerTorch
 
 
@@ -46,6 +55,19 @@ class Prefix:
 
     caches: list[KeyValueCache]
     blocks: tuple[TokenBlock, ...]
+
+
+@dataclass(frozen=True)
+class ExpertModulations:
+    """What the time makes of the expert's norms at one step.
+
+    Attributes:
+        layers: one for each layer.
+        norm: of the last norm; no branch reads it, so its gate is not used.
+    """
+
+    layers: list[BlockModulations]
+    norm: Modulation
 
 
 def make_context(observation: Observation, config: PI0ModelConfig) -> Context:
@@ -124,7 +146,7 @@ class PaliGemmaBackboneTorch:
         self.expert_layers = [
             GemmaBlockTorch(config.expert, expert.at(f"layers.{layer}"), dtype) for layer in range(config.expert.depth)
         ]
-        self.expert_norm = RMSNorm(expert.at("norm"), config.expert.rms_norm_eps)
+        self.expert_norm = RMSNorm(expert.at("norm"), config.expert.rms_norm_eps, adaptive=config.expert.adaptive_norms)
 
     def embed_language(self, tokens: Tensor) -> Tensor:
         """Returns (B, L, D) float32: the tokens' embeddings times sqrt(D).
@@ -176,14 +198,24 @@ class PaliGemmaBackboneTorch:
             x = layer(x, block, cache)
         self.expert_layers[-1].write_keys_values(x, block, prefix.caches[-1])
 
-    def forward_actions(self, action_embeddings: Tensor, prefix: Prefix) -> Tensor:
+    def modulations(self, conditions: Tensor) -> list[ExpertModulations]:
+        """Returns what the time makes of the norms of an adaptive expert, for each step; see `RMSNorm.modulations`."""
+        layers = zip(*(layer.modulations(conditions) for layer in self.expert_layers), strict=True)
+        norm = self.expert_norm.modulations(conditions)
+        return [ExpertModulations(list(blocks), last) for blocks, last in zip(layers, norm, strict=True)]
+
+    def forward_actions(
+        self, action_embeddings: Tensor, prefix: Prefix, modulations: ExpertModulations | None = None
+    ) -> Tensor:
         """Returns the expert's output for the actions, (B, horizon, D) float32, normed.
 
         Args:
             action_embeddings: (B, horizon, D) float32.
             prefix: with all blocks before the actions written.
+            modulations: of this step, where the norms are adaptive.
         """
         x = action_embeddings
-        for layer, cache in zip(self.expert_layers, prefix.caches, strict=True):
-            x = layer(x, prefix.blocks[-1], cache)
-        return self.expert_norm(x)
+        of_layers = modulations.layers if modulations else [NOT_ADAPTIVE] * len(self.expert_layers)
+        for layer, cache, of_layer in zip(self.expert_layers, prefix.caches, of_layers, strict=True):
+            x = layer(x, prefix.blocks[-1], cache, of_layer)
+        return self.expert_norm(x, modulations.norm if modulations else None)
