@@ -6,6 +6,7 @@ Nothing heavy is imported here: the process that hands the tests out to others r
 from __future__ import annotations
 
 import os
+import signal
 import tempfile
 from collections.abc import Callable, Generator, Iterator
 from contextlib import ExitStack
@@ -118,6 +119,17 @@ def _variables_of_a_board(request: pytest.FixtureRequest, monkeypatch: pytest.Mo
     if "board" not in request.fixturenames:
         for name in filter(is_of_a_board, list(os.environ)):
             monkeypatch.delenv(name)
+
+
+@pytest.fixture(autouse=True)
+def _signal_handlers() -> Iterator[None]:
+    """LeRobot's programs, run in a test's own process, take signals over and do not give them back."""
+    found = {
+        number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
+    }
+    yield
+    for number, handler in found.items():
+        signal.signal(number, handler)
 
 
 @pytest.fixture(scope="session")

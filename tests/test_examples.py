@@ -8,6 +8,7 @@ import json
 import os
 import re
 import runpy
+import signal
 import subprocess
 import sys
 from functools import partial
@@ -163,6 +164,7 @@ def test_the_loop(checkpoint, tmp_path, monkeypatch):
             FakeRobotConfig(diary=tmp_path / "diary", joints=joints, cameras=config.cameras, stop_after=60)
         )
 
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # what a terminal's process has
     recording = tmp_path / "recording.jsonl"
     options = {"architecture": "tiny", "backend": "torch", "recording_path": recording}
     monkeypatch.setattr("lerobot.robots.so_follower.SO101Follower", robot)
