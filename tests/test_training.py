@@ -1,5 +1,7 @@
 """The recipe of the learned checkpoint, at a thousandth of its length."""
 
+import gc
+
 import numpy as np
 import pytest
 import torch
@@ -48,6 +50,24 @@ def test_branching_leaves_no_trace(simulation):
         simulation.step(simulation.expert_action())
     simulation.step(action)
     np.testing.assert_allclose(simulation.observation, after, rtol=0, atol=1e-9)
+
+
+def test_two_scenes_draw_their_own(simulation):
+    """And one goes on drawing when the other is gone."""
+    from training.simulation import Simulation
+
+    simulation.reset(3)
+    first = simulation.look()["pixels"]
+    other = Simulation("window-open-v3")
+    other.reset(3)
+    window = other.look()["pixels"]
+    assert np.abs(window.astype(int) - first).mean() > 2
+    assert np.array_equal(simulation.look()["pixels"], first)
+    assert np.array_equal(other.look()["pixels"], window)
+    other.close()
+    del other
+    gc.collect()
+    assert np.array_equal(simulation.look()["pixels"], first)
 
 
 def test_places_are_where_they_are_drawn(simulation):

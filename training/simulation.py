@@ -1,7 +1,7 @@
 """One MetaWorld task in LeRobot's own environment, drawn only when a picture is asked for, and with its scripted expert.
 
-Two scenes in one process draw each other's meshes, since gymnasium's viewer does not make its GL context current: a process
-simulates one task.
+Two of LeRobot's environments in one process draw each other's meshes, since gymnasium's viewer does not make its GL context
+current. Here it is made so before each picture.
 """
 
 import os
@@ -54,6 +54,9 @@ class Simulation:
 
     def look(self) -> dict[str, np.ndarray[Any, Any]]:
         """Returns what LeRobot's environment hands out now: `pixels` (480, 480, 3) uint8 and `agent_pos` (4,)."""
+        viewer = self._env.mujoco_renderer.viewer
+        if viewer is not None:  # else it is made now, which makes its GL context current
+            viewer.make_context_current()
         observed: dict[str, np.ndarray[Any, Any]] = self.lerobot._format_raw_obs(self.observation)
         return observed
 
@@ -89,5 +92,9 @@ class Simulation:
         return np.stack([0.5 - x, 0.5 + y], -1)  # LeRobot flips both axes
 
     def close(self) -> None:
-        """Frees the GL context."""
+        """Frees what GL holds."""
+        viewer = self._env.mujoco_renderer.viewer
+        if viewer is not None:
+            viewer.make_context_current()
+            viewer.con.free()  # here: freed in another scene's context, it would be that scene's buffers
         self.lerobot.close()
