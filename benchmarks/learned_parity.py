@@ -15,6 +15,7 @@ import torch
 import ttnn
 from torch import Tensor
 
+from lerobot_pi0_ttnn.analysis.markdown import markdown_table
 from lerobot_pi0_ttnn.checkpoint.files import CheckpointSource
 from lerobot_pi0_ttnn.checkpoint.loader import PI0WeightLoader
 from lerobot_pi0_ttnn.configuration_pi0_ttnn import load_config
@@ -53,7 +54,7 @@ class Results:
         return f"{relative:.4f} ({correlation:.6f})"
 
 
-def observations(config: PI0ModelConfig, count: int) -> list[Observation]:
+def observations(count: int) -> list[Observation]:
     """Returns what the policy sees in the course of an episode that it plays itself, as the model takes it."""
     from training.closed_loop import Player, play
     from training.simulation import Simulation
@@ -142,16 +143,14 @@ def main() -> None:
     generator = torch.Generator().manual_seed(0)
     shapes = expected_shapes(config)
     random = {name: random_tensor(name, shape, generator, torch.float32) for name, shape in shapes.items()}
-    seen = observations(config, options.observations)
+    seen = observations(options.observations)
     columns: dict[str, dict[str, Results]] = {}
     with open_board(options.board) as board, torch.no_grad():
         for precision in options.precisions:
             for kind, weights in (("learned", PI0WeightLoader(options.checkpoint)), ("random", random)):
                 columns[f"{precision}, {kind}"] = measure(config, weights, board.device, precision, seen)
-    print(f"| {len(seen)} observations | {' | '.join(columns)} |")
-    print(f"|---|{'---|' * len(columns)}")
-    for part in next(iter(columns.values())):
-        print(f"| {part} | {' | '.join(str(errors[part]) for errors in columns.values())} |")
+    rows = [[part, *(str(errors[part]) for errors in columns.values())] for part in next(iter(columns.values()))]
+    print(markdown_table([f"{len(seen)} observations", *columns], rows, text=columns))
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+from lerobot_pi0_ttnn.analysis.markdown import markdown_table
 from lerobot_pi0_ttnn.demo import LEARNED_CHECKPOINT
 from training.closed_loop import CONTROLS, WHO, Outcomes, Series
 from training.tasks import OPPOSITE, TASKS
@@ -69,10 +70,8 @@ def interval(solved: int, episodes: int) -> tuple[float, float]:
 
 def table(all_series: Sequence[Series], tasks: Sequence[str], folder: Path) -> str:
     """Returns a Markdown table: successes of episodes by task, the rate with its interval, mean steps of a success."""
-    lines = [
-        f"| | {' | '.join(task.removesuffix('-v3') for task in tasks)} | all, % (95 %) | mean steps of a success | chunks |",
-        f"|---|{'---|' * (len(tasks) + 3)}",
-    ]
+    header = ["", *(task.removesuffix("-v3") for task in tasks), "all, % (95 %)", "mean steps of a success", "chunks"]
+    rows = []
     for series in all_series:
         played = {task: read(series, task, folder) for task in tasks_of(series, tasks)}
         solved = [value for outcomes in played.values() for value in outcomes.solved]
@@ -82,8 +81,8 @@ def table(all_series: Sequence[Series], tasks: Sequence[str], folder: Path) -> s
         rate = f"{100 * sum(solved) / len(solved):.1f} ({low:.1f} to {high:.1f})"
         mean = f"{sum(steps) / len(steps):.1f}" if steps else ""
         chunks = sum(outcomes.chunks for outcomes in played.values())
-        lines.append(f"| {series.name} | {' | '.join(cells)} | {rate} | {mean} | {chunks} |")
-    return "\n".join(lines)
+        rows.append([series.name, *cells, rate, mean, str(chunks)])
+    return markdown_table(header, rows, text=header)
 
 
 @dataclass(frozen=True)
@@ -96,9 +95,9 @@ class Delayed:
     jump: float
     """Mean of `Episode.jump`."""
 
-    def __str__(self) -> str:
-        """Returns two cells of a Markdown table."""
-        return f"{self.rate:.1f} ({self.interval[0]:.1f} to {self.interval[1]:.1f}) | {self.jump:.3f}"
+    def cells(self) -> list[str]:
+        """Returns two cells of a table: success and jump."""
+        return [f"{self.rate:.1f} ({self.interval[0]:.1f} to {self.interval[1]:.1f})", f"{self.jump:.3f}"]
 
 
 def delayed(who: str, delay: int, *, rtc: bool, tasks: Sequence[str], folder: Path) -> Delayed:
@@ -163,9 +162,9 @@ def main() -> None:
             }
             for rtc in (False, True)
         )
-        print("\n| delay, ticks | success, % (95 %) | jump | with RTC: success | jump |\n|---:|---|---:|---|---:|")
-        for delay in options.delays:
-            print(f"| {delay} | {without[delay]} | {with_rtc[delay]} |")
+        header = ["delay, ticks", "success, % (95 %)", "jump", "with RTC: success", "jump"]
+        rows = [[str(delay), *without[delay].cells(), *with_rtc[delay].cells()] for delay in options.delays]
+        print("\n" + markdown_table(header, rows, text=[header[1], header[3]]))
         if options.plot:
             draw_delays(without, with_rtc, options.plot)
 

@@ -122,7 +122,7 @@ def test_part_by_part(board, monkeypatch, capsys):
 
     monkeypatch.setattr("sys.argv", ["x", "--board", board.name, "--observations", "1", "--precisions", "accurate"])
     learned_parity.main()
-    rows = [line.split("|")[1:-1] for line in capsys.readouterr().out.splitlines() if line.startswith("| ")][1:]
+    rows = [line.split("|")[1:-1] for line in capsys.readouterr().out.splitlines() if line.startswith("| ")][2:]
     assert [row[0].strip() for row in rows][-1] == "whole chunk"
     assert len(rows) == 2 + 2 * 3 + 3 + 1
     assert all(0 < float(cell.split()[0]) < 0.02 for _, *cells in rows for cell in cells)

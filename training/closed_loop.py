@@ -17,7 +17,6 @@ import numpy as np
 import torch
 from lerobot.envs.utils import preprocess_observation
 from lerobot.policies.factory import make_pre_post_processors
-from lerobot.policies.pi0.configuration_pi0 import PI0Config
 from lerobot.policies.pi0.modeling_pi0 import PI0Policy
 from lerobot.policies.rtc.configuration_rtc import RTCConfig
 from safetensors.torch import load_file
@@ -27,10 +26,8 @@ from lerobot_pi0_ttnn import PI0TTNNPolicy
 from lerobot_pi0_ttnn.checkpoint.files import CheckpointSource
 from lerobot_pi0_ttnn.configuration_pi0_ttnn import load_config
 from lerobot_pi0_ttnn.demo import LEARNED_CHECKPOINT
-from lerobot_pi0_ttnn.model.config import TINY
-from tests.oracle import sized
 
-from .model import FIELDS
+from .model import FIELDS, build_policy
 from .simulation import Simulation
 from .tasks import MAX_STEPS, OPPOSITE
 
@@ -123,8 +120,7 @@ class Player:
 
 def load_lerobot(checkpoint: Path) -> PI0Policy:
     """Returns LeRobot's own policy with the weights of a checkpoint of tiny size."""
-    with sized(TINY):
-        policy = PI0Policy(PI0Config(device="cpu", **FIELDS))
+    policy = build_policy()
     policy.load_state_dict(load_file(checkpoint / "model.safetensors"))
     return policy.eval()
 
@@ -159,6 +155,7 @@ def play(
     simulation.reset(seed)
     every = player.policy.config.n_action_steps
     current: tuple[int, Tensor] | None = None  # the tick at which a chunk was asked for, and the chunk
+    actions = np.empty(0)  # of the current one
     coming: tuple[int, Tensor] | None = None
     executed: list[np.ndarray[Any, Any]] = []
     switches: list[int] = []
@@ -166,6 +163,7 @@ def play(
     for tick in range(max_steps):
         if coming and tick == coming[0] + delay:
             current, coming = coming, None
+            actions = player.actions(current[1])
             switches.append(tick)
         if tick % every == 0:
             batch = player.batch(simulation.look(), prompt or simulation.prompt)
@@ -176,8 +174,9 @@ def play(
             if not (current and delay):
                 switches += [tick] if current else []
                 current, coming = coming, None
+                actions = player.actions(current[1])
         assert current
-        executed.append(player.actions(current[1])[tick - current[0]])
+        executed.append(actions[tick - current[0]])
         solved = simulation.step(executed[-1])
         if solved:
             break

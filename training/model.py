@@ -36,10 +36,15 @@ FIELDS: dict[str, Any] = {
 Statistics = dict[str, dict[str, Tensor]]
 
 
+def build_policy() -> PI0Policy:
+    """Returns LeRobot's policy at the sizes of `TINY`, with weights as transformers draws them."""
+    with sized(TINY):
+        return PI0Policy(PI0Config(device="cpu", **FIELDS))
+
+
 def make_policy(seed: int) -> PI0Policy:
     """Returns LeRobot's policy, initialised by fan-in: PaliGemma's standard deviation of 0.02 is for a width of 2048."""
-    with sized(TINY):
-        policy = PI0Policy(PI0Config(device="cpu", **FIELDS))
+    policy = build_policy()
     generator = torch.Generator().manual_seed(seed)
     residual = (2 * TINY.vlm.depth) ** -0.5
     with torch.no_grad():
