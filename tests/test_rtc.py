@@ -15,11 +15,11 @@ from lerobot.rollout.inference.rtc import _normalize_prev_actions_length, suppor
 
 from lerobot_pi0_ttnn import PI0TTNNConfig, PI0TTNNPolicy
 from lerobot_pi0_ttnn.model.config import TINY
-from lerobot_pi0_ttnn.model.flow import euler_integrate, schedule
-from lerobot_pi0_ttnn.model.rtc import ATTENTION_SCHEDULES, Guidance, gains, guided, make_guidance, prefix_weights
+from lerobot_pi0_ttnn.model.flow import schedule
+from lerobot_pi0_ttnn.model.rtc import ATTENTION_SCHEDULES, Guidance, gains, make_guidance, prefix_weights
 from tests import oracle
 from tests.checkpoints import edit_json, save_lerobot_checkpoint
-from tests.oracle import ACTION_DIM, make_lerobot_policy, make_noise, only_row, state_dict
+from tests.oracle import ACTION_DIM, integrate, make_lerobot_policy, make_noise, only_row, state_dict
 from tests.quality import assert_quality
 
 CAMERAS = ("front",)
@@ -133,14 +133,14 @@ class TestFormula:
                 schedule=attention,
                 max_gain=max_gain,
             )
-            field = guided(lambda x, step: torch.sin(x) * times[step] + 0.3, guidance, times)
-            torch.testing.assert_close(euler_integrate(field, noise, num_steps), want, rtol=0, atol=1e-6)
+            got = integrate(lambda x, step: torch.sin(x) * times[step] + 0.3, noise, num_steps, guidance)
+            torch.testing.assert_close(got, want, rtol=0, atol=1e-6)
 
     def test_settled_actions_are_kept(self):
         """Whatever the model says: in ten steps what is settled comes to within 0.1 % of the former chunk."""
         weights = prefix_weights("ZEROS", 4, 10, 50)[:, None]
-        field = guided(lambda x, step: torch.zeros_like(x), Guidance(randn(1, 50, 32), weights, 10.0), schedule(10))
-        got = euler_integrate(field, make_noise(1), 10)
+        guidance = Guidance(randn(1, 50, 32), weights, 10.0)
+        got = integrate(lambda x, step: torch.zeros_like(x), make_noise(1), 10, guidance)
         torch.testing.assert_close(got[:, :4], randn(1, 50, 32)[:, :4], rtol=0, atol=1e-3)
         assert torch.equal(got[:, 4:], make_noise(1)[:, 4:])
 
@@ -377,8 +377,8 @@ class TestTTNN:
         monkeypatch.setattr(model.suffix_embedding, "velocity", lambda expert_output: 0.0 * velocity(expert_output))
         guidance = Guidance(randn(1, 50, 32), prefix_weights("EXP", 4, 40, 50)[:, None], 10.0)
         got = model.sample_actions(**only_row(inputs, 0), noise=make_noise(1), num_steps=10, guidance=guidance)
-        field = guided(lambda x, step: torch.zeros_like(x), guidance, schedule(10))
-        torch.testing.assert_close(got, euler_integrate(field, make_noise(1), 10), rtol=0, atol=2e-6)
+        want = integrate(lambda x, step: torch.zeros_like(x), make_noise(1), 10, guidance)
+        torch.testing.assert_close(got, want, rtol=0, atol=2e-6)
 
     @pytest.mark.parametrize("num_steps", [2, 3])
     def test_transfers_and_operations(self, board, tt_model, inputs, num_steps):

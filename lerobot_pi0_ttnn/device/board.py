@@ -178,11 +178,18 @@ class Board:
 
         def followed(name: str) -> AbstractContextManager[None]:
             if self._is_ending:
-                raise BoardError(f"board {self.name!r}: the process ends, and {whole} with it.")
+                self._halt(whole)
             self.doing = f"{whole}, {name}"
             return stage(name)
 
         return followed
+
+    def _halt(self, whole: str) -> None:
+        """Stops, where it is, a thread that computes while the process ends: an error would free tensors beside `_shut`."""
+        if threading.current_thread() is threading.main_thread():
+            raise BoardError(f"board {self.name!r}: the process ends, and {whole} with it.")
+        logger.warning("board %r: the process ends, and %s with it.", self.name, whole)
+        threading.Condition(self.lock).wait()  # gives the lock away, and is never notified
 
     def describe(self) -> dict[str, Any]:
         """Returns what the board is, for a report: JSON values. Sizes are bytes, grid is [x, y].

@@ -1,7 +1,8 @@
 """What runs the graph of `tt/model.py`: rows of a batch on one chip or several, eager or traced, from upload to readback."""
 
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -15,7 +16,7 @@ from ..model.observation import Observation, blank_calls, takes_parts
 from ..model.rtc import Guidance, guidance_of
 from ..model.sampling import sample
 from ..model.tensors import EXPERT, LANGUAGE_MODEL, PROJECTOR, VISION_TOWER, Weights, check_weights
-from ..tt.inputs import Inputs
+from ..tt.inputs import Context, Inputs
 from ..tt.model import PI0GraphTTNN
 from ..tt.paligemma import PaliGemmaBackboneTTNN
 from ..tt.precision import preset, table, throttled
@@ -76,8 +77,8 @@ class Chip:
         *,
         eager: bool,
         stage: Stage,
-    ) -> Callable[[], ttnn.Tensor]:
-        """Prepares a row, and returns what enqueues it: called, once, that returns its actions on the device.
+    ) -> "Row":
+        """Returns a row that is ready to be enqueued.
 
         Args:
             observation: of one row.
@@ -99,17 +100,8 @@ class Chip:
             if traces is None:
                 inputs = inputs.on(self.device)
 
-        def compute(inputs: Inputs, stage: Stage = untimed) -> ttnn.Tensor:
-            return sample(self.graph, inputs, context, inputs.noise, time_bias, times, inputs.guidance, stage)
-
-        def enqueue() -> ttnn.Tensor:
-            if traces is None:
-                return compute(inputs, stage)
-            starts = tuple(block.start for block in context.layout)
-            with stage("trace"):
-                return traces.run(self._identity, (len(times), guidance and guidance.max_gain, starts), inputs, compute)
-
-        return enqueue
+        key = (len(times), guidance and guidance.max_gain, tuple(block.start for block in context.layout))
+        return Row(self.graph, inputs, context, times, time_bias, traces, self._identity, key)
 
     def release(self) -> None:
         """Frees all that is on the chip, traces included; it cannot compute any more."""
@@ -118,6 +110,45 @@ class Chip:
         tables = [row for rows in self._time_biases.values() for row in rows]
         for tensor in (*self.uploaded.values(), *self.contexts.tensors(), *tables):
             ttnn.deallocate(tensor)
+
+
+@dataclass(frozen=True)
+class Row:
+    """What a chip computes a chunk from.
+
+    An object, not a closure: `Board.in_use` can clear the locals of the frames that an error has ended, but not what their
+    functions close over, and that would then be freed in whatever thread drops the error.
+
+    Attributes:
+        graph: of the chip.
+        inputs: on the chip; on the host if traced.
+        context: on the chip.
+        times: see `flow.schedule`.
+        time_bias: of each of them.
+        traces: the chip's; None to run eager.
+        owner: of the trace.
+        key: what else than the inputs' shapes the trace depends on.
+    """
+
+    graph: PI0GraphTTNN
+    inputs: Inputs
+    context: Context
+    times: Sequence[float]
+    time_bias: Sequence[ttnn.Tensor]
+    traces: Traces | None
+    owner: object
+    key: Hashable
+
+    def enqueue(self, stage: Stage) -> ttnn.Tensor:
+        """Returns the actions on the chip, (1, 1, rows of tiles, columns of tiles) float32, maybe before they are computed."""
+        if self.traces is None:
+            return self._compute(self.inputs, stage)
+        with stage("trace"):
+            return self.traces.run(self.owner, self.key, self.inputs, self._compute)
+
+    def _compute(self, inputs: Inputs, stage: Stage = untimed) -> ttnn.Tensor:
+        context, guidance = self.context, inputs.guidance
+        return sample(self.graph, inputs, context, inputs.noise, self.time_bias, self.times, guidance, stage)
 
 
 class PI0ModelTTNN:
@@ -217,10 +248,10 @@ class PI0ModelTTNN:
         for row in range(rows):
             chip = self.chips[row % len(self.chips)]
             guided_by = guidance_of(guidance, row) if guidance else None
-            enqueue = chip.upload(observation.row(row), noise[row], times, guided_by, eager=eager, stage=stage)
+            prepared = chip.upload(observation.row(row), noise[row], times, guided_by, eager=eager, stage=stage)
             if takes_turns and len(running) == len(self.chips):
                 done.append(self._read(running.popleft(), stage))
-            running.append(enqueue())
+            running.append(prepared.enqueue(stage))
         if not takes_turns and rows > 1:
             running = deque([ttnn.concat(list(running), dim=0)])
         return torch.cat([*done, *(self._read(actions, stage) for actions in running)])

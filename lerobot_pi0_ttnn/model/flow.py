@@ -1,10 +1,10 @@
-"""Flow matching: noise, times, their embedding, the Euler loop. Pure torch, shared by both twins.
+"""Flow matching: noise, times, their embedding, an Euler step. Pure torch, shared by both twins.
 
 pi0 carries noise at t = 1 to actions at t = 0. Source: openpi `models/pi0.py::PI0.sample_actions` and `posemb_sincos`.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Protocol, Self
 
 import torch
@@ -62,21 +62,3 @@ def time_embedding(times: Sequence[float], width: int, min_period: float, max_pe
 def advanced[T: Scalable](x: T, velocity: T, dt: float) -> T:
     """Returns x after one Euler step of `dt`."""
     return x + dt * velocity
-
-
-def euler_integrate[T: Scalable](
-    velocity: Callable[[T, int], T], noise: T, num_steps: int, *, advance: Callable[[T, T, float], T] = advanced
-) -> T:
-    """Returns x at t = 0, shaped like `noise`, after `num_steps` Euler steps of -1/num_steps from t = 1.
-
-    Args:
-        velocity: called with x (float32, shaped like `noise`) and the number of the step; returns dx/dt at its time.
-        noise: x at t = 1, float32.
-        num_steps: positive.
-        advance: does what `advanced` does; a backend may have one op for it.
-    """
-    dt = -1.0 / num_steps
-    x = noise
-    for step in range(num_steps):
-        x = advance(x, velocity(x, step), dt)
-    return x

@@ -16,7 +16,7 @@ are the mean pose. Here they count as absent, as if the engine had handed over w
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol, Self
 
@@ -57,24 +57,18 @@ def guidance_of(guidance: Guidance[Tensor], row: int | slice) -> Guidance[Tensor
     return replace(guidance, prefix=guidance.prefix[row], weights=weights[row])
 
 
-def guided[T: Guidable](
-    velocity: Callable[[T, int], T], guidance: Guidance[T], times: Sequence[float]
-) -> Callable[[T, int], T]:
-    """Returns the velocity field that leads towards `guidance.prefix`, for `euler_integrate`.
+def guided[T: Guidable](velocity: T, x_t: T, guidance: Guidance[T], time: float, gain: float) -> T:
+    """Returns the velocity that leads towards `guidance.prefix`.
 
     Args:
-        velocity: the model's.
-        guidance: its tensors like x, or such that they broadcast to it.
-        times: of the steps, see `flow.schedule`.
+        velocity: the model's at x_t.
+        x_t: float32; the tensors of `guidance` are like it, or such that they broadcast to it.
+        guidance: of the chunk.
+        time: t, in (0, 1].
+        gain: at this time, see `gains`.
     """
-    gain = gains(times, guidance.max_gain)
-
-    def guided_velocity(x_t: T, step: int) -> T:
-        v_t = velocity(x_t, step)
-        destination = x_t - times[step] * v_t
-        return v_t - gain[step] * ((guidance.prefix - destination) * guidance.weights)
-
-    return guided_velocity
+    destination = x_t - time * velocity
+    return velocity - gain * ((guidance.prefix - destination) * guidance.weights)
 
 
 def gains(times: Sequence[float], max_gain: float) -> list[float]:

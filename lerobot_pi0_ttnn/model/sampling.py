@@ -3,9 +3,8 @@
 from collections.abc import Sequence
 from typing import Protocol
 
-from ..latency import Stage, timed_steps, untimed
-from .flow import euler_integrate
-from .rtc import Guidable, Guidance, guided
+from ..latency import Stage, untimed
+from .rtc import Guidable, Guidance, gains, guided
 
 
 class Graph[O, C, P, S, T](Protocol):
@@ -62,10 +61,13 @@ def denoise[O, C, P, S, T: Guidable](
     guidance: Guidance[T] | None = None,
     stage: Stage = untimed,
 ) -> T:
-    """Returns the noise after one Euler step for each of `times`; the arguments are those of `sample`."""
-
-    def velocity(x_t: T, step: int) -> T:
-        return graph.velocity(x_t, steps[step], prefix)
-
-    field = guided(velocity, guidance, times) if guidance else velocity
-    return euler_integrate(timed_steps(field, stage), noise, len(times), advance=graph.advance)
+    """Returns x at t = 0 after one Euler step of -1/len(times) for each of `times`; the arguments are those of `sample`."""
+    gain = gains(times, guidance.max_gain) if guidance else []
+    x = noise
+    for number, (step, time) in enumerate(zip(steps, times, strict=True)):
+        with stage(f"step {number + 1}"):
+            velocity = graph.velocity(x, step, prefix)
+            if guidance:
+                velocity = guided(velocity, x, guidance, time, gain[number])
+            x = graph.advance(x, velocity, -1.0 / len(times))
+    return x

@@ -4,6 +4,7 @@ Activations are (1, 1, T, D) in tiles of 32 x 32, T a multiple of 32, so that no
 """
 
 from dataclasses import dataclass
+from functools import partial
 
 import torch.nn.functional as F
 import ttnn
@@ -109,21 +110,29 @@ class Linear:
         activation, memory = activation or self.activation, memory or interleaved_like(x)
         program = self.programs.matmul(x, self.weight, self.output, memory, activation)
         what = f"linear {'x'.join(map(str, x.shape))} {x.dtype.name} to {self.weight.shape[-1]} {self.output.name}"
+        bias = self.bias if bias is None else bias
+        # No closure over x: an error that is held would keep it, see `Board.in_use`.
+        return self.programs.run(what, program, partial(self._linear, x, bias, activation, memory))
 
-        def call(config: MatmulProgram | None) -> ttnn.Tensor:
-            # Without a program ttnn takes no operand in shards to which an activation follows.
-            return ttnn.linear(
-                x if config or not x.is_sharded() else ttnn.to_memory_config(x, interleaved_like(x)),
-                self.weight,
-                bias=self.bias if bias is None else bias,
-                activation=None if config or not activation else activation.name.lower(),
-                dtype=self.output,
-                memory_config=memory,
-                compute_kernel_config=self.kernel,
-                program_config=config,
-            )
-
-        return self.programs.run(what, program, call)
+    def _linear(
+        self,
+        x: ttnn.Tensor,
+        bias: ttnn.Tensor | None,
+        activation: ttnn.UnaryOpType | None,
+        memory: ttnn.MemoryConfig,
+        config: MatmulProgram | None,
+    ) -> ttnn.Tensor:
+        # Without a program ttnn takes no operand in shards to which an activation follows.
+        return ttnn.linear(
+            x if config or not x.is_sharded() else ttnn.to_memory_config(x, interleaved_like(x)),
+            self.weight,
+            bias=bias,
+            activation=None if config or not activation else activation.name.lower(),
+            dtype=self.output,
+            memory_config=memory,
+            compute_kernel_config=self.kernel,
+            program_config=config,
+        )
 
 
 class RMSNorm:

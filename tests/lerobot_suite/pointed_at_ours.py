@@ -90,8 +90,9 @@ class ClosedForm(RTCProcessor):
             schedule=self.rtc_config.prefix_attention_schedule,
             max_gain=self.rtc_config.max_guidance_weight,
         )
-        field = rtc.guided(lambda x, _: original_denoise_step_partial(x), guidance, [float(time)])
-        return field(rows, 0).reshape(x_t.shape)
+        (gain,) = rtc.gains([float(time)], guidance.max_gain)
+        guided = rtc.guided(original_denoise_step_partial(rows), rows, guidance, float(time), gain)
+        return guided.reshape(x_t.shape)
 
 
 def shrink_openpi() -> None:
