@@ -18,7 +18,7 @@ from torch import Tensor
 from lerobot_pi0_ttnn.analysis.markdown import markdown_table
 from lerobot_pi0_ttnn.checkpoint.files import CheckpointSource
 from lerobot_pi0_ttnn.checkpoint.loader import PI0WeightLoader
-from lerobot_pi0_ttnn.configuration_pi0_ttnn import load_config
+from lerobot_pi0_ttnn.config_loading import load_config
 from lerobot_pi0_ttnn.demo import LEARNED_CHECKPOINT
 from lerobot_pi0_ttnn.demo.checkpoint import random_tensor
 from lerobot_pi0_ttnn.device.board import open_board

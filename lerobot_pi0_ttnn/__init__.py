@@ -1,13 +1,15 @@
-"""pi0 on Tenstorrent cards, as a LeRobot policy.
+"""pi0 and pi0.5 on Tenstorrent cards, as LeRobot policies.
 
-Importing this package registers the policy type `pi0_ttnn` with LeRobot, and lets LeRobot's pipelines find a tokenizer that a
-checkpoint carries. Models, and what they import, load on first use.
+Importing this package registers the policy types `pi0_ttnn` and `pi05_ttnn` with LeRobot, lets LeRobot read checkpoints'
+configs as `config_loading` does, and lets its pipelines find a tokenizer that a checkpoint carries. Models and what they import
+load on first use.
 """
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from .configuration_pi0_ttnn import PI0TTNNConfig
+from .configuration_pi05_ttnn import PI05TTNNConfig
 from .model.config import PI0ModelConfig
 from .pipeline_artifacts import install as _install_artifacts
 
@@ -17,6 +19,7 @@ if TYPE_CHECKING:
     from .device.executor import PI0ModelTTNN as PI0Model
     from .model.observation import Observation
     from .modeling_pi0_ttnn import PI0TTNNPolicy
+    from .modeling_pi05_ttnn import PI05TTNNPolicy
     from .reference import PI0ModelTorch
 
 __all__ = [
@@ -28,6 +31,8 @@ __all__ = [
     "PI0TTNNConfig",
     "PI0TTNNPolicy",
     "PI0WeightLoader",
+    "PI05TTNNConfig",
+    "PI05TTNNPolicy",
 ]
 
 _LAZY = {
@@ -37,9 +42,11 @@ _LAZY = {
     "PI0ModelTorch": (".reference", "PI0ModelTorch"),
     "PI0TTNNPolicy": (".modeling_pi0_ttnn", "PI0TTNNPolicy"),
     "PI0WeightLoader": (".checkpoint", "PI0WeightLoader"),
+    "PI05TTNNPolicy": (".modeling_pi05_ttnn", "PI05TTNNPolicy"),
 }
 
 
+import_module(".config_loading", __name__)
 _install_artifacts()
 
 

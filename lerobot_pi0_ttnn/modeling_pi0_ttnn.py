@@ -23,7 +23,8 @@ from .backend import build_model, open_backend, warm_up
 from .checkpoint import CheckpointWeights, open_weights
 from .checkpoint.files import SINGLE, CheckpointSource
 from .checkpoint.tokenizer import FOLDER, save_tokenizer
-from .configuration_pi0_ttnn import PI0TTNNConfig, choose_config, load_config
+from .config_loading import choose_config, load_config
+from .configuration_pi0_ttnn import PI0TTNNConfig
 from .latency import Stopwatch
 from .latency_report import HOST, TOTAL, device_stage, latency_report
 from .model.rtc import Guidance, make_guidance
@@ -140,7 +141,7 @@ class PI0TTNNPolicy(PreTrainedPolicy):
         source = CheckpointSource(
             pretrained_name_or_path, revision, token, cache_dir, local_files_only, subfolder, force_download
         )
-        config = choose_config(config, source, kwargs)
+        config = choose_config(cls.config_class, config, source, kwargs)
         config.checkpoint = source
         refuse_or_warn(review(config, source), source, logger)
         settle_features(config, source)

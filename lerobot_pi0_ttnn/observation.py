@@ -18,6 +18,7 @@ STATE = "observation.state"
 TOKENS = "observation.language.tokens"
 TOKENS_MASK = "observation.language.attention_mask"
 TASK = "task"
+TOKENIZES = "the tokenizer step of the policy's preprocessor (policy_preprocessor.json): pass batches through it"
 NEWLINE = 108
 """PaliGemma's token for a line break. LeRobot's pi0 ends each prompt with one (`Pi0NewLineProcessor`)."""
 BLACK = -1.0
@@ -33,7 +34,7 @@ class ObservationReader:
     Args:
         cameras: batch keys of the cameras, in the order of training.
         image_size: height and width that the model takes.
-        state_dim: width that the model takes.
+        state_dim: width that the model takes; 0 where it takes none, as pi0.5, whose prompt holds the state.
         vocab_size: tokens are below it.
         aliases: another batch key -> the camera that it is, where the batch lacks that camera's own.
     """
@@ -60,7 +61,7 @@ class ObservationReader:
             TypeError: an entry is of the wrong dtype.
             ValueError: an entry is of the wrong shape or far out of range, or not finite.
         """
-        state = self.state(batch)
+        state = self.state(batch) if self.state_dim else self._no_state(batch)
         lang_tokens, lang_masks = self._language(batch, rows=state.shape[0])
         images, img_masks = self.images(batch, rows=state.shape[0])
         return Observation(images, img_masks, lang_tokens, lang_masks, state)
@@ -75,17 +76,16 @@ class ObservationReader:
                 f"{STATE}: expected at most {self.state_dim} values, got {state.shape[1]}; pi0 was trained with no more: "
                 "drop the ones that the checkpoint was not trained on."
             )
-        state = state.detach().cpu().float()
-        if not bool(torch.isfinite(state).all()):
-            raise ValueError(
-                f"{STATE}: holds NaN or infinity in row(s) {_rows_not_finite(state)}; check the sensors, and the "
-                "normalisation statistics for a zero or missing std."
-            )
-        return F.pad(state, (0, self.state_dim - state.shape[1]))
+        return F.pad(_finite(state), (0, self.state_dim - state.shape[1]))
+
+    def _no_state(self, batch: Mapping[str, object]) -> Tensor:
+        """Returns (B, 0). The prompt that holds the state shows no more that it was not finite: that is the last bin."""
+        if STATE in batch:
+            _finite(_tensor(batch, STATE, "the robot"))
+        return torch.empty(len(_tensor(batch, TOKENS, TOKENIZES)), 0)
 
     def _language(self, batch: Mapping[str, object], rows: int) -> tuple[Tensor, Tensor]:
-        made_by = "the tokenizer step of the policy's preprocessor (policy_preprocessor.json): pass batches through it"
-        tokens, mask = _tensor(batch, TOKENS, made_by), _tensor(batch, TOKENS_MASK, made_by)
+        tokens, mask = _tensor(batch, TOKENS, TOKENIZES), _tensor(batch, TOKENS_MASK, TOKENIZES)
         if tokens.ndim != 2 or tokens.shape[0] != rows or mask.shape != tokens.shape:
             raise ValueError(
                 f"{TOKENS}: expected ({rows}, L) and {TOKENS_MASK} alike, got {tuple(tokens.shape)} and "
@@ -113,7 +113,8 @@ class ObservationReader:
         """
         for ids, text in zip(tokens.tolist(), texts, strict=True):
             breaks = len(re.findall(r"(?<!\n)\n(?!\n)", text or "\n"))
-            if ids[-1] != NEWLINE or ids.count(NEWLINE) < breaks:
+            # pi0.5's prompts end otherwise: what fills all tokens has hardly ended by chance just there.
+            if not self.state_dim or ids[-1] != NEWLINE or ids.count(NEWLINE) < breaks:
                 said = f" {text.strip()!r}" if text else ""
                 self._warn_once(
                     ("prompt", tuple(ids)),
@@ -236,9 +237,16 @@ def _texts(batch: Mapping[str, object], mask: Tensor) -> list[str | None]:
     return [text for text, is_full in zip(texts, mask.all(dim=1).tolist(), strict=True) if is_full]
 
 
-def _rows_not_finite(state: Tensor) -> list[int]:
-    rows: list[int] = (~torch.isfinite(state).all(dim=1)).nonzero().squeeze(1).tolist()
-    return rows
+def _finite(state: Tensor) -> Tensor:
+    """Returns (B, n) float32 on the CPU."""
+    state = state.detach().cpu().float()
+    if not bool(torch.isfinite(state).all()):
+        rows = (~torch.isfinite(state).flatten(1).all(dim=1)).nonzero().squeeze(1).tolist()
+        raise ValueError(
+            f"{STATE}: holds NaN or infinity in row(s) {rows}; check the sensors, and the normalisation statistics for a zero "
+            "or missing std."
+        )
+    return state
 
 
 def _first(cameras: Sequence[str]) -> str:

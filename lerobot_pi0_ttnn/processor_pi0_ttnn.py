@@ -45,23 +45,12 @@ def make_pi0_ttnn_pre_post_processors(config: PI0TTNNConfig, dataset_stats: Stat
     Raises:
         ValueError: statistics that no data set has, or not those that the config's normalisation takes.
     """
-    refuse_or_warn(list(check_given_statistics(config, dataset_stats or {})), "the data set's statistics", logger)
-    relative = RelativeActionsProcessorStep(
-        enabled=config.use_relative_actions,
-        exclude_joints=config.relative_exclude_joints,
-        action_names=config.action_feature_names,
-    )
-    steps = make_default_policy_processor_steps(config, dataset_stats)
-    tokenizer = TokenizerProcessorStep(
-        tokenizer_name=tokenizer_of(config),
-        max_length=config.tokenizer_max_length,
-        padding_side="right",
-        padding="max_length",
-    )
-    if config.tokenizer_name == FOLDER:
-        mark_own(tokenizer)
-    pipelines: Pipelines = make_policy_processor_pipelines(
-        input_steps=[
+    steps, relative, tokenizer = make_steps(config, dataset_stats)
+    return make_pipelines(
+        config,
+        steps,
+        relative,
+        [
             steps.rename_observations,
             steps.add_batch_dim,
             Pi0NewLineProcessor(),
@@ -70,6 +59,40 @@ def make_pi0_ttnn_pre_post_processors(config: PI0TTNNConfig, dataset_stats: Stat
             relative,
             steps.normalize,
         ],
+    )
+
+
+def make_steps(
+    config: PI0TTNNConfig, dataset_stats: Stats | None
+) -> tuple[Any, RelativeActionsProcessorStep, TokenizerProcessorStep]:
+    """Returns the steps that the preprocessors of pi0 and of pi0.5 have in common, each in its own order.
+
+    These are LeRobot's default ones, the one that makes actions relative and the one that tokenizes; see
+    `make_pi0_ttnn_pre_post_processors` for arguments and errors.
+    """
+    refuse_or_warn(list(check_given_statistics(config, dataset_stats or {})), "the data set's statistics", logger)
+    relative = RelativeActionsProcessorStep(
+        enabled=config.use_relative_actions,
+        exclude_joints=config.relative_exclude_joints,
+        action_names=config.action_feature_names,
+    )
+    tokenizer = TokenizerProcessorStep(
+        tokenizer_name=tokenizer_of(config),
+        max_length=config.tokenizer_max_length,
+        padding_side="right",
+        padding="max_length",
+    )
+    if config.tokenizer_name == FOLDER:
+        mark_own(tokenizer)
+    return make_default_policy_processor_steps(config, dataset_stats), relative, tokenizer
+
+
+def make_pipelines(
+    config: PI0TTNNConfig, steps: Any, relative: RelativeActionsProcessorStep, input_steps: list[Any]
+) -> Pipelines:
+    """Returns a preprocessor of these steps, and the postprocessor that pi0 and pi0.5 share."""
+    pipelines: Pipelines = make_policy_processor_pipelines(
+        input_steps=input_steps,
         output_steps=[
             steps.unnormalize,
             AbsoluteActionsProcessorStep(enabled=config.use_relative_actions, relative_step=relative),

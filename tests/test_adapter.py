@@ -20,7 +20,7 @@ from lerobot_pi0_ttnn.checkpoint import MergedWeights, open_weights
 from lerobot_pi0_ttnn.checkpoint.files import CheckpointSource
 from lerobot_pi0_ttnn.checkpoint.writer import write_safetensors
 from lerobot_pi0_ttnn.cli import main
-from lerobot_pi0_ttnn.configuration_pi0_ttnn import load_config
+from lerobot_pi0_ttnn.config_loading import load_config
 from tests.checkpoints import LAYOUTS, edit_json, hub_cache, save_adapter, save_lerobot_checkpoint, write, write_sharded
 from tests.oracle import make_batch, make_lerobot_policy, make_noise, state_dict
 

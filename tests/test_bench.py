@@ -12,7 +12,7 @@ from lerobot_pi0_ttnn.cli import main
 from lerobot_pi0_ttnn.cli.bench.command import make_batch
 from lerobot_pi0_ttnn.cli.bench.report import as_text, draw
 from lerobot_pi0_ttnn.cli.doctor.card import Card
-from lerobot_pi0_ttnn.configuration_pi0_ttnn import load_config
+from lerobot_pi0_ttnn.config_loading import load_config
 from lerobot_pi0_ttnn.latency_report import HOST, TOTAL
 from tests.checkpoints import edit_json, save_lerobot_checkpoint
 from tests.oracle import make_lerobot_policy

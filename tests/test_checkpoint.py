@@ -167,7 +167,6 @@ def test_damaged_checkpoints(tmp_path, tensors, how, kind, message):
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("model.paligemma_with_expert.gemma_expert.model.layers.0.input_layernorm.dense.weight", r"pi0\.5 checkpoint"),
         ("model.vlm_with_expert.vlm.model.x", "SmolVLA checkpoint"),
         ("model.encoder.weight", r"expected the tensors of pi0.*such as model\.encoder\.weight"),
     ],

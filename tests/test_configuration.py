@@ -12,7 +12,7 @@ from lerobot.policies.pi0.configuration_pi0 import PI0Config
 
 from lerobot_pi0_ttnn import PI0TTNNConfig
 from lerobot_pi0_ttnn.checkpoint.files import CheckpointSource
-from lerobot_pi0_ttnn.configuration_pi0_ttnn import adopt_checkpoint_config, load_config
+from lerobot_pi0_ttnn.config_loading import adopt_checkpoint_config, load_config
 from lerobot_pi0_ttnn.model.config import PI0_BASE, TINY
 from tests.checkpoints import edit_json
 from tests.oracle import make_lerobot_policy
@@ -182,7 +182,7 @@ class TestFieldsOfOtherReleases:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ('{"type": "pi05"}', "expected a policy of type pi0 or pi0_ttnn, got 'pi05'"),
+        ('{"type": "smolvla"}', "expected a policy of type pi0, pi0_ttnn, pi05, pi05_ttnn, got 'smolvla'"),
         ("{}", "got None"),
         ("[1]", "expected a JSON object, got list"),
         ("{", "not JSON"),

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from lerobot_pi0_ttnn.checkpoint.files import CheckpointSource
-from lerobot_pi0_ttnn.configuration_pi0_ttnn import load_config, saved_type
+from lerobot_pi0_ttnn.config_loading import load_config, saved_type
 from lerobot_pi0_ttnn.demo import LEARNED_CHECKPOINT
 from lerobot_pi0_ttnn.review import review
 from tests.quality import assert_quality

@@ -21,7 +21,7 @@ from lerobot_pi0_ttnn import PI0TTNNPolicy
 from lerobot_pi0_ttnn.checkpoint.files import CheckpointSource
 from lerobot_pi0_ttnn.cli import main
 from lerobot_pi0_ttnn.cli.plot import unnormalised
-from lerobot_pi0_ttnn.configuration_pi0_ttnn import load_config
+from lerobot_pi0_ttnn.config_loading import load_config
 from lerobot_pi0_ttnn.recording import read_recording
 from lerobot_pi0_ttnn.review import review
 from tests.broken_checkpoints import (

@@ -14,7 +14,7 @@ import torch
 from lerobot.envs.metaworld import TASK_DESCRIPTIONS
 
 from . import data
-from .model import make_policy
+from .model import PROMPT_TOKENS, make_policy
 from .tasks import TASKS
 from .train import train
 from .vision import pretrain
@@ -40,6 +40,7 @@ def main() -> None:
     """Runs the three stages."""
     parser = argparse.ArgumentParser(prog="python -m training", description=__doc__)
     parser.add_argument("--output", type=Path, default=Path("outputs/training"))
+    parser.add_argument("--model", choices=PROMPT_TOKENS, default="pi0", help="pi05 takes the same frames")
     parser.add_argument("--tasks", nargs="+", default=TASKS, choices=sorted(TASK_DESCRIPTIONS))
     parser.add_argument("--episodes", type=int, default=320, help="of each task")
     parser.add_argument("--vision-steps", type=int, default=1500)
@@ -51,13 +52,13 @@ def main() -> None:
     )
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    recorded, checkpoint = options.output / "data", options.output / "checkpoint"
+    recorded, checkpoint = options.output / "data", options.output / f"checkpoint_{options.model}"
     recorded.mkdir(parents=True, exist_ok=True)
     with ThreadPoolExecutor(options.jobs) as pool:
         list(pool.map(lambda task: collect(recorded, task, options.episodes), options.tasks))
     frames = data.load(recorded, options.tasks)
     print(f"{len(frames.task)} frames of {len(options.tasks)} tasks")
-    policy = make_policy(options.seed)
+    policy = make_policy(options.seed, options.model)
     pretrain(policy, frames, steps=options.vision_steps, seed=options.seed)
     train(
         policy,

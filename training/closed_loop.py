@@ -24,7 +24,7 @@ from torch import Tensor
 
 from lerobot_pi0_ttnn import PI0TTNNPolicy
 from lerobot_pi0_ttnn.checkpoint.files import CheckpointSource
-from lerobot_pi0_ttnn.configuration_pi0_ttnn import load_config
+from lerobot_pi0_ttnn.config_loading import load_config
 from lerobot_pi0_ttnn.demo import LEARNED_CHECKPOINT
 
 from .model import FIELDS, build_policy

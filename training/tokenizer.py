@@ -10,6 +10,9 @@ from lerobot_pi0_ttnn.demo.tokenizer import BOS, EOS, NEWLINE, PAD, UNK
 WORD = r"\n|[a-z0-9]+|[^\sa-z0-9]"
 """A newline, a word, or a sign, of text in lower case."""
 
+STATE_PROMPTS = ("Task: , State: ;\nAction: -", *map(str, range(256)))
+"""What pi0.5's prompts have besides the task: each of the 256 bins of a state is a word."""
+
 
 def make_word_tokenizer(prompts: Iterable[str], folder: Path) -> None:
     """Saves a tokenizer to a folder: `<bos>`, then a token for each word; a word of no prompt is `<unk>`.

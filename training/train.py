@@ -1,15 +1,17 @@
-"""LeRobot's `PI0Policy` trained by its own loss, `PI0Policy.forward`, on the demonstrations."""
+"""LeRobot's `PI0Policy` or `PI05Policy` trained by its own loss, `forward`, on the demonstrations."""
 
 from pathlib import Path
 
+import numpy as np
 import torch
 from lerobot.configs import FeatureType, PolicyFeature
-from lerobot.policies.pi0.modeling_pi0 import PI0Policy
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from lerobot_pi0_ttnn.checkpoint.tokenizer import FOLDER
+
 from .data import Frames, vary_colours
-from .model import ACTION_DIM, CHUNK, Statistics, make_processors, save
+from .model import ACTION_DIM, CHUNK, Policy, Statistics, embed_numbers, make_processors, save
 from .vision import warm_up_cosine
 
 BATCH, RATE, EMA = 32, 8e-4, 0.996
@@ -17,15 +19,19 @@ VALIDATE_EVERY = 1000
 
 
 def statistics(frames: Frames) -> Statistics:
-    """Returns mean and standard deviation of the states and of the actions of all chunks."""
-    actions = frames.action.flatten(0, 1)
+    """Returns mean and standard deviation of the states and of the actions of all chunks, and the outer quantiles."""
+    features = {"observation.state": frames.state, "action": frames.action.flatten(0, 1)}
     return {
-        "observation.state": {"mean": frames.state.mean(0), "std": frames.state.std(0)},
-        "action": {"mean": actions.mean(0), "std": actions.std(0)},
+        name: {"mean": rows.mean(0), "std": rows.std(0)}
+        | {
+            f"q{percent:02}": torch.from_numpy(np.percentile(rows.numpy(), percent, axis=0)).float()
+            for percent in (1, 99)
+        }
+        for name, rows in features.items()
     }
 
 
-def train(policy: PI0Policy, frames: Frames, folder: Path, *, steps: int, seed: int, vocabulary: list[str]) -> None:
+def train(policy: Policy, frames: Frames, folder: Path, *, steps: int, seed: int, vocabulary: list[str]) -> None:
     """Trains a policy and saves the moving average of its weights, on the way and at the end.
 
     pi0 pads actions to 32 values. Here three of the padding, where the object is from the hand, are trained as actions are:
@@ -42,38 +48,41 @@ def train(policy: PI0Policy, frames: Frames, folder: Path, *, steps: int, seed: 
     torch.manual_seed(seed)  # LeRobot draws noise and times of the flow without a generator
     generator = torch.Generator().manual_seed(seed)
     measured = statistics(frames)
-    preprocess, _ = make_processors(measured, vocabulary, folder)
-    everything = {"observation.state": frames.state, "action": frames.action}
-    prompts = [frames.prompts[task] for task in frames.task.tolist()]
-    batch = preprocess(everything | {"observation.image": torch.zeros(len(prompts), 3, 1, 1), "task": prompts})
+    preprocess, _ = make_processors(measured, vocabulary, folder, policy.name)
+    if policy.name == "pi05":
+        embed_numbers(policy, folder / FOLDER)
     offset = frames.object - frames.state[:, :3]
     offset = (offset - offset.mean(0)) / offset.std(0)
-    targets = torch.cat([batch["action"], offset[:, None].expand(-1, CHUNK, -1)], -1)
-    tokens, present = batch["observation.language.tokens"], batch["observation.language.attention_mask"]
+    noise = 0.02 * measured["observation.state"]["std"]
 
     def make_batch(chosen: Tensor, *, vary: bool) -> dict[str, Tensor]:
-        images, state = frames.images(chosen), batch["observation.state"][chosen]
+        images, state = frames.images(chosen), frames.state[chosen]
         if vary:
             images = vary_colours(images, generator)
             moved = torch.randint(-1, 2, (2,), generator=generator).tolist()
             images = images.roll(moved, (2, 3))  # a pixel is no more than the pictures differ between machines
-            state = state + 0.02 * torch.randn(state.shape, generator=generator)
-        return {
+            state = state + noise * torch.randn(state.shape, generator=generator)
+        prompts = [frames.prompts[task] for task in frames.task[chosen].tolist()]
+        raw = {
             "observation.image": images,
             "observation.state": state,
-            "observation.language.tokens": tokens[chosen],
-            "observation.language.attention_mask": present[chosen],
-            "action": targets[chosen],
+            "action": frames.action[chosen],
+            "task": prompts,
         }
+        batch: dict[str, Tensor] = preprocess(raw)
+        batch["action"] = torch.cat([batch["action"], offset[chosen, None].expand(-1, CHUNK, -1)], -1)
+        return batch
 
-    policy.config.output_features = {"action": PolicyFeature(FeatureType.ACTION, (targets.shape[-1],))}
+    policy.config.output_features = {"action": PolicyFeature(FeatureType.ACTION, (ACTION_DIM + offset.shape[-1],))}
     trained = {name: p for name, p in policy.named_parameters() if "lm_head" not in name}
     average = {name: p.detach().clone() for name, p in trained.items()}
     optimizer = torch.optim.AdamW(trained.values(), lr=RATE, betas=(0.9, 0.95), weight_decay=0.02)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: warm_up_cosine(step, steps))
     rows = frames.rows(held_out=False)
     held_out = frames.rows(held_out=True)[:: max(1, len(frames.rows(held_out=True)) // 256)]
-    spread = measured["action"]["std"]
+    # In what a normalised action is told: its standard deviation, or half of what lies between the outer quantiles.
+    of_action = measured["action"]
+    spread = (of_action["q99"] - of_action["q01"]) / 2 if policy.name == "pi05" else of_action["std"]
 
     def validate() -> str:
         """Mean difference of sampled actions from the expert's, in the environment's units, over held-out frames."""
@@ -81,15 +90,16 @@ def train(policy: PI0Policy, frames: Frames, folder: Path, *, steps: int, seed: 
             len(held_out), CHUNK, policy.config.max_action_dim, generator=torch.Generator().manual_seed(1)
         )
         policy.eval()
+        off = []
         with torch.no_grad():
-            sampled = [
-                policy.predict_action_chunk(make_batch(held_out[part], vary=False), noise=noise[part])
-                for part in torch.split(torch.arange(len(held_out)), 64)
-            ]
+            for part in torch.split(torch.arange(len(held_out)), 64):
+                batch = make_batch(held_out[part], vary=False)
+                difference = policy.predict_action_chunk(batch, noise=noise[part]) - batch["action"]
+                off.append((difference[..., :ACTION_DIM] * spread).abs().mean((1, 2)))
         policy.train()
-        off = ((torch.cat(sampled) - targets[held_out])[..., :ACTION_DIM] * spread).abs().mean((1, 2))
-        by_task = [f"{off[frames.task[held_out] == task].mean().item():.3f}" for task in range(len(frames.prompts))]
-        return f"{off.mean():.4f} ({' '.join(by_task)})"
+        by_row = torch.cat(off)
+        by_task = [f"{by_row[frames.task[held_out] == task].mean().item():.3f}" for task in range(len(frames.prompts))]
+        return f"{by_row.mean():.4f} ({' '.join(by_task)})"
 
     def swap(weights: dict[str, Tensor]) -> dict[str, Tensor]:
         """Puts weights into the policy; returns those that it had."""

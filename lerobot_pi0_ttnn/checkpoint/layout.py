@@ -1,4 +1,4 @@
-"""The names under which pi0's tensors are saved: one table from each of them to ours.
+"""The names under which the tensors of pi0 and pi0.5 are saved: one table from each of them to ours.
 
 Which LeRobot, openpi or transformers release wrote a file shows in its names only. Our own are LeRobot 0.6's without
 the leading `model.` (see `model/tensors.py`). A superset of LeRobot's `PI0Policy._fix_pytorch_state_dict_keys`.
@@ -17,13 +17,20 @@ UNUSED_HEAD = "the unused language head"
 RENAMES = (
     # LeRobot's policy wraps the model; openpi's files and the Hub's pi0_base do not.
     (re.compile(r"^model\.(?=paligemma_with_expert\.|state_proj\.|action_|time_mlp_)"), ""),
-    # openpi has one name for the time MLP of pi0 and of pi0.5.
-    (re.compile(r"^time_mlp_"), "action_time_mlp_"),
     # transformers < 4.52, hence LeRobot <= 0.3.
     (re.compile(r"^(paligemma_with_expert\.paligemma)\.language_model\.lm_head\."), r"\1.lm_head."),
     (re.compile(r"^(paligemma_with_expert\.paligemma)\.language_model\.model\."), r"\1.model.language_model."),
     (re.compile(r"^(paligemma_with_expert\.paligemma)\.(vision_tower|multi_modal_projector)\."), r"\1.model.\2."),
 )
+
+ADAPTIVE_NORM = re.compile(r"\.gemma_expert\..*norm\.dense\.")
+"""In pi0.5 alone the expert's norms have a layer that makes their scale, shift and gate."""
+OTHER_NAME = {
+    False: (re.compile(r"^time_mlp_"), "action_time_mlp_"),
+    True: (re.compile(r"^action_time_mlp_"), "time_mlp_"),
+}
+"""By whether it is pi0.5: the time MLP is also saved under the other model's name."""
+STATE_PROJ = re.compile(r"^state_proj\.")
 
 IGNORED = (
     (re.compile(r"^paligemma_with_expert\.gemma_expert\.lm_head\."), "the expert's unused language head"),
@@ -69,10 +76,14 @@ def recognise(saved_names: Iterable[str], where: str) -> Layout:
     """
     saved = sorted(saved_names)
     _refuse_other_models(saved, where)
+    is_pi05 = any(ADAPTIVE_NORM.search(name) for name in saved)
     layout = Layout()
+    other_name, own_name = OTHER_NAME[is_pi05]
     for name in saved:
-        ours = canonical(name)
+        ours = other_name.sub(own_name, canonical(name))
         reason = why_ignored(ours)
+        if is_pi05 and STATE_PROJ.match(ours):
+            reason = "pi0's state token: pi0.5 has the state in the prompt"
         if reason is not None:
             layout.ignored[name] = reason
         elif ours in layout.names:
@@ -87,6 +98,8 @@ def recognise(saved_names: Iterable[str], where: str) -> Layout:
     elif head is not None:
         layout.names[EMBEDDING] = head
     layout.traits = _traits(saved, head, layout)
+    if is_pi05:
+        layout.traits.insert(0, "pi0.5")
     return layout
 
 
@@ -104,15 +117,10 @@ def _traits(saved: list[str], head: str | None, layout: Layout) -> list[str]:
 def _refuse_other_models(saved: list[str], where: str) -> None:
     if any(".vlm_with_expert." in f".{name}" for name in saved):
         raise ValueError(
-            f"{where}: this is a SmolVLA checkpoint; this package runs pi0 only, use --policy.type=smolvla."
-        )
-    if any(".gemma_expert." in name and ".dense." in name for name in saved):
-        raise ValueError(
-            f"{where}: this is a pi0.5 checkpoint (its expert's norms have `dense` layers); this package "
-            "runs pi0 only, use --policy.type=pi05."
+            f"{where}: this is a SmolVLA checkpoint; this package runs pi0 and pi0.5 only, use --policy.type=smolvla."
         )
     if not any("paligemma_with_expert." in name for name in saved):
         raise ValueError(
-            f"{where}: expected the tensors of pi0 (paligemma_with_expert...), got {len(saved)} others"
-            f"{', such as ' + saved[0] if saved else ''}; give a pi0 checkpoint."
+            f"{where}: expected the tensors of pi0 or pi0.5 (paligemma_with_expert...), got {len(saved)} others"
+            f"{', such as ' + saved[0] if saved else ''}; give a checkpoint of one of them."
         )

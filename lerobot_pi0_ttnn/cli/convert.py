@@ -23,7 +23,8 @@ from ..checkpoint.loader import link_or_copy
 from ..checkpoint.openpi import TRANSFORMS, lerobot_fields, read_norm_stats
 from ..checkpoint.processors import POSTPROCESSOR, PREPROCESSOR
 from ..checkpoint.tokenizer import FOLDER, TOKENIZER_STEP, TokenizerState, name_tokenizer, save_tokenizer
-from ..configuration_pi0_ttnn import PI0TTNNConfig, load_config, parse_config
+from ..config_loading import load_config, parse_config
+from ..configuration_pi0_ttnn import PI0TTNNConfig
 from ..model.tensors import check_weights
 from ..review import review, settle_features
 from ..review.tokenizer import checkpoint_tokenizer, other_tokenizer

@@ -16,7 +16,8 @@ from typing import Any
 from ..checkpoint import CheckpointWeights, MergedWeights, open_weights
 from ..checkpoint.files import CheckpointSource
 from ..checkpoint.processors import SavedProcessors, read_processors
-from ..configuration_pi0_ttnn import PRECISIONS, PI0TTNNConfig, load_config, saved_type
+from ..config_loading import load_config, saved_type
+from ..configuration_pi0_ttnn import PRECISIONS, PI0TTNNConfig
 from ..joints import names_of_actions
 from ..review import review, settle_features
 from .hub import add_checkpoint_options, checkpoint_source

@@ -20,7 +20,8 @@ import torch
 from torch import Tensor
 
 from ...checkpoint.files import CheckpointSource
-from ...configuration_pi0_ttnn import BACKENDS, PRECISIONS, PI0TTNNConfig, load_config
+from ...config_loading import load_config
+from ...configuration_pi0_ttnn import BACKENDS, PRECISIONS, PI0TTNNConfig
 from ...latency_report import TOTAL
 from ..doctor.card import CLOCK_MHZ, read_cards
 from ..hub import add_checkpoint_options, checkpoint_source

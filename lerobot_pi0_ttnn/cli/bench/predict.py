@@ -8,7 +8,7 @@ import json
 from typing import Any
 
 from ...checkpoint import open_weights
-from ...configuration_pi0_ttnn import load_config
+from ...config_loading import load_config
 from ...emulation.boards import PREFIX, emulated_board
 from ...model.config import PI0_BASE
 from ..hub import checkpoint_source

@@ -20,7 +20,8 @@ from typing import Any
 
 from ...checkpoint import open_weights
 from ...checkpoint.files import CheckpointSource
-from ...configuration_pi0_ttnn import BACKENDS, PI0TTNNConfig, load_config
+from ...config_loading import load_config
+from ...configuration_pi0_ttnn import BACKENDS, PI0TTNNConfig
 from ...device.cards import card_nodes, is_locked, visible_nodes
 from ...emulation.boards import BOARDS
 from ...review import CHECKS, Severity, review

@@ -22,7 +22,8 @@ from lerobot.utils.constants import OBS_IMAGES, OBS_STATE
 
 from ...checkpoint.files import CheckpointSource
 from ...checkpoint.processors import RENAME, read_processors
-from ...configuration_pi0_ttnn import PI0TTNNConfig, load_config
+from ...config_loading import load_config
+from ...configuration_pi0_ttnn import PI0TTNNConfig
 from ...modeling_pi0_ttnn import PI0TTNNPolicy
 from ...review import refuse, review, settle_features
 from .movement import Movement, read_movement
