@@ -24,7 +24,7 @@ from lerobot.policies.pi0.modeling_pi0 import PI0Policy
 
 from lerobot_pi0_ttnn.analysis.markdown import markdown_table
 from lerobot_pi0_ttnn.device.board import open_board
-from lerobot_pi0_ttnn.device.uploads import InputMaker, make_context
+from lerobot_pi0_ttnn.device.uploads import InputMaker, make_prompt
 from lerobot_pi0_ttnn.model.config import PI0_BASE
 from lerobot_pi0_ttnn.observation import ObservationReader
 from lerobot_pi0_ttnn.tt.precision import preset
@@ -62,7 +62,7 @@ def timed() -> dict[str, Callable[[], Any]]:
         new = read(batch)
         present = [image[0] for image, mask in zip(new.images, new.img_masks, strict=True) if mask[0]]
         tuple(new.lang_tokens[0][new.lang_masks[0]].tolist())  # by which the prompt is known again
-        make_inputs(present, new.state[0], noise)
+        make_inputs(present, prompt, new.state[0], noise)
 
     return {
         LEROBOT: theirs,
@@ -73,9 +73,9 @@ def timed() -> dict[str, Callable[[], Any]]:
         ],
         "pixels rounded, in the order of the patches": lambda: patch_rows(images, vision),
         "pixels handed to ttnn": lambda: on_host(rows, ttnn.bfloat16, layout=ttnn.ROW_MAJOR_LAYOUT),
-        "state and noise handed to ttnn": lambda: make_inputs([], seen.state[0], noise),
+        "state and noise handed to ttnn": lambda: make_inputs([], prompt, seen.state[0], noise),
         "not done: pixels put in tiles": lambda: on_host(rows, ttnn.bfloat16),
-        "only for a new prompt: tokens, masks, tables": lambda: make_context(PRESENT, prompt, PI0_BASE, precision),
+        "only for a new prompt: tokens, padding, tables": lambda: make_prompt(PRESENT, prompt, PI0_BASE, precision),
     }
 
 

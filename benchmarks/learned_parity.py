@@ -111,7 +111,7 @@ def parts(
                 getattr(theirs, name)[0, 0, :length],
             )
     times = schedule(twin.config.num_steps)
-    steps, tt_biases = twin.steps(times), tt.chips[0].time_bias(times)
+    steps, tt_steps = twin.steps(times), tt.chips[0].steps(times)
     graph = tt.chips[0].graph
     tt_prefix = graph.prefill(stream, row.inputs, row.context)
     for cache, source in zip(
@@ -120,10 +120,10 @@ def parts(
         keys, values = (up(tt, x[0, 0, :length], ttnn.bfloat16) for x in (source.keys, source.values))
         store(cache, keys, values, 0)
     x_t = noise
-    for number, (step, tt_bias) in enumerate(zip(steps, tt_biases, strict=True)):
+    for number, (step, tt_step) in enumerate(zip(steps, tt_steps, strict=True)):
         want = twin.velocity(x_t, step, prefix)
         if number in (0, len(times) // 2, len(times) - 1):
-            got = down(graph.velocity(up(tt, x_t[0]), tt_bias, tt_prefix), twin.config.horizon)
+            got = down(graph.velocity(up(tt, x_t[0]), tt_step, tt_prefix), twin.config.horizon)
             yield f"velocity at t = {times[number]:.1f}", got[:, : twin.config.action_dim], want[0]
         x_t = x_t - want / len(times)
     chunk = twin.sample_actions(observation, noise=noise)

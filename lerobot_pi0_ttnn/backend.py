@@ -81,7 +81,7 @@ def build_model(config: PI0TTNNConfig, weights: Mapping[str, Tensor], board: "Bo
             )
 
 
-def warm_up(model: "Model", *, cameras: int, tokens: int, max_gain: float | None) -> None:
+def warm_up(model: "Model", *, cameras: int, tokens: tuple[int, int], max_gain: float | None) -> None:
     """Runs the model on blank rows, so that later calls find kernels compiled, traces captured and weights in memory.
 
     A batch of several rows runs row by row on a chip, which needs no more than one row does.
@@ -89,7 +89,7 @@ def warm_up(model: "Model", *, cameras: int, tokens: int, max_gain: float | None
     Args:
         model: what `build_model` returned.
         cameras: the most that will be present.
-        tokens: of the longest prompt.
+        tokens: of the shortest and of the longest prompt.
         max_gain: of the guidance that will be asked for beside free chunks; None for none.
 
     Raises:

@@ -194,10 +194,14 @@ class PI0TTNNPolicy(PreTrainedPolicy):
             warm_up(
                 self.model,
                 cameras=len(self.config.image_features),
-                tokens=self.config.tokenizer_max_length,
+                tokens=self._prompt_lengths(),
                 max_gain=self.config.rtc_config.max_guidance_weight if self._rtc_enabled() else None,
             )
         self._is_warm = True
+
+    def _prompt_lengths(self) -> tuple[int, int]:
+        """Returns how many tokens prompts have, at least and at most."""
+        return 1, self.config.tokenizer_max_length
 
     def _warm_up_or_close(self) -> None:
         if self.board and self.board.kind == "emulated":

@@ -323,7 +323,7 @@ def test_nothing_that_stays_is_allocated_beside_a_trace(board, policy):
     try:
         for times in ((1.0, 0.5), (1.0, 0.5), (1.0,)):
             calls.clear()
-            model.chips[0].time_bias(times)
+            model.chips[0].steps(times)
             assert calls[:2] == ["release", "allocate"] or not calls
         assert calls
     finally:

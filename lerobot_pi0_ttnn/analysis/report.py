@@ -129,7 +129,7 @@ def operations_by_stage(model: PI0ModelTTNN, board: Board, *, cameras: int, toke
     images = [torch.zeros(3, size, size) for _ in range(cameras)]
     noise = torch.zeros(config.horizon, config.action_dim)
     times = schedule(1)
-    biases = chip.time_bias(times)
+    steps = chip.steps(times)
     stages: dict[str, Stage] = {}
 
     @contextmanager
@@ -138,23 +138,28 @@ def operations_by_stage(model: PI0ModelTTNN, board: Board, *, cameras: int, toke
             yield
         stages[name] = Stage(graph.operations, counts.uploads.count, counts.uploads.bytes, counts.readbacks.count)
 
+    prompt = torch.ones(tokens, dtype=torch.long)
     chip.contexts.load(cameras, torch.zeros(tokens, dtype=torch.long))
     with stage(NEW_PROMPT):
-        context = chip.contexts.load(cameras, torch.ones(tokens, dtype=torch.long))
+        context = chip.contexts.load(cameras, prompt)
     with stage("upload"):
-        inputs = chip.make_inputs(images, torch.zeros(config.state_dim), noise).on(chip.device)
+        inputs = chip.make_inputs(images, prompt, torch.zeros(config.state_dim), noise).on(chip.device)
     with stage("vision and language"):
+        if inputs.prompt is not None:
+            context = graph.backbone.read_prompt(inputs.prompt, context)
         embeddings = graph.embed_prefix(inputs, context)
     with stage("prefill"):
         prefix = graph.backbone.prefill(embeddings, context)
-    with stage("state"):
-        (given,) = graph.suffix_embedding.embed_given(inputs)
-        graph.backbone.extend(prefix, given, context.blocks[1])
+    if between := context.blocks[1:-1]:
+        with stage("state"):
+            for block, given in zip(between, graph.suffix_embedding.embed_given(inputs), strict=True):
+                graph.backbone.extend(prefix, given, block)
     with stage(STEP):
-        denoise(graph, prefix, inputs.noise, biases, times)
-    actions = graph.suffix_embedding.embed_actions(inputs.noise, biases[0])
+        denoise(graph, prefix, inputs.noise, steps, times)
+    actions = graph.suffix_embedding.embed_actions(inputs.noise, steps[0].time_bias)
     with stage(EXPERT_LAYER):
-        graph.backbone.expert_layers[0](actions, context.blocks[-1], context.caches[0])
+        modulations = steps[0].modulations.layers[:1] if steps[0].modulations else ()
+        graph.backbone.expert_layers[0](actions, context.blocks[-1], context.caches[0], *modulations)
     return stages
 
 

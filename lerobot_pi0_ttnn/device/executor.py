@@ -17,14 +17,14 @@ from ..model.rtc import Guidance, guidance_of
 from ..model.sampling import sample
 from ..model.tensors import EXPERT, LANGUAGE_MODEL, PROJECTOR, VISION_TOWER, Weights, check_weights
 from ..tt.inputs import Context, Inputs
-from ..tt.model import PI0GraphTTNN
+from ..tt.model import PI0GraphTTNN, Step
 from ..tt.paligemma import PaliGemmaBackboneTTNN
 from ..tt.precision import preset, table, throttled
 from ..tt.program import TILE, round_up
 from ..tt.suffix import SuffixEmbeddingTTNN
 from ..tt.weights import DeviceWeights
 from .trace import Traces
-from .uploads import UPLOADS_PER_ROW, Contexts, InputMaker, uploads_per_context
+from .uploads import Contexts, InputMaker, uploads_per_prompt, uploads_per_row
 from .weight_cache import WeightCache
 
 PARTS = {
@@ -55,18 +55,18 @@ class Chip:
         self.make_inputs = InputMaker(graph.config, graph.backbone.precision)
         self.contexts = Contexts(graph.backbone, traces)
         self.traces = traces
-        self._time_biases: dict[tuple[float, ...], list[ttnn.Tensor]] = {}
+        self._steps: dict[tuple[float, ...], list[Step]] = {}
         # Not the graph itself: a trace is not to keep it alive.
         self._identity = object()
 
-    def time_bias(self, times: Sequence[float]) -> list[ttnn.Tensor]:
-        """Returns what `SuffixEmbeddingTTNN.time_bias` does, made once and kept."""
+    def steps(self, times: Sequence[float]) -> list[Step]:
+        """Returns what `PI0GraphTTNN.steps` does, made once and kept."""
         key = tuple(times)
-        if key not in self._time_biases:
+        if key not in self._steps:
             if self.traces is not None:
                 self.traces.release()
-            self._time_biases[key] = self.graph.suffix_embedding.time_bias(times)
-        return self._time_biases[key]
+            self._steps[key] = self.graph.steps(times)
+        return self._steps[key]
 
     def upload(
         self,
@@ -91,23 +91,24 @@ class Chip:
         traces = None if eager else self.traces
         if traces is None and self.traces is not None:
             self.traces.release()
-        time_bias = self.time_bias(times)
+        steps = self.steps(times)
         with stage("upload"):
             cameras = zip(observation.images, observation.img_masks, strict=True)
             images = [image[0] for image, mask in cameras if mask[0]]
-            context = self.contexts.load(len(images), observation.lang_tokens[0][observation.lang_masks[0]])
-            inputs = self.make_inputs(images, observation.state[0], noise, guidance)
+            tokens = observation.lang_tokens[0][observation.lang_masks[0]]
+            context = self.contexts.load(len(images), tokens)
+            inputs = self.make_inputs(images, tokens, observation.state[0], noise, guidance)
             if traces is None:
                 inputs = inputs.on(self.device)
 
         key = (len(times), guidance and guidance.max_gain, tuple(block.start for block in context.layout))
-        return Row(self.graph, inputs, context, times, time_bias, traces, self._identity, key)
+        return Row(self.graph, inputs, context, times, steps, traces, self._identity, key)
 
     def release(self) -> None:
         """Frees all that is on the chip, traces included; it cannot compute any more."""
         if self.traces is not None:
             self.traces.forget(self._identity)
-        tables = [row for rows in self._time_biases.values() for row in rows]
+        tables = [tensor for steps in self._steps.values() for step in steps for tensor in step.tensors()]
         for tensor in (*self.uploaded.values(), *self.contexts.tensors(), *tables):
             ttnn.deallocate(tensor)
 
@@ -124,7 +125,7 @@ class Row:
         inputs: on the chip; on the host if traced.
         context: on the chip.
         times: see `flow.schedule`.
-        time_bias: of each of them.
+        steps: what each of them brings.
         traces: the chip's; None to run eager.
         owner: of the trace.
         key: what else than the inputs' shapes the trace depends on.
@@ -134,7 +135,7 @@ class Row:
     inputs: Inputs
     context: Context
     times: Sequence[float]
-    time_bias: Sequence[ttnn.Tensor]
+    steps: Sequence[Step]
     traces: Traces | None
     owner: object
     key: Hashable
@@ -148,14 +149,16 @@ class Row:
 
     def _compute(self, inputs: Inputs, stage: Stage = untimed) -> ttnn.Tensor:
         context, guidance = self.context, inputs.guidance
-        return sample(self.graph, inputs, context, inputs.noise, self.time_bias, self.times, guidance, stage)
+        if inputs.prompt is not None:
+            context = self.graph.backbone.read_prompt(inputs.prompt, context)
+        return sample(self.graph, inputs, context, inputs.noise, self.steps, self.times, guidance, stage)
 
 
 class PI0ModelTTNN:
-    """pi0 on Tenstorrent chips: the host lays out what goes in, all that is computed is computed on the chips.
+    """pi0, or pi0.5 where its config says so, on Tenstorrent chips: the host lays out what goes in, the chips compute the rest.
 
     Each chip has the whole model, and knows nothing of the others. A batch of one row is computed by the first. In larger ones
-    row i is chip i's, and so on in turn; the chips compute at the same time.
+    row i is chip i's, round-robin; the chips compute at the same time.
 
     Args:
         config: sizes of the model.
@@ -262,7 +265,7 @@ class PI0ModelTTNN:
         return chunk[:, 0, : self.config.horizon, : self.config.action_dim]
 
     def warm_up_calls(
-        self, *, cameras: int, tokens: int, max_gain: float | None
+        self, *, cameras: int, tokens: tuple[int, int], max_gain: float | None
     ) -> list[tuple[Observation, Guidance[Tensor] | None]]:
         """Returns what to call `sample_actions` with, in this order, so that later calls compile and capture nothing.
 
@@ -270,10 +273,13 @@ class PI0ModelTTNN:
 
         Args:
             cameras: the most that will be present.
-            tokens: of the longest prompt.
+            tokens: of the shortest and of the longest prompt.
             max_gain: of the guidance that will be asked for beside free chunks; None for none.
         """
-        prompts = [min(length, tokens) for length in range(TILE, round_up(tokens, TILE) + 1, TILE)]
+        shortest, longest = tokens
+        prompts = [
+            min(length, longest) for length in range(round_up(shortest, TILE), round_up(longest, TILE) + 1, TILE)
+        ]
         shapes = [(present, prompt) for present in range(cameras, 0, -1) for prompt in prompts]
         calls = blank_calls(self.config, shapes, rows=len(self.chips), max_gain=max_gain)
         return calls if self.chips[0].traces is None else calls * 2
@@ -304,8 +310,8 @@ class PI0ModelTTNN:
             "weight_bytes": sizes,
             "programs_refused": dict(chip.programs.refused),
             "transfers": {
-                "uploads_per_row": UPLOADS_PER_ROW,
-                "uploads_per_new_prompt": uploads_per_context(self.config),
+                "uploads_per_row": uploads_per_row(self.config),
+                "uploads_per_new_prompt": uploads_per_prompt(self.config) if self.config.state_dim else 0,
                 "readbacks_per_call": 1,
             },
         }

@@ -1,4 +1,4 @@
-"""What goes up to a chip: what is new in a row at every call, and what stays there for as long as its prompt does not change.
+"""What goes up to a chip: what is new in a row at every call, its prompt, and what stays for all prompts of a size.
 
 Absent cameras and language padding stay on the host: the device has the row's real tokens, and padding only up to whole
 tiles. The keys lie in the cache block by block, and the mask of each block of queries hides what it must not see:
@@ -7,6 +7,9 @@ tiles. The keys lie in the cache block by block, and the mask of each block of q
     prefix        1      0      0      0       0       0
     state         1      0      1      0       0       0
     actions       1      0      1      0       1       0
+
+Only the first column of pads depends on how long a prompt is, and so do the positions of state and actions. The rest is the
+same for all prompts of as many tiles.
 """
 
 from collections.abc import Sequence
@@ -19,8 +22,8 @@ from torch import Tensor
 from ..model.blocks import Block, lay_out, positions, real_tokens, visible_keys
 from ..model.config import PI0ModelConfig
 from ..model.rtc import Guidance
-from ..tt.gemma import KeyValueCache, TokenBlock, rotary_tables
-from ..tt.inputs import Context, Inputs
+from ..tt.gemma import KeyValueCache, rotary_tables
+from ..tt.inputs import Context, Inputs, Prompt
 from ..tt.layers import pad_columns, pad_rows
 from ..tt.paligemma import PaliGemmaBackboneTTNN
 from ..tt.precision import Precision
@@ -32,13 +35,15 @@ from .trace import Traces
 MASKED = -1e4
 """Added to the scores of hidden keys: far enough for exp to give zero, and finite, since -inf - -inf is NaN."""
 
-UPLOADS_PER_ROW = 3
-"""Pixels, state and noise. With guidance two more."""
+
+def uploads_per_prompt(config: PI0ModelConfig) -> int:
+    """Returns how many tensors a prompt is: tokens, padding, and cosines and sines for each block that follows the prefix."""
+    return 2 + 2 * len(config.suffix_blocks)
 
 
-def uploads_per_context(config: PI0ModelConfig) -> int:
-    """Returns how many they are: the prompt's tokens; for each block a mask, cosines and sines."""
-    return 1 + 3 * (1 + len(config.suffix_blocks))
+def uploads_per_row(config: PI0ModelConfig) -> int:
+    """Returns how many tensors go up at every call, two more with guidance: pixels, noise, and the state or the prompt."""
+    return 2 + (1 if config.state_dim else uploads_per_prompt(config))
 
 
 class InputMaker:
@@ -54,23 +59,34 @@ class InputMaker:
         self.precision = precision
 
     def __call__(
-        self, images: Sequence[Tensor], state: Tensor, noise: Tensor, guidance: Guidance[Tensor] | None = None
+        self,
+        images: Sequence[Tensor],
+        tokens: Tensor,
+        state: Tensor,
+        noise: Tensor,
+        guidance: Guidance[Tensor] | None = None,
     ) -> Inputs:
         """Returns what is new in one row, on the host.
 
         Args:
             images: for each camera that the row has (3, image_size, image_size) float32 in [-1, 1].
+            tokens: (L,) int64, real ones only.
             state: (state_dim,) float32.
             noise: (horizon, action_dim) float32.
             guidance: with a prefix of (horizon, action_dim) and weights of (horizon, 1).
         """
-        token = pad_rows(pad_columns(state[None, None, None, :], round_up(state.shape[-1], TILE)), TILE)
+        has_state = self.config.state_dim > 0
         return Inputs(
             pixels=self._pixels(images) if images else None,
-            proprioception=on_host(token, self.precision.suffix.activations),
+            proprioception=self._proprioception(state) if has_state else None,
             noise=self._actions(noise),
             guidance=self._guidance(guidance) if guidance else None,
+            prompt=None if has_state else make_prompt(len(images), tokens, self.config, self.precision),
         )
+
+    def _proprioception(self, state: Tensor) -> ttnn.Tensor:
+        token = pad_rows(pad_columns(state[None, None, None, :], round_up(state.shape[-1], TILE)), TILE)
+        return on_host(token, self.precision.suffix.activations)
 
     def _pixels(self, images: Sequence[Tensor]) -> ttnn.Tensor:
         return on_host(patch_rows(images, self.config.vision), ttnn.bfloat16, layout=ttnn.ROW_MAJOR_LAYOUT)
@@ -102,99 +118,139 @@ def cache_length(layout: Sequence[Block]) -> int:
     return round_up(layout[-1].end, KEY_CHUNK)
 
 
-def make_context(cameras: int, tokens: Tensor, config: PI0ModelConfig, precision: Precision) -> Context:
-    """Returns a context on the host.
+def make_prompt(cameras: int, tokens: Tensor, config: PI0ModelConfig, precision: Precision) -> Prompt:
+    """Returns a prompt on the host.
 
     Args:
         cameras: present ones.
-        tokens: (L,) int64, real tokens only.
+        tokens: (L,) int64, real ones only.
+        config: sizes of the model.
+        precision: dtypes.
+
+    Raises:
+        ValueError: there is neither a camera nor a token.
+    """
+    layout = token_layout(cameras, tokens.shape[0], config)
+    prefix, *suffix = layout
+    is_real = real_tokens(layout, cache_length(layout))
+    places = positions(is_real)
+    hides = ~is_real & (torch.arange(is_real.shape[1]) < prefix.end)
+    padding = torch.where(hides, MASKED, 0.0).bfloat16()[None, None]
+    language = prefix.size - cameras * config.vision.num_patches
+    padded = pad_columns(tokens[None, :].to(torch.int32), language)
+    return Prompt(
+        tokens=on_host(padded, ttnn.uint32, layout=ttnn.ROW_MAJOR_LAYOUT) if language else None,
+        padding=on_host(padding, ttnn.bfloat16),
+        rotary=tuple(
+            rotary_tables(places[:, block.start : block.end], config.vlm, precision.rotary) for block in suffix
+        ),
+    )
+
+
+def make_context(prefix: int, config: PI0ModelConfig, precision: Precision) -> Context:
+    """Returns a context on the host.
+
+    Args:
+        prefix: tokens in it, a multiple of `TILE`.
         config: sizes of the model.
         precision: dtypes.
     """
-    layout = token_layout(cameras, tokens.shape[0], config)
+    layout = lay_out(prefix, config, multiple=TILE)
     is_real = real_tokens(layout, cache_length(layout))
-    places = positions(is_real)
 
-    def token_block(block: Block) -> TokenBlock:
+    def all_visible(block: Block) -> ttnn.Tensor:
         # All queries of a block see the same keys, those in the padding of its tile included: nobody reads them.
         row = torch.where(visible_keys(block, is_real)[0], 0.0, MASKED).bfloat16()
-        rotary = rotary_tables(places[:, block.start : block.end], config.vlm, precision.rotary)
-        return TokenBlock(block.start, rotary, on_host(row.repeat(1, 1, block.size, 1), ttnn.bfloat16))
+        return on_host(row.repeat(1, 1, block.size, 1), ttnn.bfloat16)
 
-    language = layout[0].size - cameras * config.vision.num_patches
-    padded = pad_columns(tokens[None, :].to(torch.int32), language)
     return Context(
-        layout=layout,
-        tokens=on_host(padded, ttnn.uint32, layout=ttnn.ROW_MAJOR_LAYOUT) if language else None,
-        blocks=tuple(token_block(block) for block in layout),
+        layout,
+        rotary_tables(torch.arange(prefix)[None], config.vlm, precision.rotary),
+        tuple(all_visible(block) for block in layout),
     )
 
 
 class Contexts:
-    """The contexts on the device: one for each number of cameras and of tiles of prompt, filled anew for another prompt.
+    """The contexts on the device, one for each number of cameras and of tiles of prompt, and a prompt that each may keep.
 
-    A context stays where it is, since traces know addresses: what `load` returned is overwritten by the next prompt of its
-    size. Filling it allocates nothing and compiles nothing that the first filling had not. Rows of one length share their
-    caches: a row is done with them before the next one begins.
+    A context stays where it is, since traces know addresses: the blocks that `load` returned are overwritten by the next
+    prompt of its size. That allocates nothing and compiles nothing that the first prompt had not. Rows of one length share
+    their caches: a row is done with them before the next one begins.
 
     Args:
         backbone: whose embeddings and caches they are.
-        traces: the device's, released before a new context is allocated.
+        traces: the device's, released before anything is allocated.
     """
 
     def __init__(self, backbone: PaliGemmaBackboneTTNN, traces: Traces | None) -> None:
         self._backbone = backbone
         self._traces = traces
         self._contexts: dict[tuple[int, int], Context] = {}
-        self._prompts: dict[tuple[int, int], tuple[int, ...]] = {}
+        self._prompts: dict[tuple[int, int], Prompt] = {}
+        self._tokens: dict[tuple[int, int], tuple[int, ...]] = {}
         self._caches: dict[int, list[KeyValueCache]] = {}
 
     def load(self, cameras: int, tokens: Tensor) -> Context:
-        """Returns the context on the device; uploads only what is not there yet.
+        """Returns the context for a row; where the prompt is not among its inputs, with the blocks of its prompt.
+
+        Uploads only what is not there yet.
 
         Args:
             cameras: present ones.
-            tokens: (L,) int64, real tokens only.
+            tokens: (L,) int64, real ones only.
 
         Raises:
             ValueError: there is neither a camera nor a token.
         """
-        size, prompt = (cameras, round_up(tokens.shape[0], TILE)), tuple(tokens.tolist())
-        if self._prompts.get(size) != prompt:
+        config, precision = self._backbone.config, self._backbone.precision
+        size = (cameras, token_layout(cameras, tokens.shape[0], config)[0].size)
+        if size not in self._contexts:
+            self._contexts[size] = self._allocated(cameras, make_context(size[1], config, precision))
+        if config.state_dim and self._tokens.get(size) != tuple(tokens.tolist()):
             # Until it is whole again it holds no prompt at all.
-            self._prompts.pop(size, None)
-            self._fill(size, make_context(cameras, tokens, self._backbone.config, self._backbone.precision))
-            self._prompts[size] = prompt
+            self._tokens.pop(size, None)
+            self._fill(size, make_prompt(cameras, tokens, config, precision))
+            self._tokens[size] = tuple(tokens.tolist())
         return self._contexts[size]
 
     def tensors(self) -> list[ttnn.Tensor]:
         """Returns all that is on the device."""
         contexts, caches = self._contexts.values(), self._caches.values()
         return [
-            *(tensor for context in contexts for tensor in context.tensors()),
+            *(tensor for context in contexts for tensor in (*context.tensors(), *context.masks)),
             *(context.language for context in contexts if context.language is not None),
+            *(tensor for prompt in self._prompts.values() for tensor in prompt.tensors()),
             *(tensor for layers in caches for cache in layers for tensor in (cache.keys, cache.values)),
         ]
 
-    def _fill(self, size: tuple[int, int], context: Context) -> None:
-        on_device = self._contexts.get(size)
-        if on_device is None:
-            if self._traces is not None:
-                self._traces.release()
-            on_device = self._allocated(context)
+    def _fill(self, size: tuple[int, int], prompt: Prompt) -> None:
+        if size in self._prompts:
+            prompt.copy_over(self._prompts[size])
         else:
-            context.copy_over(on_device)
-        if on_device.tokens is not None and on_device.language is not None:
-            self._backbone.embed_language(on_device.tokens, on_device.language)
-        self._contexts[size] = replace(on_device, layout=context.layout)
+            self._release_traces()
+            self._prompts[size] = prompt.on(self._backbone.device)
+        self._contexts[size] = self._backbone.read_prompt(self._prompts[size], self._contexts[size])
 
-    def _allocated(self, context: Context) -> Context:
-        device, stream = self._backbone.device, self._backbone.precision.vlm.stream
-        on_device, language = context.on(device), None
-        if context.tokens is not None:
-            shape = (1, 1, context.tokens.shape[-1], self._backbone.config.vlm.width)
-            language = ttnn.empty(shape, stream, ttnn.TILE_LAYOUT, device, ttnn.DRAM_MEMORY_CONFIG)
+    def _allocated(self, cameras: int, context: Context) -> Context:
+        self._release_traces()
+        backbone, on_device = self._backbone, context.on(self._backbone.device)
+        tokens = context.layout[0].size - cameras * backbone.config.vision.num_patches
         length = cache_length(context.layout)
         if length not in self._caches:
-            self._caches[length] = self._backbone.make_caches(length)
-        return replace(on_device, language=language, caches=self._caches[length])
+            self._caches[length] = backbone.make_caches(length)
+
+        def empty(shape: Sequence[int], dtype: ttnn.DataType) -> ttnn.Tensor:
+            return ttnn.empty(shape, dtype, ttnn.TILE_LAYOUT, backbone.device, ttnn.DRAM_MEMORY_CONFIG)
+
+        return replace(
+            on_device,
+            masks=tuple(empty(mask.shape, ttnn.bfloat16) for mask in context.all_visible),
+            language=empty((1, 1, tokens, backbone.config.vlm.width), backbone.precision.vlm.stream)
+            if tokens
+            else None,
+            caches=self._caches[length],
+        )
+
+    def _release_traces(self) -> None:
+        if self._traces is not None:
+            self._traces.release()

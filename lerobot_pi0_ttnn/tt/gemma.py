@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..model.blocks import rotary_angles
 from ..model.config import GemmaConfig
-from .layers import Linear, RMSNorm, attention
+from .layers import Linear, Modulation, RMSNorm, add_branch, attention
 from .movable import Move
 from .ops.heads import split_heads
 from .precision import OpPrecision
@@ -191,6 +191,22 @@ class GemmaMLPTTNN:
         return self.down_proj(ttnn.multiply(self.gate_proj(x), self.up_proj(x), input_tensor_a_activations=activations))
 
 
+@dataclass(frozen=True)
+class BlockModulations:
+    """What the time makes of one layer's norms at one step; None where they are not adaptive.
+
+    Attributes:
+        attention: of the norm before attention, and of what attention adds.
+        mlp: of the norm before the MLP, and of what the MLP adds.
+    """
+
+    attention: Modulation[ttnn.Tensor] | None = None
+    mlp: Modulation[ttnn.Tensor] | None = None
+
+
+NOT_ADAPTIVE = BlockModulations()
+
+
 class GemmaBlockTTNN:
     """One pre-norm transformer layer.
 
@@ -201,19 +217,37 @@ class GemmaBlockTTNN:
     """
 
     def __init__(self, config: GemmaConfig, weights: DeviceWeights, precision: OpPrecision) -> None:
-        self.input_layernorm = RMSNorm(weights.at("input_layernorm"), config.rms_norm_eps, precision)
+        epsilon, adaptive = config.rms_norm_eps, config.adaptive_norms
+        self.input_layernorm = RMSNorm(weights.at("input_layernorm"), epsilon, precision, adaptive=adaptive)
         self.self_attn = GemmaAttentionTTNN(config, weights.at("self_attn"), self.input_layernorm, precision)
-        self.post_attention_layernorm = RMSNorm(weights.at("post_attention_layernorm"), config.rms_norm_eps, precision)
+        self.post_attention_layernorm = RMSNorm(
+            weights.at("post_attention_layernorm"), epsilon, precision, adaptive=adaptive
+        )
         self.mlp = GemmaMLPTTNN(weights.at("mlp"), self.post_attention_layernorm, precision)
 
     def write_keys_values(self, x: ttnn.Tensor, block: TokenBlock, cache: KeyValueCache) -> None:
         """Does only what later tokens need of this layer: the keys and values of `x`, (1, 1, T, D)."""
         self.self_attn.write_keys_values(self.input_layernorm(x), block, cache)
 
-    def __call__(self, x: ttnn.Tensor, block: TokenBlock, cache: KeyValueCache) -> ttnn.Tensor:
-        """Returns (1, 1, T, D) in the dtype of x; the arguments are those of `GemmaAttentionTTNN`."""
-        x = ttnn.add(x, self.self_attn(self.input_layernorm(x), block, cache))
-        return ttnn.add(x, self.mlp(self.post_attention_layernorm(x)))
+    def modulations(self, conditions: Tensor) -> list[BlockModulations]:
+        """Returns what the time makes of this layer's norms at each step; see `RMSNorm.modulations`."""
+        norms = self.input_layernorm, self.post_attention_layernorm
+        return [BlockModulations(*step) for step in zip(*(norm.modulations(conditions) for norm in norms), strict=True)]
+
+    def __call__(
+        self, x: ttnn.Tensor, block: TokenBlock, cache: KeyValueCache, modulations: BlockModulations = NOT_ADAPTIVE
+    ) -> ttnn.Tensor:
+        """Returns (1, 1, T, D) in the dtype of x.
+
+        Args:
+            x: (1, 1, T, D).
+            block: of the tokens of `x`.
+            cache: holds the tokens before the block, and after it whatever it held.
+            modulations: of this step, where the norms are adaptive.
+        """
+        normed = self.input_layernorm(x, modulations.attention)
+        x = add_branch(x, self.self_attn(normed, block, cache), modulations.attention)
+        return add_branch(x, self.mlp(self.post_attention_layernorm(x, modulations.mlp)), modulations.mlp)
 
 
 class GemmaLastPrefixLayerTTNN:

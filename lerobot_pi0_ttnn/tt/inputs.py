@@ -1,4 +1,4 @@
-"""What the graph is given, all of it on the device: what is new at every call, and what belongs to a prompt."""
+"""What the graph is given, all of it on the device: what is new at every call, a prompt, and what prompts of a size share."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,8 +7,31 @@ import ttnn
 
 from ..model.blocks import Block
 from ..model.rtc import Guidance
-from .gemma import KeyValueCache, TokenBlock
+from .gemma import KeyValueCache, RotaryTables, TokenBlock
 from .movable import Movable, Move
+
+
+@dataclass(frozen=True)
+class Prompt(Movable):
+    """What depends on a prompt, beyond the number of its tiles.
+
+    Attributes:
+        tokens: (1, language tokens rounded up to whole tiles) uint32, or None without a prompt.
+        padding: (1, 1, 1, S) bfloat16, added to the scores of all queries: what hides the prompt's padding.
+        rotary: tables of each block after the prefix, whose positions go on from the prompt's last token.
+    """
+
+    tokens: ttnn.Tensor | None
+    padding: ttnn.Tensor
+    rotary: tuple[RotaryTables, ...]
+
+    def moved(self, move: Move) -> "Prompt":
+        """Returns the prompt with each of its tensors moved, always in the same order."""
+        return Prompt(
+            tokens=None if self.tokens is None else move(self.tokens),
+            padding=move(self.padding),
+            rotary=tuple(tables.moved(move) for tables in self.rotary),
+        )
 
 
 @dataclass(frozen=True)
@@ -17,49 +40,52 @@ class Inputs(Movable):
 
     Attributes:
         pixels: (cameras, 1, patches, pixels) bfloat16, row by row, not in tiles; None without a camera.
-        proprioception: (1, 1, 32, state_dim) float32, in row 0.
+        proprioception: (1, 1, 32, state_dim) float32, in row 0; None where the prompt holds the state.
         noise: (1, 1, horizon, action_dim) float32, both rounded up to whole tiles.
         guidance: its prefix and its weights shaped like the noise, or None.
+        prompt: where it holds the state, and so is new at every call; else None, and the context has it.
     """
 
     pixels: ttnn.Tensor | None
-    proprioception: ttnn.Tensor
+    proprioception: ttnn.Tensor | None
     noise: ttnn.Tensor
     guidance: Guidance[ttnn.Tensor] | None
+    prompt: Prompt | None
 
     def moved(self, move: Move) -> "Inputs":
         """Returns the inputs, each of them moved, always in the same order."""
         guidance = self.guidance
         return Inputs(
             pixels=None if self.pixels is None else move(self.pixels),
-            proprioception=move(self.proprioception),
+            proprioception=None if self.proprioception is None else move(self.proprioception),
             noise=move(self.noise),
             guidance=guidance and Guidance(move(guidance.prefix), move(guidance.weights), guidance.max_gain),
+            prompt=self.prompt and self.prompt.moved(move),
         )
 
 
 @dataclass(frozen=True)
 class Context(Movable):
-    """What the rows of one prompt and one number of cameras share.
+    """What rows share whose cameras and whose prompts' tiles are as many.
 
     Attributes:
-        layout: where the tokens go.
-        tokens: (1, language tokens rounded up to whole tiles) uint32, or None without a prompt.
-        blocks: the prefix, then what follows it; the last one is denoised.
-        language: (1, 1, language tokens, D), the tokens' embeddings, on the device only; None without a prompt.
-        caches: each layer's keys and values, on the device only.
+        layout: where the tokens go, those that pad the prompt's last tile included.
+        rotary: tables of the prefix.
+        all_visible: for each block (1, 1, T, S) bfloat16, added to the scores of its queries, were the prompt without padding.
+        masks: where those of a prompt go, on the device only, as is all that follows.
+        language: (1, 1, language tokens, D), where the tokens' embeddings go; None without a prompt.
+        caches: each layer's keys and values.
+        blocks: those of a prompt, once `PaliGemmaBackboneTTNN.read_prompt` has read one; the last one is denoised.
     """
 
     layout: tuple[Block, ...]
-    tokens: ttnn.Tensor | None
-    blocks: tuple[TokenBlock, ...]
+    rotary: RotaryTables
+    all_visible: tuple[ttnn.Tensor, ...]
+    masks: tuple[ttnn.Tensor, ...] = ()
     language: ttnn.Tensor | None = None
     caches: Sequence[KeyValueCache] = ()
+    blocks: tuple[TokenBlock, ...] = ()
 
     def moved(self, move: Move) -> "Context":
         """Returns the context with each tensor that the host makes moved, always in the same order."""
-        return Context(
-            layout=self.layout,
-            tokens=None if self.tokens is None else move(self.tokens),
-            blocks=tuple(block.moved(move) for block in self.blocks),
-        )
+        return Context(self.layout, self.rotary.moved(move), tuple(move(mask) for mask in self.all_visible))

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from .precision import OpPrecision
 from .program import MatmulProgram, interleaved_like, norm_program, sdpa_program
-from .weights import DeviceWeights, Make
+from .weights import DeviceWeights, Make, to_device
 
 
 def pad_rows(x: Tensor, rows: int, value: float = 0.0) -> Tensor:
@@ -26,21 +26,24 @@ def pad_columns(x: Tensor, columns: int, value: float = 0.0) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Modulation:
+class Modulation[T]:
     """What becomes of what a norm has normalised: x * scale + shift, and then the branch that reads it times gate.
 
+    One that never changes is on the host, (D,) float32, and folded into what reads the norm. One that the time makes is on the
+    device, (1, D) in the dtype of the stream, and given to the norm and to `add_branch`.
+
     Attributes:
-        scale: (D,) float32.
-        shift: (D,) float32, or None.
-        gate: (D,) float32, or None, as everywhere in pi0.
+        scale: what the norm multiplies by.
+        shift: what it adds, or None.
+        gate: what the branch is multiplied by, or None, as everywhere in pi0.
     """
 
-    scale: Tensor
-    shift: Tensor | None = None
-    gate: Tensor | None = None
+    scale: T
+    shift: T | None = None
+    gate: T | None = None
 
 
-def folded(weight: Make, bias: Make | None, modulation: Modulation | None) -> tuple[Make, Make | None]:
+def folded(weight: Make, bias: Make | None, modulation: Modulation[Tensor] | None) -> tuple[Make, Make | None]:
     """Returns what makes the (out, in) weight and the (out,) bias of a linear with the modulation of the norm it reads in them.
 
     Args:
@@ -80,7 +83,7 @@ class Linear:
         *,
         activation: ttnn.UnaryOpType | None = None,
         output: ttnn.DataType | None = None,
-        reads: Modulation | None = None,
+        reads: Modulation[Tensor] | None = None,
     ) -> None:
         weight, bias = folded(weight, bias, reads)
         layer = weights.at(name)
@@ -136,28 +139,69 @@ class Linear:
 
 
 class RMSNorm:
-    """Gemma's norm without its modulation: x / rms(x). The scale, 1 + weight, is folded into the linears that read it.
+    """Gemma's norm: x / rms(x), and, where it is adaptive, the modulation of the step. Any other's is folded away.
 
     Args:
         weights: cursor at the layer.
         epsilon: added to the mean square.
         precision: of the role.
+        adaptive: whether `dense`, of 3 x D, makes the modulation.
+
+    Attributes:
+        modulation: To be folded into the linears that read the norm, scaled by 1 + weight; None of an adaptive norm.
     """
 
-    def __init__(self, weights: DeviceWeights, epsilon: float, precision: OpPrecision) -> None:
-        self.modulation = Modulation(scale=1.0 + weights.take("weight"))
+    def __init__(
+        self, weights: DeviceWeights, epsilon: float, precision: OpPrecision, *, adaptive: bool = False
+    ) -> None:
+        if adaptive:
+            # The checkpoint's own tensors are read anew for each schedule: as float32 they would be kept for nothing.
+            self.dense, self.stream = weights.at("dense"), precision.stream
+        self.modulation = None if adaptive else Modulation(scale=1.0 + weights.take("weight"))
         self.epsilon = epsilon
         self.kernel = precision.exact_kernel
 
-    def __call__(self, x: ttnn.Tensor) -> ttnn.Tensor:
-        """Returns (1, 1, T, D) in the dtype of x, where x is."""
+    def modulations(self, conditions: Tensor) -> list[Modulation[ttnn.Tensor]]:
+        """Returns the modulation of an adaptive norm at each step, newly allocated.
+
+        Args:
+            conditions: (steps, D) float32, see `SuffixEmbeddingTTNN.time_conditions`.
+        """
+        made = F.linear(conditions, self.dense.take("weight"), self.dense.take("bias"))
+        scale, shift, gate = made.chunk(3, dim=-1)
+        # In tiles: of float32 rows without, ttnn's norms drop half (tt-metal #49902).
+        return [
+            Modulation(*(to_device(row[None, :], self.stream, self.dense.device) for row in rows))
+            for rows in zip(1.0 + scale, shift, gate, strict=True)
+        ]
+
+    def __call__(self, x: ttnn.Tensor, modulation: Modulation[ttnn.Tensor] | None = None) -> ttnn.Tensor:
+        """Returns (1, 1, T, D) in the dtype of x, where x is.
+
+        Args:
+            x: (1, 1, T, D).
+            modulation: of this step; an adaptive norm needs it, any other has none.
+        """
         return ttnn.rms_norm(
             x,
             epsilon=self.epsilon,
+            weight=modulation and modulation.scale,
+            bias=modulation and modulation.shift,
             memory_config=x.memory_config(),
             program_config=norm_program(x),
             compute_kernel_config=self.kernel,
         )
+
+
+def add_branch(x: ttnn.Tensor, branch: ttnn.Tensor, modulation: Modulation[ttnn.Tensor] | None) -> ttnn.Tensor:
+    """Returns the residual stream after a branch, gated where the norm that it reads is adaptive.
+
+    Args:
+        x: (1, 1, T, D).
+        branch: (1, 1, T, D), in the dtype of x.
+        modulation: of the norm that the branch reads; None where it is not adaptive.
+    """
+    return ttnn.add(x, branch) if modulation is None else ttnn.addcmul(x, branch, modulation.gate)
 
 
 class LayerNorm:

@@ -1,20 +1,48 @@
-"""pi0 from images, prompt and state to a chunk of actions, in TTNN. Twin: `reference/model.py`.
+"""pi0 and pi0.5 from images, prompt and state to a chunk of actions, in TTNN. Twin: `reference/model.py`.
 
 The graph, and nothing else: `device/executor.py` feeds it and runs it.
 """
+
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import ttnn
 
 from ..model.config import PI0ModelConfig
 from .inputs import Context, Inputs
-from .paligemma import PaliGemmaBackboneTTNN, Prefix
+from .paligemma import ExpertModulations, PaliGemmaBackboneTTNN, Prefix
 from .precision import Precision
 from .suffix import SuffixEmbeddingTTNN
 from .weights import DeviceWeights
 
 
+@dataclass(frozen=True)
+class Step:
+    """What a time brings to its step, the same in every chunk.
+
+    Attributes:
+        time_bias: pi0's, see `SuffixEmbeddingTTNN.time_bias`; None in pi0.5.
+        modulations: pi0.5's; None in pi0.
+    """
+
+    time_bias: ttnn.Tensor | None = None
+    modulations: ExpertModulations | None = None
+
+    def tensors(self) -> list[ttnn.Tensor]:
+        """Returns all that is on the device."""
+        if self.modulations is None:
+            return [self.time_bias]
+        blocks = [each for block in self.modulations.layers for each in (block.attention, block.mlp)]
+        return [
+            tensor
+            for each in (*blocks, self.modulations.norm)
+            if each is not None
+            for tensor in (each.scale, each.shift, each.gate)
+        ]
+
+
 class PI0GraphTTNN:
-    """pi0 on one chip: all that is computed is computed there, for one row of a batch.
+    """pi0, or pi0.5 where its config says so, on one chip: all of it is computed there, for one row of a batch.
 
     Args:
         config: sizes of the model.
@@ -31,6 +59,13 @@ class PI0GraphTTNN:
             config, weights, self.backbone.expert_norm, precision.suffix, precision.expert.stream
         )
 
+    def steps(self, times: Sequence[float]) -> list[Step]:
+        """Returns what each of the times brings to its step, newly allocated."""
+        if self.config.expert.adaptive_norms:
+            conditions = self.suffix_embedding.time_conditions(times)
+            return [Step(modulations=modulations) for modulations in self.backbone.modulations(conditions)]
+        return [Step(time_bias=bias) for bias in self.suffix_embedding.time_bias(times)]
+
     def embed_prefix(self, observation: Inputs, context: Context) -> ttnn.Tensor:
         """Returns the embeddings of images and prompt."""
         return self.backbone.embed_prefix(observation, context)
@@ -43,7 +78,8 @@ class PI0GraphTTNN:
             self.backbone.extend(prefix, tokens, block)
         return prefix
 
-    def velocity(self, x_t: ttnn.Tensor, time_bias: ttnn.Tensor, prefix: Prefix) -> ttnn.Tensor:
+    def velocity(self, x_t: ttnn.Tensor, step: Step, prefix: Prefix) -> ttnn.Tensor:
         """Returns dx/dt, (1, 1, horizon, action_dim) float32."""
-        action_embeddings = self.suffix_embedding.embed_actions(x_t, time_bias)
-        return self.suffix_embedding.velocity(self.backbone.forward_actions(action_embeddings, prefix))
+        action_embeddings = self.suffix_embedding.embed_actions(x_t, step.time_bias)
+        output = self.backbone.forward_actions(action_embeddings, prefix, step.modulations)
+        return self.suffix_embedding.velocity(output)

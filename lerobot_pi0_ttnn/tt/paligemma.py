@@ -4,16 +4,23 @@ Source: openpi `models/pi0.py` and LeRobot `modeling_pi0.py::PaliGemmaWithExpert
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import ttnn
 
 from ..model.config import PI0ModelConfig
 from ..model.tensors import EXPERT, LANGUAGE_MODEL, PROJECTOR, VISION_TOWER
-from .gemma import GemmaBlockTTNN, GemmaLastPrefixLayerTTNN, KeyValueCache, TokenBlock
-from .inputs import Context, Inputs
-from .layers import LayerNorm, Linear, RMSNorm
+from .gemma import (
+    NOT_ADAPTIVE,
+    BlockModulations,
+    GemmaBlockTTNN,
+    GemmaLastPrefixLayerTTNN,
+    KeyValueCache,
+    TokenBlock,
+)
+from .inputs import Context, Inputs, Prompt
+from .layers import LayerNorm, Linear, Modulation, RMSNorm
 from .precision import OpPrecision, Precision
 from .siglip import SigLIPVisionTowerTTNN
 from .weights import DeviceWeights
@@ -30,6 +37,19 @@ class Prefix:
 
     caches: Sequence[KeyValueCache]
     blocks: tuple[TokenBlock, ...]
+
+
+@dataclass(frozen=True)
+class ExpertModulations:
+    """What the time makes of the expert's norms at one step.
+
+    Attributes:
+        layers: one for each layer.
+        norm: of the last norm; no branch reads it, so its gate is not used.
+    """
+
+    layers: list[BlockModulations]
+    norm: Modulation[ttnn.Tensor]
 
 
 class MultiModalProjectorTTNN:
@@ -103,7 +123,24 @@ class PaliGemmaBackboneTTNN:
             GemmaBlockTTNN(config.expert, expert.at(f"layers.{layer}"), precision.expert)
             for layer in range(config.expert.depth)
         ]
-        self.expert_norm = RMSNorm(expert.at("norm"), config.expert.rms_norm_eps, precision.expert)
+        self.expert_norm = RMSNorm(
+            expert.at("norm"), config.expert.rms_norm_eps, precision.expert, adaptive=config.expert.adaptive_norms
+        )
+
+    def read_prompt(self, prompt: Prompt, context: Context) -> Context:
+        """Returns the context with the blocks of this prompt; allocates nothing, and overwrites those of the prompt before.
+
+        Args:
+            prompt: of as many tiles as the context is for, on the device, where it stays for as long as its blocks are used.
+            context: on the device.
+        """
+        if prompt.tokens is not None and context.language is not None:
+            self.embed_language(prompt.tokens, context.language)
+        for all_visible, mask in zip(context.all_visible, context.masks, strict=True):
+            ttnn.add(all_visible, prompt.padding, output_tensor=mask)
+        rotary = (context.rotary, *prompt.rotary)
+        blocks = zip(context.layout, rotary, context.masks, strict=True)
+        return replace(context, blocks=tuple(TokenBlock(block.start, *tables) for block, *tables in blocks))
 
     def embed_language(self, tokens: ttnn.Tensor, embeddings: ttnn.Tensor) -> None:
         """Writes the tokens' embeddings times sqrt(D); allocates nothing.
@@ -157,17 +194,27 @@ class PaliGemmaBackboneTTNN:
             x = layer(x, block, cache)
         self.expert_layers[-1].write_keys_values(x, block, prefix.caches[-1])
 
-    def forward_actions(self, action_embeddings: ttnn.Tensor, prefix: Prefix) -> ttnn.Tensor:
-        """Returns the expert's output for the actions, (1, 1, horizon, D), normed without scale.
+    def modulations(self, conditions: torch.Tensor) -> list[ExpertModulations]:
+        """Returns what the time makes of the norms of an adaptive expert, for each step; see `RMSNorm.modulations`."""
+        layers = zip(*(layer.modulations(conditions) for layer in self.expert_layers), strict=True)
+        norm = self.expert_norm.modulations(conditions)
+        return [ExpertModulations(list(blocks), last) for blocks, last in zip(layers, norm, strict=True)]
+
+    def forward_actions(
+        self, action_embeddings: ttnn.Tensor, prefix: Prefix, modulations: ExpertModulations | None = None
+    ) -> ttnn.Tensor:
+        """Returns the expert's output for the actions, (1, 1, horizon, D), normed, without a scale that is folded.
 
         Args:
             action_embeddings: (1, 1, horizon, D).
             prefix: with all blocks before the actions written.
+            modulations: of this step, where the norms are adaptive.
         """
         x = action_embeddings
-        for layer, cache in zip(self.expert_layers, prefix.caches, strict=True):
-            x = layer(x, prefix.blocks[-1], cache)
-        return self.expert_norm(x)
+        of_layers = modulations.layers if modulations else [NOT_ADAPTIVE] * len(self.expert_layers)
+        for layer, cache, of_layer in zip(self.expert_layers, prefix.caches, of_layers, strict=True):
+            x = layer(x, prefix.blocks[-1], cache, of_layer)
+        return self.expert_norm(x, modulations.norm if modulations else None)
 
     def make_caches(self, length: int) -> list[KeyValueCache]:
         """Returns each layer's cache, newly allocated, for rows of `length` tokens."""

@@ -1,5 +1,7 @@
 """The suffix: state and noisy actions in, expert tokens out; expert output in, velocity out.
 
+The time enters by an MLP: pi0's reads it beside each action, pi0.5's reads it alone and conditions the expert's norms.
+
 Source: openpi `models/pi0.py::PI0.embed_suffix`. Twin: `reference/suffix.py`.
 """
 
@@ -17,9 +19,11 @@ from .precision import OpPrecision
 from .program import TILE, round_up
 from .weights import DeviceWeights, to_device
 
+TIME_MLP = ("time_mlp_in", "time_mlp_out")
+
 
 class SuffixEmbeddingTTNN:
-    """The five small projections around the expert, of which two become one matmul and the time a bias.
+    """The small projections around the expert. Two of pi0's become one matmul, and its time a bias.
 
     State and actions come padded with zeros to whole tiles.
 
@@ -44,14 +48,34 @@ class SuffixEmbeddingTTNN:
         self.device = weights.device
         self.programs = weights.programs
         width, actions = config.expert.width, round_up(config.action_dim, TILE)
-        self.state_proj = Linear(
+        if config.state_dim:
+            self.state_proj = Linear(
+                weights,
+                "state_proj",
+                lambda: pad_columns(weights.take("state_proj.weight"), round_up(config.state_dim, TILE)),
+                lambda: weights.take("state_proj.bias"),
+                precision,
+                output=stream,
+            )
+        self.action_out_proj = Linear(
             weights,
-            "state_proj",
-            lambda: pad_columns(weights.take("state_proj.weight"), round_up(config.state_dim, TILE)),
-            lambda: weights.take("state_proj.bias"),
+            "action_out_proj",
+            lambda: pad_rows(weights.take("action_out_proj.weight"), actions),
+            lambda: pad_columns(weights.take("action_out_proj.bias"), actions),
             precision,
-            output=stream,
+            reads=norm.modulation,
         )
+        if config.expert.adaptive_norms:
+            self.time_mlp = [(weights.take(f"{name}.weight"), weights.take(f"{name}.bias")) for name in TIME_MLP]
+            self.action_in_proj = Linear(
+                weights,
+                "action_in_proj",
+                lambda: pad_columns(weights.take("action_in_proj.weight"), actions),
+                lambda: weights.take("action_in_proj.bias"),
+                precision,
+                output=stream,
+            )
+            return
 
         # action_time_mlp_in reads [action_in_proj(x_t), time]: its action half follows a linear: one matrix.
         mlp_weight = weights.take("action_time_mlp_in.weight")
@@ -73,18 +97,10 @@ class SuffixEmbeddingTTNN:
             precision,
             output=stream,
         )
-        self.action_out_proj = Linear(
-            weights,
-            "action_out_proj",
-            lambda: pad_rows(weights.take("action_out_proj.weight"), actions),
-            lambda: pad_columns(weights.take("action_out_proj.bias"), actions),
-            precision,
-            reads=norm.modulation,
-        )
 
     def embed_given(self, observation: Inputs) -> list[ttnn.Tensor]:
         """Returns the tokens of each block between the prefix and the actions."""
-        return [self.embed_state(observation.proprioception)]
+        return [self.embed_state(observation.proprioception)] if self.config.state_dim else []
 
     def embed_state(self, state: ttnn.Tensor) -> ttnn.Tensor:
         """Returns the state token and the padding of its tile, (1, 1, 32, D) in shards.
@@ -104,18 +120,33 @@ class SuffixEmbeddingTTNN:
         Args:
             times: in [0, 1].
         """
-        config = self.config
-        embedding = time_embedding(times, config.expert.width, config.min_period, config.max_period)
-        rows = F.linear(embedding, self.time_half, self.constant_bias)
+        rows = F.linear(self._time_embedding(times), self.time_half, self.constant_bias)
         return [to_device(row[None, :], self.precision.activations, self.device) for row in rows]
 
-    def embed_actions(self, x_t: ttnn.Tensor, time_bias: ttnn.Tensor) -> ttnn.Tensor:
+    def time_conditions(self, times: Sequence[float]) -> Tensor:
+        """Returns (len(times), D) float32 on the host: pi0.5's time MLP, of which adaptive norms make their modulations.
+
+        Args:
+            times: in [0, 1].
+        """
+        conditions = self._time_embedding(times)
+        for weight, bias in self.time_mlp:
+            conditions = F.silu(F.linear(conditions, weight, bias))
+        return conditions
+
+    def _time_embedding(self, times: Sequence[float]) -> Tensor:
+        config = self.config
+        return time_embedding(times, config.expert.width, config.min_period, config.max_period)
+
+    def embed_actions(self, x_t: ttnn.Tensor, time_bias: ttnn.Tensor | None) -> ttnn.Tensor:
         """Returns the action tokens, (1, 1, horizon, D) in shards.
 
         Args:
             x_t: (1, 1, horizon, action_dim) float32.
-            time_bias: this step's of `time_bias`.
+            time_bias: this step's of `time_bias`; None in pi0.5, whose action tokens have no time in them.
         """
+        if time_bias is None:
+            return self.action_in_proj(x_t, memory=self._stream(x_t))
         hidden = self.action_in_time_mlp_in(x_t, time_bias, memory=ttnn.L1_MEMORY_CONFIG)
         return self.action_time_mlp_out(hidden, memory=self._stream(x_t))
 
@@ -123,6 +154,6 @@ class SuffixEmbeddingTTNN:
         """Returns dx/dt, (1, 1, horizon, action_dim) float32.
 
         Args:
-            expert_output: (1, 1, horizon, D), normed without scale.
+            expert_output: (1, 1, horizon, D), normed, without a scale that is folded.
         """
         return self.action_out_proj(expert_output, memory=ttnn.DRAM_MEMORY_CONFIG)

@@ -39,9 +39,9 @@ def test_all_of_a_step_depends_on_x_t(emulated, tiny):
         row = upload_row(tiny, random_inputs(TINY, 2, 23), 0, make_noise(batch=1))
         prefix = prefilled(tiny, row)
         times = schedule(2)
-        bias = tiny.suffix_embedding.time_bias(times)
+        steps = tiny.chips[0].steps(times)
         with captured() as graph:
-            denoise(tiny.chips[0].graph, prefix, row.inputs.noise, bias, times)
+            denoise(tiny.chips[0].graph, prefix, row.inputs.noise, steps, times)
     dependent = {("DRAM", row.inputs.noise.buffer_address())}
     assert len(graph.operations) == 2 * (12 * TINY.expert.depth + 5)
     for number, operation in enumerate(graph.operations):

@@ -61,8 +61,9 @@ def upload_row(model: PI0ModelTTNN, inputs: ModelInputs, row: int, noise: Tensor
     chip, cameras = model.chips[0], zip(inputs["images"], inputs["img_masks"], strict=True)
     tokens = inputs["lang_tokens"][row][inputs["lang_masks"][row]]
     present = [image[row] for image, mask in cameras if mask[row]]
-    uploaded = chip.make_inputs(present, inputs["state"][row], noise[row]).on(chip.device)
-    return Row(chip.contexts.load(len(present), tokens), uploaded)
+    uploaded = chip.make_inputs(present, tokens, inputs["state"][row], noise[row]).on(chip.device)
+    context = chip.contexts.load(len(present), tokens)
+    return Row(model.backbone.read_prompt(uploaded.prompt, context) if uploaded.prompt else context, uploaded)
 
 
 def prefilled(model: PI0ModelTTNN, row: Row) -> Prefix:
