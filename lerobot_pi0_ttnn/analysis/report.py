@@ -1,5 +1,6 @@
 """What a model asks of a board: parts, memory, operations by stage, transfers. On an emulated board, from shapes alone."""
 
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,8 +18,8 @@ from ..model.tensors import EXPERT, Shapes, expected_shapes, shapes_of
 from .graph import DeviceOperation, captured, summary
 from .markdown import markdown_table
 
-NEEDED_ON_THE_HOST = ("state_", "action_", f"{EXPERT}.norm.")
-"""Weights that the host computes with before anything goes up: their values are read even where only shapes count."""
+NEEDED_ON_THE_HOST = re.compile(rf"state_|action_|time_|{re.escape(EXPERT)}\..*\.dense\.|{re.escape(EXPERT)}\.norm\.")
+"""Names of weights that the host computes with before anything goes up: their values are read even where only shapes count."""
 
 
 NEW_PROMPT = "new prompt"
@@ -57,7 +58,7 @@ class ShapesOnly(Mapping[str, Tensor]):
         self._shapes = shapes_of(weights)
 
     def __getitem__(self, name: str) -> Tensor:
-        if name.startswith(NEEDED_ON_THE_HOST):
+        if NEEDED_ON_THE_HOST.match(name):
             return self._weights[name]
         return torch.empty(self._shapes[name], device="meta")
 
@@ -75,7 +76,7 @@ class ShapesOnly(Mapping[str, Tensor]):
 def made_up_weights(config: PI0ModelConfig) -> dict[str, Tensor]:
     """Returns weights for a walk without a checkpoint: zeros where values are read, shapes alone everywhere else."""
     return {
-        name: torch.zeros(shape, device="cpu" if name.startswith(NEEDED_ON_THE_HOST) else "meta")
+        name: torch.zeros(shape, device="cpu" if NEEDED_ON_THE_HOST.match(name) else "meta")
         for name, shape in expected_shapes(config).items()
     }
 

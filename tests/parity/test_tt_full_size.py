@@ -47,7 +47,7 @@ def test_what_pi0_base_dispatches(board):
     weights = made_up_weights(PI0_BASE)
     stages = dispatched(PI0_BASE, weights, board, precision="balanced", cameras=2, tokens=48)
     assert {name: len(stage.operations) for name, stage in stages.items()} == {
-        NEW_PROMPT: 2,
+        NEW_PROMPT: 5,
         "upload": 0,
         "vision and language": 276,
         "prefill": 207,

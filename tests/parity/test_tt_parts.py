@@ -69,7 +69,7 @@ class Case:
 
     @property
     def prefix_tokens(self) -> int:
-        return self.row.context.layout[0].tokens
+        return self.embeddings.shape[1]
 
     def torch_prefix(self) -> TorchPrefix:
         return self.torch.backbone.prefill(self.embeddings, self.context)

@@ -13,25 +13,14 @@ ttnn = pytest.importorskip("ttnn", reason="the TTNN backend's package is not ins
 from lerobot_pi0_ttnn.device import uploads  # noqa: E402
 from lerobot_pi0_ttnn.device.executor import PI0ModelTTNN  # noqa: E402
 from lerobot_pi0_ttnn.device.uploads import Contexts, cache_length  # noqa: E402
-from lerobot_pi0_ttnn.model.config import TINY, PI0ModelConfig  # noqa: E402
+from lerobot_pi0_ttnn.model.config import TINY  # noqa: E402
 from lerobot_pi0_ttnn.model.flow import schedule  # noqa: E402
 from lerobot_pi0_ttnn.model.observation import Observation  # noqa: E402
 from lerobot_pi0_ttnn.reference import PI0ModelTorch  # noqa: E402
-from lerobot_pi0_ttnn.reference.suffix import SuffixEmbeddingTorch  # noqa: E402
-from lerobot_pi0_ttnn.tt.suffix import SuffixEmbeddingTTNN  # noqa: E402
 
 from ..oracle import make_noise, only_row  # noqa: E402
 from ..quality import assert_quality  # noqa: E402
 from .tt import down, prefilled, random_inputs, random_weights, tokens_of, upload_row  # noqa: E402
-
-
-class TwoBlocks(PI0ModelConfig):
-    """A model without the state token."""
-
-    @property
-    def suffix_blocks(self):
-        return (("actions", self.horizon),)
-
 
 UPLOADS_PER_ROW = 3
 """Pixels, state, noise: masks, tables and the prompt's embeddings are there already."""
@@ -91,21 +80,6 @@ class TestQuality:
         )
         want = PI0ModelTorch(config, weights).sample_actions(**inputs, noise=noise, num_steps=2)
         assert_quality(got, want, pcc=0.9999, rel_rmse=0.01)
-
-    def test_without_the_block_in_the_middle(self, board, monkeypatch):
-        """Blocks are data: where the config names two, as that of pi0.5 will, both twins and all between them have two."""
-        config = TwoBlocks(**vars(TINY))
-        for suffix in (SuffixEmbeddingTorch, SuffixEmbeddingTTNN):
-            monkeypatch.setattr(suffix, "embed_given", lambda self, observation: [])
-        weights, noise = random_weights(config), make_noise(batch=1)
-        observation = Observation(**random_inputs(config, 1, 7))
-        got = PI0ModelTTNN(config, weights, board.device, precision="accurate").sample_actions(
-            observation, noise=noise, num_steps=2
-        )
-        twin = PI0ModelTorch(config, weights)
-        assert_quality(got, twin.sample_actions(observation, noise=noise, num_steps=2), pcc=0.9999, rel_rmse=0.008)
-        other = replace(observation, state=observation.state + 1.0)
-        assert torch.equal(twin.sample_actions(other, noise=noise), twin.sample_actions(observation, noise=noise))
 
     def test_nothing_to_attend_to(self, exact):
         with pytest.raises(ValueError, match="camera or a prompt"):
