@@ -84,6 +84,10 @@ def pytest_runtest_call(item: pytest.Item) -> Generator[None]:
         item.user_properties += [("parity", (m.pcc, m.rel_rmse, m.limit)) for m in measurements]
 
 
+MANY = 32
+"""Measurements of one test of which the mean is worth a word."""
+
+
 class ParityTable:
     """The worst measurement of each test, as a Markdown table."""
 
@@ -100,7 +104,10 @@ class ParityTable:
         for test, measured in self.measured.items():
             if measured:
                 worst = max(measured, key=lambda m: m.rel_rmse / (m.limit or 1.0))
-                terminalreporter.write_line(f"| {test} | {worst.pcc:.6f} | {worst.rel_rmse:.4f} | {worst.limit} |")
+                mean = sum(m.pcc for m in measured) / len(measured)
+                among = f" (mean PCC of {len(measured)}: {mean:.6f})" if len(measured) >= MANY else ""
+                row = f"| {test}{among} | {worst.pcc:.6f} | {worst.rel_rmse:.4f} | {worst.limit} |"
+                terminalreporter.write_line(row)
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -8,12 +8,13 @@ import torch
 from lerobot.policies.pi0.modeling_pi0 import PI0Policy
 from transformers.initialization import no_init_weights
 
-from lerobot_pi0_ttnn.model.config import PI0_BASE, PI0ModelConfig
+from lerobot_pi0_ttnn.model.config import PI0_BASE, PI0ModelConfig, as_pi05
 from lerobot_pi0_ttnn.model.tensors import PROJECTOR, VISION_TOWER, Weights
+from lerobot_pi0_ttnn.reference import PI0ModelTorch
 from lerobot_pi0_ttnn.reference.paligemma import MultiModalProjectorTorch
 from lerobot_pi0_ttnn.reference.siglip import SigLIPVisionTowerTorch
 
-from ..oracle import make_lerobot_policy, state_dict
+from ..oracle import make_batch, make_lerobot_policy, make_noise, model_inputs, state_dict
 from .layers import gemma_layer, run_on_prefix, run_on_suffix
 
 ONE_LAYER: PI0ModelConfig = replace(
@@ -59,3 +60,14 @@ def test_gemma_300m(wide, part):
     got, want = run_on_suffix(gemma_layer(wide, ONE_LAYER, "expert"), part)
     assert want.shape[-1] == 1024
     assert_near(got, want)
+
+
+def test_pi05():
+    """A model of one layer each, ten steps: adaptive norms at their own width."""
+    config = as_pi05(ONE_LAYER)
+    with no_init_weights():
+        wide = make_lerobot_policy(model=config).requires_grad_(False)
+    batch, noise = make_batch(batch=1), make_noise(1)
+    got = PI0ModelTorch(config, state_dict(wide)).sample_actions(**model_inputs(wide, batch), noise=noise)
+    want = wide.predict_action_chunk(batch, noise=noise)
+    assert_near(got[:, :, : want.shape[-1]], want)

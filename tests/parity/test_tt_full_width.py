@@ -9,7 +9,7 @@ ttnn = pytest.importorskip("ttnn", reason="the TTNN backend's package is not ins
 
 from lerobot_pi0_ttnn.device.executor import PI0ModelTTNN  # noqa: E402
 from lerobot_pi0_ttnn.device.uploads import cache_length  # noqa: E402
-from lerobot_pi0_ttnn.model.config import PI0_BASE  # noqa: E402
+from lerobot_pi0_ttnn.model.config import PI0_BASE, as_pi05  # noqa: E402
 from lerobot_pi0_ttnn.reference import PI0ModelTorch  # noqa: E402
 from lerobot_pi0_ttnn.reference.gemma import KeyValueCache  # noqa: E402
 from lerobot_pi0_ttnn.reference.paligemma import token_blocks  # noqa: E402
@@ -106,3 +106,13 @@ def test_whole(tt, twin, precision):
     inputs, noise = random_inputs(FEW_LAYERS, 1, 23), make_noise(batch=1)
     got = tt.sample_actions(**inputs, noise=noise, num_steps=10)
     assert_quality(got, twin.sample_actions(**inputs, noise=noise, num_steps=10), **LIMITS[precision])
+
+
+def test_whole_pi05(board, precision):
+    config = as_pi05(FEW_LAYERS)
+    weights, inputs, noise = random_weights(config), random_inputs(config, 1, 70), make_noise(batch=1)
+    got, want = (
+        model.sample_actions(**inputs, noise=noise, num_steps=10)
+        for model in (PI0ModelTTNN(config, weights, board.device, precision=precision), PI0ModelTorch(config, weights))
+    )
+    assert_quality(got, want, **LIMITS[precision])

@@ -24,7 +24,7 @@ def random_weights(config: PI0ModelConfig, seed: int = 0) -> dict[str, Tensor]:
     weights = {}
     for name, shape in expected_shapes(config).items():
         x = torch.randn(shape, generator=generator)
-        if "norm" in name:
+        if "norm" in name and ".dense." not in name:
             is_layer_norm = "layer_norm" in name or "post_layernorm" in name
             weights[name] = x * 0.2 + float(is_layer_norm and name.endswith("weight"))
         elif len(shape) > 1:
@@ -36,14 +36,15 @@ def random_weights(config: PI0ModelConfig, seed: int = 0) -> dict[str, Tensor]:
 
 
 def random_inputs(config: PI0ModelConfig, cameras: int, tokens: int, *, batch: int = 1, seed: int = 1) -> ModelInputs:
-    """So many cameras and real tokens in each row, of four cameras and 48 tokens; what is absent is noise."""
+    """So many cameras and real tokens in each row, of four cameras and 48 tokens or more; what is absent is noise."""
+    length = max(48, tokens)
     generator = torch.Generator().manual_seed(seed)
     size = config.vision.image_size
     return {
         "images": [torch.rand(batch, 3, size, size, generator=generator) * 2 - 1 for _ in range(4)],
         "img_masks": [torch.full((batch,), camera >= 4 - cameras) for camera in range(4)],
-        "lang_tokens": torch.randint(0, config.vocab_size, (batch, 48), generator=generator),
-        "lang_masks": torch.arange(48).expand(batch, -1) < tokens,
+        "lang_tokens": torch.randint(0, config.vocab_size, (batch, length), generator=generator),
+        "lang_masks": torch.arange(length).expand(batch, -1) < tokens,
         "state": torch.randn(batch, config.state_dim, generator=generator),
     }
 
