@@ -76,6 +76,7 @@ def build_model(config: PI0TTNNConfig, weights: Mapping[str, Tensor], board: "Bo
                 board.devices,
                 precision=config.precision,
                 throttle=config.throttle,
+                programs=config.programs,
                 cache=weight_cache(config, weights, board),
                 traces=traces,
             )
@@ -115,6 +116,8 @@ def weight_cache(config: PI0TTNNConfig, weights: Mapping[str, Tensor], board: "B
     folder = config.weight_cache_dir or Path(constants.HF_HOME) / "lerobot_pi0_ttnn" / "weights"
     board_name = board.describe()["arch"]
     key = {"checkpoint": weights.fingerprint(), "precision": config.precision, "board": board_name}
+    if config.programs == "stock":
+        key["programs"] = config.programs  # they have tensors of their own
     return WeightCache(folder, key, check=weights.check_unchanged)
 
 

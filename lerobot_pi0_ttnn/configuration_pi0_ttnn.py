@@ -18,6 +18,7 @@ logger = logging.getLogger(__name__)
 BACKENDS = ("ttnn", "torch")
 ARCHITECTURES = ("pi0", "tiny")
 PRECISIONS = ("accurate", "balanced", "fast")
+PROGRAMS = ("ours", "stock")
 DEVICE_ALIASES = ("tt", "ttnn")
 
 
@@ -44,6 +45,9 @@ class PI0TTNNConfig(PI0Config):
     TT_METAL_OPERATION_TIMEOUT_SECONDS says, else 30."""
     throttle: int = 0
     """Of the matmuls on a board: 0, full speed; 1 to 5: 73, 67, 50, 40, 33 % of it, for a card that hangs under load."""
+    programs: str = "ours"
+    """Of the ttnn backend: `ours`, or `stock`: no kernel and no program config of this package, for a card or a release of ttnn
+    on which one of them fails. Slower, and as exact."""
     cache_weights: bool = True
     """Whether the ttnn backend keeps converted weights on disk, so that the next start takes seconds."""
     weight_cache_dir: Path | None = None
@@ -73,6 +77,7 @@ class PI0TTNNConfig(PI0Config):
         _check_choice("backend", self.backend, BACKENDS)
         _check_choice("architecture", self.architecture, ARCHITECTURES)
         _check_choice("precision", self.precision, PRECISIONS)
+        _check_choice("programs", self.programs, PROGRAMS)
         _check_range("trace_region_mb", self.trace_region_mb, 1, 4096)
         _check_range("operation_timeout_s", self.operation_timeout_s, 0, math.inf)
         _check_range("throttle", self.throttle, 0, 5)

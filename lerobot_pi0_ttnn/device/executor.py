@@ -166,6 +166,7 @@ class PI0ModelTTNN:
         device: an open ttnn device (a card, a simulator or an emulated board), or one for each chip.
         precision: `accurate`, `balanced` or `fast`, see `tt/precision.py`.
         throttle: of the matmuls, 0 to 5, see there.
+        programs: `ours`, or `stock`: no kernel of our own and no program config, see `tt/program.py`.
         cache: where to keep the converted weights of a checkpoint, so that it loads in seconds the next time.
         traces: of each device; without, ops run eager. Whoever shares the device shares them.
 
@@ -187,6 +188,7 @@ class PI0ModelTTNN:
         *,
         precision: str = "balanced",
         throttle: int = 0,
+        programs: str = "ours",
         cache: WeightCache | None = None,
         traces: Sequence[Traces] | None = None,
     ) -> None:
@@ -202,7 +204,8 @@ class PI0ModelTTNN:
             if own is not None:
                 own.release()
             first = self.chips[0].uploaded if self.chips else None
-            on_device = DeviceWeights(Weights(weights), each, cache if first is None else None, clone_from=first)
+            own_cache = cache if first is None else None
+            on_device = DeviceWeights(Weights(weights), each, own_cache, first, stock=programs == "stock")
             self.chips.append(Chip(PI0GraphTTNN(config, on_device, self.precision), on_device, own))
             if cache is not None and first is None:
                 cache.commit()
@@ -308,6 +311,7 @@ class PI0ModelTTNN:
             "device": {"architecture": chip.device.arch().name, "grid": (grid.x, grid.y)},
             "precision": {"preset": self._precision_name, **table(self.precision)},
             "weight_bytes": sizes,
+            "programs": "stock" if chip.programs.stock else "ours",
             "programs_refused": dict(chip.programs.refused),
             "transfers": {
                 "uploads_per_row": uploads_per_row(self.config),

@@ -11,7 +11,7 @@ from ..model.blocks import rotary_angles
 from ..model.config import GemmaConfig
 from .layers import Linear, Modulation, RMSNorm, add_branch, attention
 from .movable import Move
-from .ops.heads import split_heads
+from .ops.heads import split_heads, split_heads_by_ttnn
 from .precision import OpPrecision
 from .weights import DeviceWeights, on_host
 
@@ -78,19 +78,33 @@ class KeyValueCache:
         self.keys, self.values = (ttnn.zeros(shape, dtype, ttnn.TILE_LAYOUT, device) for _ in range(2))
 
 
-def _split_heads(
-    projection: ttnn.Tensor, block: TokenBlock, cache: KeyValueCache, num_heads: int, precision: OpPrecision
-) -> ttnn.Tensor | None:
-    return split_heads(
-        projection,
-        block.rotary.cos,
-        block.rotary.sin,
-        cache.keys,
-        cache.values,
-        block.start,
-        num_heads,
-        fidelity=precision.exact_fidelity,
-    )
+class _SplitHeads:
+    """Takes the heads of a projection apart, rotates them and stores keys and values: by our own program, or by ttnn's ops.
+
+    Args:
+        config: sizes of the transformer.
+        weights: cursor at `self_attn`.
+        num_heads: of the queries; 0 where there are none.
+        precision: of the role.
+    """
+
+    def __init__(self, config: GemmaConfig, weights: DeviceWeights, num_heads: int, precision: OpPrecision) -> None:
+        self.num_heads = num_heads
+        self.precision = precision
+        half = torch.ones(1, 1, 1, config.head_dim // 2)
+        self.sign = (
+            weights.upload("rotary_sign", lambda: torch.cat([-half, half], dim=-1), ttnn.float32)
+            if weights.programs.stock
+            else None
+        )
+
+    def __call__(self, projection: ttnn.Tensor, block: TokenBlock, cache: KeyValueCache) -> ttnn.Tensor | None:
+        """Returns the rotated queries, (1, N, T, H); None where there are none."""
+        tables = block.rotary
+        given = (projection, tables.cos, tables.sin, cache.keys, cache.values, block.start, self.num_heads)
+        if self.sign is not None:
+            return split_heads_by_ttnn(*given, sign=self.sign, kernel=self.precision.exact_kernel)
+        return split_heads(*given, fidelity=self.precision.exact_fidelity)
 
 
 class GemmaKeyValuesTTNN:
@@ -110,12 +124,12 @@ class GemmaKeyValuesTTNN:
         def fused() -> Tensor:
             return torch.cat([weights.take(f"{name}.weight") for name in ("k_proj", "v_proj")])
 
-        self.precision = precision
+        self.split_heads = _SplitHeads(config, weights, 0, precision)
         self.kv_proj = Linear(weights, "kv_proj", fused, None, precision, reads=norm.modulation)
 
     def write(self, x: ttnn.Tensor, block: TokenBlock, cache: KeyValueCache) -> None:
         """Puts the keys and values of `x`, (1, 1, T, D), in the cache, where the block has its place."""
-        _split_heads(self.kv_proj(x), block, cache, 0, self.precision)
+        self.split_heads(self.kv_proj(x), block, cache)
 
 
 class GemmaAttentionTTNN:
@@ -129,8 +143,8 @@ class GemmaAttentionTTNN:
     """
 
     def __init__(self, config: GemmaConfig, weights: DeviceWeights, norm: RMSNorm, precision: OpPrecision) -> None:
-        self.config = config
         self.precision = precision
+        self.split_heads = _SplitHeads(config, weights, config.num_heads, precision)
 
         def fused() -> Tensor:
             # The scores' scale goes with the queries: attention that scales also scales its mask, in an op of its own.
@@ -144,7 +158,7 @@ class GemmaAttentionTTNN:
 
     def write_keys_values(self, x: ttnn.Tensor, block: TokenBlock, cache: KeyValueCache) -> ttnn.Tensor:
         """Returns the queries, scaled and rotated, (1, N, T, H), having put the keys and values of `x` in the cache."""
-        return _split_heads(self.qkv_proj(x), block, cache, self.config.num_heads, self.precision)
+        return self.split_heads(self.qkv_proj(x), block, cache)
 
     def __call__(self, x: ttnn.Tensor, block: TokenBlock, cache: KeyValueCache) -> ttnn.Tensor:
         """Returns (1, 1, T, D) in the stream's dtype, and leaves the tokens' own keys and values in the cache.

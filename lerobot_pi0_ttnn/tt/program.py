@@ -69,12 +69,15 @@ class Programs:
 
     Args:
         device: whose grid and memory they are for.
+        stock: whether ttnn is to choose all of them, and no program of our own is to run. Only attention keeps the chunks that
+            it is given: without, ttnn may choose some that another fault of its kernel corrupts (docs/errata.md).
 
     Attributes:
         refused: What ttnn said of each program that it would not run, by what the program was for.
     """
 
-    def __init__(self, device: ttnn.Device) -> None:
+    def __init__(self, device: ttnn.Device, *, stock: bool = False) -> None:
+        self.stock = stock
         size = device.compute_with_storage_grid_size()
         self.grid: tuple[int, int] = (size.x, size.y)
         self.memory: int = ttnn.get_memory_view(device, ttnn.BufferType.L1).total_bytes_per_bank
@@ -110,7 +113,7 @@ class Programs:
         memory: ttnn.MemoryConfig,
         activation: ttnn.UnaryOpType | None,
     ) -> MatmulProgram | None:
-        """Returns the program for x @ weight, or None where no blocks fit into a core's memory.
+        """Returns the program for x @ weight, or None where no blocks fit into a core's memory, or ttnn is to choose.
 
         Args:
             x: (..., T, in), interleaved, or each core of a row has whole columns of it.
@@ -119,6 +122,8 @@ class Programs:
             memory: where it goes.
             activation: that the matmul applies to what it accumulated.
         """
+        if self.stock:
+            return None
         *rows, inner = tuple(x.padded_shape)
         matmul = Matmul(
             rows=prod(rows) // TILE,
@@ -133,10 +138,14 @@ class Programs:
     def in_shards(self, rows: int, columns: int) -> ttnn.MemoryConfig:
         """Returns where few rows are kept between operations: in L1, each core of a row has whole columns of them.
 
+        Interleaved where ttnn is to choose the programs: those for shards have to be told how they lie.
+
         Args:
             rows: a multiple of `TILE`.
             columns: a multiple of `TILE`.
         """
+        if self.stock:
+            return ttnn.L1_MEMORY_CONFIG
         count = shard_count(columns // TILE, self.grid)
         return ttnn.create_sharded_memory_config(
             (rows, columns // count),

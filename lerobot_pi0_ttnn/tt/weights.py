@@ -33,6 +33,7 @@ class DeviceWeights:
         device: where the tensors go.
         cache: of converted tensors; None to convert every time.
         clone_from: what was uploaded of the same checkpoint to another chip: it is copied from there, and converted no more.
+        stock: whether those who compute with them use ttnn's own programs only, see `Programs`.
 
     Attributes:
         programs: That whoever computes with these tensors uses.
@@ -45,9 +46,11 @@ class DeviceWeights:
         device: ttnn.Device,
         cache: Cache | None = None,
         clone_from: Mapping[str, ttnn.Tensor] | None = None,
+        *,
+        stock: bool = False,
     ) -> None:
         self.device = device
-        self.programs = Programs(device)
+        self.programs = Programs(device, stock=stock)
         self.uploaded: dict[str, ttnn.Tensor] = {}
         self._weights = weights
         self._cache = cache

@@ -17,13 +17,17 @@ from .tt import random_inputs
 MODELS = pytest.mark.parametrize(("config", "tokens"), [(PI0_BASE, 48), (PI05_BASE, 200)], ids=["pi0", "pi05"])
 
 
-@MODELS
-def test_base_model_fits(board, config, tokens):
+@pytest.mark.parametrize(
+    ("config", "tokens", "programs"),
+    [(PI0_BASE, 48, "ours"), (PI05_BASE, 200, "ours"), (PI0_BASE, 48, "stock")],
+    ids=["pi0", "pi05", "pi0-stock"],
+)
+def test_base_model_fits(board, config, tokens, programs):
     if board.kind != "emulated":
         pytest.skip(f"only an emulated board follows shapes without values, this is a {board.kind}")
     weights = made_up_weights(config)
     with board.shapes_only(), board.record() as counts:
-        model = PI0ModelTTNN(config, weights, board.device, precision="accurate")
+        model = PI0ModelTTNN(config, weights, board.device, precision="accurate", programs=programs)
         with pytest.raises(RuntimeError, match="only shapes are followed"):
             # It is the readback, after the last op.
             model.sample_actions(**random_inputs(config, 4, tokens), noise=make_noise(1), num_steps=10)

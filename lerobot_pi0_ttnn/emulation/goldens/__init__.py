@@ -10,9 +10,11 @@ from typing import Any
 from .attention import scaled_dot_product_attention
 from .heads import nlp_create_qkv_heads
 from .norm import layer_norm
+from .rotary import rotary_embedding_hf
 
 GOLDENS: dict[str, Callable[..., Any]] = {
     "ttnn.experimental.nlp_create_qkv_heads": nlp_create_qkv_heads,
+    "ttnn.experimental.rotary_embedding_hf": rotary_embedding_hf,
     "ttnn.layer_norm": layer_norm,
     "ttnn.transformer.scaled_dot_product_attention": scaled_dot_product_attention,
 }
