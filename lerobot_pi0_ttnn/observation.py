@@ -63,13 +63,15 @@ class ObservationReader:
             TypeError: an entry is of the wrong dtype.
             ValueError: an entry is of the wrong shape or far out of range, or not finite.
         """
-        state = self.state(batch) if self.state_dim else self._no_state(batch)
+        state = self.state(batch)
         lang_tokens, lang_masks = self._language(batch, rows=state.shape[0])
         images, img_masks = self.images(batch, rows=state.shape[0])
         return Observation(images, img_masks, lang_tokens, lang_masks, state)
 
     def state(self, batch: Mapping[str, object]) -> Tensor:
-        """Returns the state of `__call__`, zero-padded."""
+        """Returns the state of `__call__`, zero-padded; (B, 0) where the model takes none."""
+        if not self.state_dim:
+            return self._no_state(batch)
         state = _tensor(batch, STATE, "the robot's or the environment's joint state")
         if state.ndim != 2:
             raise ValueError(f"{STATE}: expected (batch, n), got {tuple(state.shape)}; add the batch dimension.")
