@@ -239,7 +239,6 @@ def test_demo_on_aloha_is_prepared(model, tmp_path, capsys, monkeypatch):
     assert main(["demo", "--model", model, "--env", "aloha", "--prepare-only", "--output", str(tmp_path)]) == 0
     printed = capsys.readouterr().out
     assert "MUJOCO_GL=egl" in printed
-    assert f"--discover_packages_path=lerobot_pi0_ttnn.plugins.as_{model} " in printed
     stats = load_file(next((tmp_path / "checkpoint").glob("policy_postprocessor*.safetensors")))
     assert stats["action.mean"].tolist()[:3] == pytest.approx([0, -0.96, 1.16])
     assert main(["info", str(tmp_path / "checkpoint"), "--json"]) == 0

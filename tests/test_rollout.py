@@ -32,9 +32,9 @@ def checkpoint(checkpoints):
     return checkpoints["pi0"]
 
 
-def start(checkpoint, folder, engine, *flags, model="pi0", **robot):
+def start(checkpoint, folder, engine, *flags, **robot):
     flags = [
-        f"--discover_packages_path=lerobot_pi0_ttnn.plugins.as_{model}",
+        "--discover_packages_path=lerobot_pi0_ttnn.plugins",
         f"--policy.path={checkpoint}",
         "--policy.architecture=tiny",
         f"--policy.recording_path={folder / 'recording.jsonl'}",
@@ -58,7 +58,7 @@ def test_a_hundred_ticks(checkpoints, tmp_path, model, backend):
     if backend == "ttnn":
         pytest.importorskip("ttnn", reason="the TTNN backend's package is not installed")
     programs = {
-        engine: start(checkpoints[model], tmp_path / engine, engine, *BACKENDS[backend], model=model, stop_after=TICKS)
+        engine: start(checkpoints[model], tmp_path / engine, engine, *BACKENDS[backend], stop_after=TICKS)
         for engine in ENGINES
     }
     for engine, program in programs.items():

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..checkpoint.files import CONFIG_FILE, CheckpointSource
-from ..config_loading import MODELS, saved_type
+from ..checkpoint.files import CONFIG_FILE
+from ..config_loading import MODELS
 from ..configuration_pi0_ttnn import BACKENDS
 from ..demo import LEARNED_CHECKPOINTS
 from ..demo.stand_in import make_demo_checkpoint
@@ -238,10 +238,9 @@ def eval_command(
         recording: where the policy's chunks and actions go.
         episodes: how many.
     """
-    plugin = saved_type(CheckpointSource(checkpoint)).removesuffix("_ttnn") or "pi0"
     return [
         "lerobot-eval",
-        f"--discover_packages_path=lerobot_pi0_ttnn.plugins.as_{plugin}",
+        "--discover_packages_path=lerobot_pi0_ttnn.plugins",
         f"--policy.path={checkpoint}",
         *backend,
         f"--policy.recording_path={recording}",
