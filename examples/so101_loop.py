@@ -16,7 +16,7 @@ from lerobot.robots.so_follower import SO101Follower, SOFollowerRobotConfig
 from lerobot.utils.feature_utils import hw_to_dataset_features
 from lerobot.utils.robot_utils import precise_sleep
 
-from lerobot_pi0_ttnn import PI0TTNNPolicy
+from lerobot_pi0_ttnn import load_policy
 
 checkpoint, task = sys.argv[1:]
 fps, cpu = 30, torch.device("cpu")
@@ -29,7 +29,7 @@ cameras = {
 config = SOFollowerRobotConfig(id="follower", port="/dev/ttyACM0", cameras=cameras, max_relative_target=10)
 
 # Weights onto the card (board="emulated:n150" where there is none); the checkpoint's own tokenizer and statistics.
-policy = PI0TTNNPolicy.from_pretrained(checkpoint)
+policy = load_policy(checkpoint)
 preprocess, postprocess = make_pre_post_processors(
     policy.config, checkpoint, preprocessor_overrides={"device_processor": {"device": "cpu"}}
 )

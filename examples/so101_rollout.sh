@@ -25,7 +25,7 @@ lerobot-pi0-ttnn info "$checkpoint"
 
 # 3. Thirty seconds of it, no joint told to go further than 10 degrees at a time: take that line out once you trust it.
 lerobot-rollout \
-    --discover_packages_path=lerobot_pi0_ttnn.plugins.as_pi0 \
+    --discover_packages_path=lerobot_pi0_ttnn.plugins \
     --policy.path="$checkpoint" \
     --robot.type=so101_follower \
     --robot.port="$port" \

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from .model.observation import Observation
     from .modeling_pi0_ttnn import PI0TTNNPolicy
     from .modeling_pi05_ttnn import PI05TTNNPolicy
+    from .policy_loading import load_policy
     from .reference import PI0ModelTorch
 
 __all__ = [
@@ -33,6 +34,7 @@ __all__ = [
     "PI0WeightLoader",
     "PI05TTNNConfig",
     "PI05TTNNPolicy",
+    "load_policy",
 ]
 
 _LAZY = {
@@ -43,6 +45,7 @@ _LAZY = {
     "PI0TTNNPolicy": (".modeling_pi0_ttnn", "PI0TTNNPolicy"),
     "PI0WeightLoader": (".checkpoint", "PI0WeightLoader"),
     "PI05TTNNPolicy": (".modeling_pi05_ttnn", "PI05TTNNPolicy"),
+    "load_policy": (".policy_loading", "load_policy"),
 }
 
 

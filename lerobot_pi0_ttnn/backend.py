@@ -59,7 +59,7 @@ def build_model(config: PI0TTNNConfig, weights: Mapping[str, Tensor], board: "Bo
     """
     model = config.model_config()
     check_weights(model, weights)
-    with tqdm(total=len(weights), unit="tensor", desc="Loading pi0", delay=2) as bar:
+    with tqdm(total=len(weights), unit="tensor", desc=f"Loading {config.model_name}", delay=2) as bar:
         counted = _Counted(weights, bar)
         if board is None:
             return PI0ModelTorch(model, counted, dtype=getattr(torch, config.dtype))
@@ -102,7 +102,7 @@ def warm_up(model: "Model", *, cameras: int, tokens: tuple[int, int], max_gain: 
         calls = blank_calls(config, [(1, 1)], max_gain=max_gain)
     else:
         calls = model.warm_up_calls(cameras=cameras, tokens=tokens, max_gain=max_gain)
-    for observation, guidance in tqdm(calls, desc="Warming up pi0", delay=2):
+    for observation, guidance in tqdm(calls, desc="Warming up", delay=2):
         noise = torch.zeros(observation.rows, config.horizon, config.action_dim)
         check_finite(model.sample_actions(observation, noise=noise, guidance=guidance))
 

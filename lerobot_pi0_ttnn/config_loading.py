@@ -28,6 +28,8 @@ CONFIGS: dict[str, type[PI0TTNNConfig]] = {
     "pi05_ttnn": PI05TTNNConfig,
 }
 """By the policy type in config.json, LeRobot's and ours."""
+MODELS = ("pi0", "pi05")
+"""What a user calls a model for which there is no checkpoint: LeRobot's policy types."""
 LEROBOT_ARGUMENTS = {"strict", "dataset_stats", "dataset_meta", "resume_download", "proxies"}
 """What LeRobot's factory and mixin pass to every policy and has no meaning here: loading is always strict."""
 
@@ -54,9 +56,12 @@ def load_config(source: CheckpointSource, cli_overrides: Sequence[str] = ()) -> 
 
 
 def saved_type(source: CheckpointSource) -> str:
-    """Returns the policy type that a checkpoint's config.json names, which `load_config` has found good."""
-    path = source.find(CONFIG_FILE)
-    return str(read_json(path)["type"]) if path else ""
+    """Returns the policy type that a checkpoint's config.json names; empty where there is none, or none can be had."""
+    try:
+        path = source.find(CONFIG_FILE)
+        return str(read_json(path).get("type", "")) if path else ""
+    except (OSError, ValueError):  # whoever needs the file says why it cannot be read
+        return ""
 
 
 def parse_config(fields: dict[str, Any], where: str, cli_overrides: Sequence[str] = ()) -> PI0TTNNConfig:
@@ -130,20 +135,25 @@ def adopt_checkpoint_config(config: PI0TTNNConfig, source: CheckpointSource) -> 
         return
     outputs = config.output_features
     saved = load_config(source, parser.get_cli_overrides("policy") or ())
-    check_type(saved, type(config), source)
     for field in dataclasses.fields(config):
         setattr(config, field.name, getattr(saved, field.name))
     config.output_features = outputs or saved.output_features
 
 
-def check_type(config: PreTrainedConfig, wanted: type[PI0TTNNConfig], where: object) -> None:
-    """Raises ValueError where a checkpoint is of pi0.5 and the policy of pi0, or the reverse."""
-    if type(config) is not wanted:
-        names = {PI0TTNNConfig: "pi0", PI05TTNNConfig: "pi0.5"}
-        is_of, other = names[type(config)], names[wanted]
+def check_type(policy_type: str, wanted: type[PI0TTNNConfig], where: object) -> None:
+    """Raises ValueError where a checkpoint is of pi0.5 and the policy of pi0, or the reverse.
+
+    Args:
+        policy_type: what the checkpoint's config.json names.
+        wanted: the policy's class of configs.
+        where: the checkpoint, for the message.
+    """
+    saved = CONFIGS.get(policy_type, wanted)
+    if saved is not wanted:
         raise ValueError(
-            f"{where}: this is a checkpoint of {is_of} (type {config.type!r}), and was to be loaded as one of {other}; use "
-            f"--policy.path, or {type(config).__name__.replace('Config', 'Policy')}.from_pretrained."
+            f"{where}: this is a checkpoint of {saved.model_name} (type {policy_type!r}), and was to be loaded as one of "
+            f"{wanted.model_name}; name the type {policy_type.removesuffix('_ttnn')}_ttnn, or none: --policy.path and "
+            "load_policy take the checkpoint's."
         )
 
 
@@ -167,14 +177,14 @@ def choose_config(
     unknown = sorted(arguments.keys() - fields - LEROBOT_ARGUMENTS)
     if unknown:
         raise TypeError(f"from_pretrained: neither an argument nor a field of {wanted.__name__}: {', '.join(unknown)}")
-    if config is None:
-        config = load_config(source)
-        check_type(config, wanted, source)
-    elif type(config) is wanted:
-        adopt_checkpoint_config(config, source)
-    else:
+    if config is not None and type(config) is not wanted:
         raise TypeError(
             f"config: expected {wanted.__name__}, got {type(config).__name__}; leave it out, and the checkpoint's is used."
         )
+    check_type(saved_type(source), wanted, source)
+    if config is None:
+        config = load_config(source)
+    else:
+        adopt_checkpoint_config(config, source)
     overrides = {name: value for name, value in arguments.items() if name in fields}
     return dataclasses.replace(config, **overrides) if overrides else config

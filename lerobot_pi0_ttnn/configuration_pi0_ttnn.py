@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 from lerobot.configs import PolicyFeature, PreTrainedConfig
 from lerobot.policies.pi0.configuration_pi0 import PI0Config
@@ -30,6 +31,9 @@ class PI0TTNNConfig(PI0Config):
     Raises:
         ValueError: a choice that does not exist or that this package cannot honour, with the valid ones.
     """
+
+    model_name: ClassVar[str] = "pi0"
+    """What people call the model, for messages."""
 
     backend: str = "ttnn"
     """What computes: `ttnn` (a Tenstorrent card) or `torch` (the CPU, in `dtype`). There is no fallback."""

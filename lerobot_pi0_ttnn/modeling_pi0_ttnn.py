@@ -68,8 +68,8 @@ class PI0TTNNPolicy(PreTrainedPolicy):
         super().__init__(config)
         if weights is None:
             raise ValueError(
-                "pi0_ttnn runs trained weights only: give a checkpoint (--policy.path=FOLDER_OR_HUB_ID, or "
-                "PI0TTNNPolicy.from_pretrained); to train one, use --policy.type=pi0."
+                f"{self.name} runs trained weights only: give a checkpoint (--policy.path=FOLDER_OR_HUB_ID, or "
+                f"{type(self).__name__}.from_pretrained); to train one, use --policy.type={self.name.removesuffix('_ttnn')}."
             )
         if config.clamp_actions and action_limits is None:
             raise ValueError("clamp_actions: needs action_limits, which from_pretrained reads from the checkpoint.")
@@ -401,7 +401,8 @@ class PI0TTNNPolicy(PreTrainedPolicy):
     def forward(self, batch: dict[str, Tensor]) -> NoReturn:
         """Raises NotImplementedError: this policy is for inference."""
         raise NotImplementedError(
-            "pi0_ttnn is for inference; train with --policy.type=pi0 and run the result with pi0_ttnn."
+            f"{self.name} is for inference; train with --policy.type={self.name.removesuffix('_ttnn')} and run the result with "
+            f"{self.name}."
         )
 
     def get_optim_params(self) -> NoReturn:

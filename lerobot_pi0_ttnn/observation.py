@@ -18,6 +18,8 @@ STATE = "observation.state"
 TOKENS = "observation.language.tokens"
 TOKENS_MASK = "observation.language.attention_mask"
 TASK = "task"
+STATE_IN_PROMPT = ", State: "
+"""What stands between the task and the state in pi0.5's prompts (`Pi05PrepareStateTokenizerProcessorStep`)."""
 TOKENIZES = "the tokenizer step of the policy's preprocessor (policy_preprocessor.json): pass batches through it"
 NEWLINE = 108
 """PaliGemma's token for a line break. LeRobot's pi0 ends each prompt with one (`Pi0NewLineProcessor`)."""
@@ -61,19 +63,21 @@ class ObservationReader:
             TypeError: an entry is of the wrong dtype.
             ValueError: an entry is of the wrong shape or far out of range, or not finite.
         """
-        state = self.state(batch) if self.state_dim else self._no_state(batch)
+        state = self.state(batch)
         lang_tokens, lang_masks = self._language(batch, rows=state.shape[0])
         images, img_masks = self.images(batch, rows=state.shape[0])
         return Observation(images, img_masks, lang_tokens, lang_masks, state)
 
     def state(self, batch: Mapping[str, object]) -> Tensor:
-        """Returns the state of `__call__`, zero-padded."""
+        """Returns the state of `__call__`, zero-padded; (B, 0) where the model takes none."""
+        if not self.state_dim:
+            return self._no_state(batch)
         state = _tensor(batch, STATE, "the robot's or the environment's joint state")
         if state.ndim != 2:
             raise ValueError(f"{STATE}: expected (batch, n), got {tuple(state.shape)}; add the batch dimension.")
         if state.shape[1] > self.state_dim:
             raise ValueError(
-                f"{STATE}: expected at most {self.state_dim} values, got {state.shape[1]}; pi0 was trained with no more: "
+                f"{STATE}: expected at most {self.state_dim} values, got {state.shape[1]}; the model was trained with no more: "
                 "drop the ones that the checkpoint was not trained on."
             )
         return F.pad(_finite(state), (0, self.state_dim - state.shape[1]))
@@ -115,9 +119,11 @@ class ObservationReader:
             breaks = len(re.findall(r"(?<!\n)\n(?!\n)", text or "\n"))
             # pi0.5's prompts end otherwise: what fills all tokens has hardly ended by chance just there.
             if not self.state_dim or ids[-1] != NEWLINE or ids.count(NEWLINE) < breaks:
-                said = f" {text.strip()!r}" if text else ""
+                # Between pi0.5's ticks only the state changes.
+                task = text if self.state_dim or not text else text.rpartition(STATE_IN_PROMPT)[0] or text
+                said = f" {task.strip()!r}" if task else ""
                 self._warn_once(
-                    ("prompt", tuple(ids)),
+                    ("prompt", tuple(ids) if self.state_dim else task),
                     f"the prompt{said} was cut at {len(ids)} tokens (tokenizer_max_length), so its end is lost: say it in "
                     "fewer words, as in training. A larger max_length of tokenizer_processor (policy_preprocessor.json) helps "
                     "only if it was trained with that.",
@@ -160,7 +166,7 @@ class ObservationReader:
         if image.ndim != 4 or 3 not in (image.shape[1], image.shape[-1]) or image.shape[0] != rows or not image.numel():
             raise ValueError(
                 f"{key}: expected ({rows}, 3, H, W) or ({rows}, H, W, 3) for a state of {rows} row(s), got "
-                f"{tuple(image.shape)}; pi0 takes pictures in colours, no depth, no gray, no alpha channel."
+                f"{tuple(image.shape)}; the model takes pictures in colours, no depth, no gray, no alpha channel."
             )
         # In float32 and laid out by channels, as LeRobot hands images over: the same picture gives the same pixels to the bit.
         image = image.detach().cpu()
@@ -243,8 +249,8 @@ def _finite(state: Tensor) -> Tensor:
     if not bool(torch.isfinite(state).all()):
         rows = (~torch.isfinite(state).flatten(1).all(dim=1)).nonzero().squeeze(1).tolist()
         raise ValueError(
-            f"{STATE}: holds NaN or infinity in row(s) {rows}; check the sensors, and the normalisation statistics for a zero "
-            "or missing std."
+            f"{STATE}: holds NaN or infinity in row(s) {rows}; check the sensors, and the normalisation statistics for a "
+            "spread that is zero or missing."
         )
     return state
 

@@ -423,3 +423,38 @@ PROMPT = {
         "error", "no step of policy_preprocessor.json tokenizes it", lambda f: without_step(f, "tokenizer_processor")
     ),
 }
+
+
+STATE_STEP = "pi05_prepare_state_tokenizer_processor_step"
+OF_PI05 = {
+    "base-model": Case(
+        "warning",
+        "normalised by q01 and q99 in training, but the checkpoint has no stat",
+        without_state_file(*PIPELINES),
+    ),
+    "no-q99": Case("error", "observation.state: QUANTILES needs q01 and q99, got", with_stats(state_q99=None)),
+    "q99-below-q01": Case("error", "action: q01 is above q99", with_stats(action_q01=9.0, action_q99=-9.0)),
+    "mean-and-std": Case(
+        "warning",
+        "observation.state: the config says QUANTILES, policy_preprocessor.json MEAN_STD, which is what happens",
+        lambda f: modes(f, "MEAN_STD", config=False),
+    ),
+    "action-40": Case("error", "action: the statistics are of 40 values, and pi0.5 takes 32", wide(6, 40)),
+    "state-not-in-the-prompt": Case(
+        "error",
+        "the model would never see the state, which pi0.5 reads in the prompt",
+        lambda f: without_step(f, STATE_STEP),
+    ),
+    "state-not-normalised": Case(
+        "error",
+        f"writes the state into it ({STATE_STEP}) before it is normalised",
+        lambda f: swap_steps(f, STATE_STEP, "normalizer_processor"),
+    ),
+    "shorter": Case(
+        "warning",
+        "policy_preprocessor.json cuts it at 48 tokens, which is what happens; the config says 200",
+        lambda f: edit_step(f, "tokenizer_processor", max_length=48),
+    ),
+    **{name: RELATIVE_ACTIONS[name] for name in ("relative", "relative-order", "absolute-order", "relative-to-less")},
+}
+"""Of a checkpoint of pi0.5."""

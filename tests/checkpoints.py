@@ -1,15 +1,21 @@
 """Checkpoints on disk for the tests: LeRobot's own, and the layouts that older or other programs leave."""
 
+import dataclasses
 import hashlib
 import json
 import shutil
 from pathlib import Path
+from unittest.mock import patch
 
 import torch
 from huggingface_hub import save_torch_state_dict
+from lerobot.policies.pi0 import processor_pi0
+from lerobot.policies.pi05 import processor_pi05
+from lerobot.policies.pi05.configuration_pi05 import PI05Config
 from safetensors.torch import save_file
 from torch import Tensor
 
+from lerobot_pi0_ttnn import PI0TTNNConfig
 from lerobot_pi0_ttnn.demo.tokenizer import make_tokenizer
 
 STATS = {
@@ -18,46 +24,39 @@ STATS = {
 }
 
 
+def with_quantiles(stats: dict[str, dict[str, Tensor]]) -> dict[str, dict[str, Tensor]]:
+    """Quantiles with which LeRobot's QUANTILES gives what MEAN_STD gives with the same statistics."""
+    return {
+        feature: {**of, "q01": of["mean"] - of["std"], "q99": of["mean"] + of["std"]} for feature, of in stats.items()
+    }
+
+
 def save_lerobot_checkpoint(policy, folder: Path, stats: dict[str, dict[str, Tensor]] = STATS) -> Path:
     """What `lerobot-train` leaves: config, weights and processors, with statistics and a tokenizer that is at hand."""
-    from lerobot.policies.pi0.processor_pi0 import Pi0NewLineProcessor
-    from lerobot.processor import (
-        AbsoluteActionsProcessorStep,
-        RelativeActionsProcessorStep,
-        TokenizerProcessorStep,
-        make_default_policy_processor_steps,
-        make_policy_processor_pipelines,
-    )
-
     policy.save_pretrained(folder)
     tokenizer = folder / "tokenizer"
     make_tokenizer(tokenizer)
-    steps = make_default_policy_processor_steps(policy.config, stats)
-    relative = RelativeActionsProcessorStep(enabled=False)
-    pipelines = make_policy_processor_pipelines(
-        input_steps=[
-            steps.rename_observations,
-            steps.add_batch_dim,
-            Pi0NewLineProcessor(),
-            TokenizerProcessorStep(
-                tokenizer_name=str(tokenizer),
-                max_length=policy.config.tokenizer_max_length,
-                padding_side="right",
-                padding="max_length",
-            ),
-            steps.to_device,
-            relative,
-            steps.normalize,
-        ],
-        output_steps=[
-            steps.unnormalize,
-            AbsoluteActionsProcessorStep(enabled=False, relative_step=relative),
-            steps.to_cpu,
-        ],
-    )
-    for pipeline in pipelines:
+    if policy.name == "pi05":
+        stats = with_quantiles(stats)
+    config = dataclasses.replace(policy.config, relative_exclude_joints=[], action_feature_names=None)
+    for pipeline in lerobots_processors(config, stats, tokenizer):
         pipeline.save_pretrained(folder)
     return folder
+
+
+def lerobots_processors(config, stats: dict[str, dict[str, Tensor]], tokenizer: Path):
+    """LeRobot's own two pipelines for pi0 or pi0.5, but for the tokenizer, for that one is gated."""
+    is_pi05 = isinstance(config, PI05Config)
+    module = processor_pi05 if is_pi05 else processor_pi0
+    make = processor_pi05.make_pi05_pre_post_processors if is_pi05 else processor_pi0.make_pi0_pre_post_processors
+    step = module.TokenizerProcessorStep
+
+    def local_tokenizer(tokenizer_name: str, **settings: object):
+        assert tokenizer_name == PI0TTNNConfig.tokenizer_name
+        return step(tokenizer_name=str(tokenizer), **settings)
+
+    with patch.object(module, "TokenizerProcessorStep", local_tokenizer):
+        return make(config, stats)
 
 
 def save_adapter(policy, base: Path, folder: Path, *, config=None, **overrides) -> Path:

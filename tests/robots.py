@@ -7,11 +7,13 @@ from pathlib import Path
 
 import torch
 from lerobot.policies.pi0.modeling_pi0 import PI0Policy
+from lerobot.policies.pi05.modeling_pi05 import PI05Policy
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import AutoTokenizer
 
 from tests.checkpoints import edit_json, save_lerobot_checkpoint
+from tests.models import MODELS
 from tests.oracle import make_lerobot_policy
 
 JOINTS = 6
@@ -23,12 +25,18 @@ STATS = {
 }
 
 
-def save_robot_checkpoint(folder: Path) -> PI0Policy:
-    """LeRobot's own policy for the fake robot, saved there as LeRobot saves it, `type: pi0`.
+def save_robot_checkpoint(folder: Path, model: str = "pi0") -> PI0Policy | PI05Policy:
+    """LeRobot's own policy for the fake robot, saved there as LeRobot saves it, `type: pi0` or `pi05`.
 
     Its config says of the cameras what pi0_base's says, 224x224; their frames are of other sizes and aspects.
     """
-    policy = make_lerobot_policy(cameras=CAMERAS, state_dim=JOINTS, action_dim=JOINTS, action_feature_names=list(NAMES))
+    policy = make_lerobot_policy(
+        cameras=CAMERAS,
+        state_dim=JOINTS,
+        action_dim=JOINTS,
+        model=MODELS[model],
+        action_feature_names=list(NAMES),
+    )
     save_lerobot_checkpoint(policy, folder, STATS)
     config = json.loads((folder / "config.json").read_text())
     for camera in CAMERAS:

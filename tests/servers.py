@@ -42,6 +42,7 @@ class Client:
         checkpoint: the folder to ask for.
         names: the robot's joints, in its order.
         cameras: the robot's, by name, with the shape of their frames.
+        policy_type: what it says that the checkpoint is of.
         asked: more for LeRobot's `RemotePolicyConfig`.
     """
 
@@ -51,6 +52,8 @@ class Client:
         checkpoint: Path,
         names: Sequence[str] = NAMES,
         cameras: Mapping[str, tuple[int, ...]] | None = None,
+        *,
+        policy_type: str = "pi0_ttnn",
         **asked: Any,
     ) -> None:
         self.server, self.checkpoint, self.names = server, checkpoint, names
@@ -59,7 +62,7 @@ class Client:
         hardware = {**dict.fromkeys(names, float), **self.cameras}
         self.features = hw_to_dataset_features(hardware, OBS_STR, use_video=False)
         asked = {"actions_per_chunk": 50, **asked}
-        setup = RemotePolicyConfig("pi0_ttnn", str(checkpoint), self.features, **asked)
+        setup = RemotePolicyConfig(policy_type, str(checkpoint), self.features, **asked)
         server.Ready(Empty(), Connection())
         server.SendPolicyInstructions(PolicySetup(data=pickle.dumps(setup)), Connection())
 

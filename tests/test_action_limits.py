@@ -6,28 +6,31 @@ from lerobot.configs import NormalizationMode
 from lerobot.policies.factory import make_pre_post_processors
 from safetensors.torch import load_file, save_file
 
-from lerobot_pi0_ttnn import PI0TTNNPolicy
+from lerobot_pi0_ttnn import PI0TTNNPolicy, load_policy
 from lerobot_pi0_ttnn.action_limits import check_finite
-from lerobot_pi0_ttnn.processor_pi0_ttnn import make_pi0_ttnn_pre_post_processors
 from lerobot_pi0_ttnn.recording import read_recording
 from tests.checkpoints import edit_json, save_lerobot_checkpoint
+from tests.models import MODELS
 from tests.oracle import make_batch, make_lerobot_policy, make_noise
 
 LOW, HIGH = torch.linspace(-2.5, 1.0, 7), torch.linspace(-1.5, 2.2, 7)
 
 
-@pytest.fixture(params=["MEAN_STD", "MIN_MAX"])
+@pytest.fixture(params=["pi0, MEAN_STD", "pi0, MIN_MAX", "pi05, QUANTILES", "pi05, MEAN_STD"])
 def checkpoint(request, tmp_path):
     """A range so narrow that most of what the tiny model says is beyond it."""
-    folder = save_lerobot_checkpoint(make_lerobot_policy(n_action_steps=5), tmp_path / "pi0")
+    model, _, mode = request.param.partition(", ")
+    folder = save_lerobot_checkpoint(make_lerobot_policy(n_action_steps=5, model=MODELS[model]), tmp_path / "saved")
     edit_json(folder / "config.json", architecture="tiny", backend="torch")
-    policy = PI0TTNNPolicy.from_pretrained(folder, warm_up=False)
-    policy.config.normalization_mapping["ACTION"] = NormalizationMode(request.param)
+    policy = load_policy(folder, warm_up=False)
+    policy.config.normalization_mapping["ACTION"] = NormalizationMode(mode)
     policy.config.tokenizer_name = str(folder / "tokenizer")
     policy.config.save_pretrained(folder)
     action = {"mean": (LOW + HIGH) / 2, "std": 0.9 * (HIGH - LOW), "min": LOW, "max": HIGH}
-    state = {"mean": torch.zeros(14), "std": torch.ones(14)}
-    for pipeline in make_pi0_ttnn_pre_post_processors(policy.config, {"action": action, "observation.state": state}):
+    action |= {"q01": LOW + 0.1 * (HIGH - LOW), "q99": HIGH - 0.2 * (HIGH - LOW)}  # some of the data lies beyond
+    state = {"mean": torch.zeros(14), "std": torch.ones(14), "q01": -2 * torch.ones(14), "q99": 2 * torch.ones(14)}
+    stats = {"action": action, "observation.state": state}
+    for pipeline in make_pre_post_processors(policy.config, dataset_stats=stats):
         pipeline.save_pretrained(folder)
     return folder
 
@@ -40,8 +43,8 @@ def in_the_robots_units(policy, folder, actions):
 
 class TestClamping:
     def test_actions_stay_in_the_data_sets_range(self, checkpoint):
-        free = PI0TTNNPolicy.from_pretrained(checkpoint)
-        kept = PI0TTNNPolicy.from_pretrained(checkpoint, clamp_actions=True)
+        free = load_policy(checkpoint)
+        kept = load_policy(checkpoint, clamp_actions=True)
         batch, noise = make_batch(), make_noise()
         want = in_the_robots_units(free, checkpoint, free.predict_action_chunk(batch, noise=noise))
         got = in_the_robots_units(kept, checkpoint, kept.predict_action_chunk(batch, noise=noise))
@@ -50,12 +53,12 @@ class TestClamping:
         torch.testing.assert_close(got, want.clamp(LOW, HIGH), atol=2e-6, rtol=0)
 
     def test_nobody_asked(self, checkpoint):
-        policy = PI0TTNNPolicy.from_pretrained(checkpoint)
+        policy = load_policy(checkpoint)
         assert policy.config.clamp_actions is False
 
     def test_the_queue_and_the_recording_have_them_too(self, checkpoint, tmp_path):
         recording = tmp_path / "recording.jsonl"
-        policy = PI0TTNNPolicy.from_pretrained(checkpoint, clamp_actions=True, recording_path=recording)
+        policy = load_policy(checkpoint, clamp_actions=True, recording_path=recording)
         action = policy.select_action(make_batch(), noise=make_noise())
         chunk = policy.predict_action_chunk(make_batch(), noise=make_noise())
         assert torch.equal(action, chunk[:, 0])
@@ -80,7 +83,7 @@ class TestClamping:
         # What the normalisation takes is looked at first, for every policy.
         refused = r"to give 7 values, the statistics are of 6|for each of \(7,\) actions, got \(6,\) and \(6,\)"
         with pytest.raises(ValueError, match=refused):
-            PI0TTNNPolicy.from_pretrained(checkpoint, clamp_actions=True)
+            load_policy(checkpoint, clamp_actions=True)
 
 
 class TestNotFinite:

@@ -14,14 +14,16 @@ from lerobot.policies.factory import make_policy
 from peft import LoraConfig, PeftModel, VeraConfig
 from safetensors.torch import load_file, save_file
 
-from lerobot_pi0_ttnn import PI0TTNNPolicy, PI0WeightLoader
+from lerobot_pi0_ttnn import PI0TTNNPolicy, PI0WeightLoader, load_policy
 from lerobot_pi0_ttnn.backend import weight_cache
 from lerobot_pi0_ttnn.checkpoint import MergedWeights, open_weights
 from lerobot_pi0_ttnn.checkpoint.files import CheckpointSource
 from lerobot_pi0_ttnn.checkpoint.writer import write_safetensors
 from lerobot_pi0_ttnn.cli import main
 from lerobot_pi0_ttnn.config_loading import load_config
+from lerobot_pi0_ttnn.model.config import TINY_PI05
 from tests.checkpoints import LAYOUTS, edit_json, hub_cache, save_adapter, save_lerobot_checkpoint, write, write_sharded
+from tests.models import MODELS
 from tests.oracle import make_batch, make_lerobot_policy, make_noise, state_dict
 
 TINY_TORCH = {"architecture": "tiny", "backend": "torch"}
@@ -54,19 +56,35 @@ CASES = {
 }
 
 
+CASES_OF_PI05 = {
+    "LeRobot's targets": CASES["LeRobot's targets"],
+    "its own layers": {"r": 4, "lora_alpha": 12, "target_modules": ["dense", "time_mlp_in", "time_mlp_out", "q_proj"]},
+    "modules_to_save": {"target_modules": EXPERT_QV, "modules_to_save": ["time_mlp_in", "norm.dense"]},
+    "bias all": {"target_modules": ["dense", "action_in_proj"], "bias": "all"},
+}
+
+
 @pytest.fixture(scope="module")
-def base(tmp_path_factory):
-    folder = save_lerobot_checkpoint(make_lerobot_policy(n_action_steps=5), tmp_path_factory.mktemp("base"))
-    edit_json(folder / "config.json", **TINY_TORCH)
-    return folder
+def bases(tmp_path_factory):
+    folders = {}
+    for name, model in MODELS.items():
+        policy = make_lerobot_policy(n_action_steps=5, model=model)
+        folders[name] = save_lerobot_checkpoint(policy, tmp_path_factory.mktemp("base"))
+        edit_json(folders[name] / "config.json", **TINY_TORCH)
+    return folders
 
 
-def train(base: Path, folder: Path, **settings) -> Path:
-    return save_adapter(make_lerobot_policy(n_action_steps=5), base, folder, **settings)
+@pytest.fixture(scope="module")
+def base(bases):
+    return bases["pi0"]
 
 
-def judge(folder: Path) -> PeftModel:
-    return PeftModel.from_pretrained(make_lerobot_policy(n_action_steps=5), folder).eval()
+def train(base: Path, folder: Path, model: str = "pi0", **settings) -> Path:
+    return save_adapter(make_lerobot_policy(n_action_steps=5, model=MODELS[model]), base, folder, **settings)
+
+
+def judge(folder: Path, model: str = "pi0") -> PeftModel:
+    return PeftModel.from_pretrained(make_lerobot_policy(n_action_steps=5, model=MODELS[model]), folder).eval()
 
 
 def predict(policy) -> torch.Tensor:
@@ -101,12 +119,30 @@ def want(adapter):
     return predict(judge(adapter))
 
 
-@pytest.mark.parametrize("case", CASES)
-def test_it_is_pefts_model(base, tmp_path, case):
-    folder = train(base, tmp_path / "adapter", **CASES[case])
-    got, want = predict(PI0TTNNPolicy.from_pretrained(folder)), predict(judge(folder))
+@pytest.mark.parametrize(
+    ("model", "settings"),
+    [
+        pytest.param(model, settings, id=f"{model}: {case}")
+        for model, cases in {"pi0": CASES, "pi05": CASES_OF_PI05}.items()
+        for case, settings in cases.items()
+    ],
+)
+def test_it_is_pefts_model(bases, tmp_path, model, settings):
+    folder = train(bases[model], tmp_path / "adapter", model, **settings)
+    got, want = predict(load_policy(folder)), predict(judge(folder, model))
     assert is_equal(got, want)
-    assert (want - predict(PI0TTNNPolicy.from_pretrained(base))).abs().max() > 1e-2
+    assert (want - predict(load_policy(bases[model]))).abs().max() > 1e-2
+
+
+def test_what_pi05s_adapter_changes(bases, tmp_path):
+    """LeRobot's own default targets name two of pi0's layers, which pi0.5 has not."""
+    folder = train(bases["pi05"], tmp_path / "adapter", "pi05")
+    changed = open_weights(CheckpointSource(folder)).changes.added
+    heads = {name for name in changed if "gemma_expert" not in name}
+    assert heads == {"action_in_proj.weight", "action_out_proj.weight"}
+    assert len(changed) == 2 + 2 * TINY_PI05.expert.depth
+    assert main(["convert", str(folder), str(tmp_path / "merged")]) == 0
+    assert is_equal(predict(load_policy(tmp_path / "merged")), predict(judge(folder, "pi05")))
 
 
 def test_weights_are_those_of_merge_and_unload(adapter):

@@ -6,18 +6,59 @@ from dataclasses import replace
 
 import pytest
 import torch
+from lerobot.configs import FeatureType, PolicyFeature
 
+from lerobot_pi0_ttnn import PI0TTNNConfig, PI05TTNNConfig
 from lerobot_pi0_ttnn.checkpoint.files import CheckpointSource
 from lerobot_pi0_ttnn.cli import main
 from lerobot_pi0_ttnn.cli.bench.command import make_batch
+from lerobot_pi0_ttnn.cli.bench.predict import usual_tokens
 from lerobot_pi0_ttnn.cli.bench.report import as_text, draw
 from lerobot_pi0_ttnn.cli.doctor.card import Card
 from lerobot_pi0_ttnn.config_loading import load_config
 from lerobot_pi0_ttnn.latency_report import HOST, TOTAL
 from tests.checkpoints import edit_json, save_lerobot_checkpoint
+from tests.models import MODELS, of_each
 from tests.oracle import make_lerobot_policy
 
 STEPS = ["step 1", "step 2"]
+
+
+@pytest.mark.parametrize(
+    ("model", "arguments", "tokens"),
+    [("pi0", [], 12), ("pi05", [], 12 + 10 + 4 * 14), ("pi05", ["--tokens", "150"], 150)],
+)
+def test_either_model(model, arguments, tokens, tmp_path, capsys):
+    """pi0.5's prompt is longer, with the state in it."""
+    folder = save_lerobot_checkpoint(make_lerobot_policy(model=MODELS[model]), tmp_path / model)
+    edit_json(folder / "config.json", architecture="tiny")
+    timed = ["--backends", "torch", "--chunks", "1", "--steps", "1", *arguments]
+    assert main(["bench", str(folder), *timed]) == 0
+    result = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert result["tokens"] == tokens
+    assert list(result["backends"]) == ["torch"]
+
+
+def test_the_usual_prompt_of_pi05():
+    """What its tokenizer makes of a state: PaliGemma's has a token for each digit, and one for the space before a number."""
+    assert usual_tokens(PI05TTNNConfig()) == 78
+    joints = PolicyFeature(FeatureType.STATE, (6,))
+    assert usual_tokens(PI05TTNNConfig(input_features={"observation.state": joints})) == 46
+    assert usual_tokens(PI05TTNNConfig(tokenizer_max_length=64)) == 64
+    assert usual_tokens(PI0TTNNConfig()) == 12
+
+
+@pytest.mark.parametrize("model", of_each("ttnn"))
+def test_predicted_from_its_sizes_alone(model, capsys):
+    assert main(["bench", "--predict", "--model", model, "--board", "p150", "--steps", "2"]) == 0
+    text = capsys.readouterr().out
+    assert text.startswith(f"{model}_base, from its sizes alone on ")
+    assert json.loads(text.splitlines()[-1])["tokens"] == {"pi0": 12, "pi05": 78}[model]
+
+
+def test_a_checkpoint_says_itself_what_it_is_of(checkpoint, capsys):
+    assert main(["bench", str(checkpoint), "--model", "pi05"]) == 1
+    assert "--model: for --predict and --graph; a checkpoint says itself" in capsys.readouterr().err
 
 
 @pytest.fixture(scope="module")

@@ -10,17 +10,25 @@ import torch
 from lerobot_pi0_ttnn import PI0ModelTorch, PI0WeightLoader
 from lerobot_pi0_ttnn.checkpoint.layout import recognise
 from lerobot_pi0_ttnn.checkpoint.loader import link_or_copy
-from lerobot_pi0_ttnn.model.config import PI0_BASE, TINY
+from lerobot_pi0_ttnn.model.config import PI0_BASE, PI05_BASE, TINY
 from lerobot_pi0_ttnn.model.tensors import check_shapes, check_weights, expected_shapes
 from tests.checkpoints import LAYOUTS, hub_cache, write, write_sharded
+from tests.models import MODELS
 from tests.oracle import make_lerobot_policy, state_dict
 
-KEYS = Path(__file__).parent / "data" / "pi0_base_tensors.txt"
+DATA = Path(__file__).parent / "data"
+BASES = {"pi0": (PI0_BASE, 778), "pi05": (PI05_BASE, 813)}
+"""By model: its sizes, and how many tensors LeRobot saves."""
 
 
 @pytest.fixture(scope="module")
-def policy():
-    return make_lerobot_policy()
+def policies():
+    return {name: make_lerobot_policy(model=model) for name, model in MODELS.items()}
+
+
+@pytest.fixture(scope="module")
+def policy(policies):
+    return policies["pi0"]
 
 
 @pytest.fixture(scope="module")
@@ -28,41 +36,60 @@ def tensors(policy):
     return policy.state_dict()
 
 
+@pytest.mark.parametrize("model", MODELS)
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("writer", [write, write_sharded], ids=["single", "sharded"])
-def test_every_layout_gives_the_same_tensors(tmp_path, policy, tensors, layout, writer):
-    expected = state_dict(policy)
+def test_every_layout_gives_the_same_tensors(tmp_path, policies, layout, writer, model):
+    expected, tensors = state_dict(policies[model]), policies[model].state_dict()
     if layout != "lerobot-0.6":  # these tie the embedding to lm_head
         embedding = "paligemma_with_expert.paligemma.model.language_model.embed_tokens.weight"
         expected = expected | {embedding: tensors["model.paligemma_with_expert.paligemma.lm_head.weight"]}
     loader = PI0WeightLoader(writer(tmp_path / "ckpt", LAYOUTS[layout](tensors)))
-    check_weights(TINY, loader)
+    check_weights(MODELS[model], loader)
     assert loader.keys() == expected.keys()
     assert all(torch.equal(loader[name], tensor) for name, tensor in expected.items())
     assert loader.shapes() == {name: tuple(tensor.shape) for name, tensor in expected.items()}
 
 
-def real_tensors() -> dict[str, tuple[int, ...]]:
-    """The names and shapes that LeRobot 0.6.1 gives to a full-size pi0, printed by LeRobot itself."""
-    shapes = {}
-    for count, name, shape in re.findall(r"^ *(\d+) x (\S+)  \[([\d, ]+)\]", KEYS.read_text(), re.MULTILINE):
+def real_tensors(model: str) -> dict[str, tuple[int, ...]]:
+    """The names and shapes that LeRobot 0.6.1 gives to a full-size pi0 or pi0.5, printed by LeRobot itself."""
+    shapes, printed = {}, (DATA / f"{model}_base_tensors.txt").read_text()
+    for count, name, shape in re.findall(r"^ *(\d+) x (\S+)  \[([\d, ]+)\]", printed, re.MULTILINE):
         for layer in range(int(count)):
             shapes[name.replace("{i}", str(layer))] = tuple(int(size) for size in shape.split(","))
     return shapes
 
 
+@pytest.mark.parametrize("model", MODELS)
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_every_name_of_the_real_checkpoint_is_consumed_once(layout):
-    meta = {name: torch.empty(shape, device="meta") for name, shape in real_tensors().items()}
-    assert len(meta) == 778
+def test_every_name_of_the_real_checkpoint_is_consumed_once(layout, model):
+    base, count = BASES[model]
+    meta = {name: torch.empty(shape, device="meta") for name, shape in real_tensors(model).items()}
+    assert len(meta) == count
     saved = LAYOUTS[layout](meta)
-    found = recognise(saved, "pi0_base")
+    found = recognise(saved, "base")
+    assert found.model == {"pi0": "pi0", "pi05": "pi0.5"}[model]
     assert sorted([*found.names.values(), *found.ignored]) == sorted(saved)
-    check_shapes(PI0_BASE, {ours: tuple(saved[name].shape) for ours, name in found.names.items()})
+    check_shapes(base, {ours: tuple(saved[name].shape) for ours, name in found.names.items()})
 
 
-def test_recognising_is_idempotent():
-    names = list(expected_shapes(TINY))
+def test_pi05_under_the_names_that_lerobot_changes():
+    """Its `PI05Policy._fix_pytorch_state_dict_keys`: pi0's time MLP is pi0.5's, pi0's state projection is left out."""
+    meta = {name: torch.empty(shape, device="meta") for name, shape in real_tensors("pi05").items()}
+    saved = {name.replace("time_mlp", "action_time_mlp"): tensor for name, tensor in meta.items()}
+    saved |= {f"model.state_proj.{name}": torch.empty(1, device="meta") for name in ("weight", "bias")}
+    found = recognise(saved, "base")
+    assert sorted([*found.names.values(), *found.ignored]) == sorted(saved)
+    assert {name for name in found.ignored if "lm_head" not in name} == {
+        "model.state_proj.weight",
+        "model.state_proj.bias",
+    }
+    check_shapes(PI05_BASE, {ours: tuple(saved[name].shape) for ours, name in found.names.items()})
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_recognising_is_idempotent(model):
+    names = list(expected_shapes(MODELS[model]))
     assert recognise(names, "ours").names == {name: name for name in names}
 
 

@@ -12,13 +12,15 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from lerobot_pi0_ttnn import PI0TTNNPolicy
+from lerobot_pi0_ttnn import PI0TTNNPolicy, load_policy
 from lerobot_pi0_ttnn.cli import main
 from lerobot_pi0_ttnn.cli.demo import check_gl
+from lerobot_pi0_ttnn.demo import LEARNED_CHECKPOINTS
 from lerobot_pi0_ttnn.demo.stand_in import make_demo_checkpoint
 from lerobot_pi0_ttnn.recording import read_recording
 from tests.checkpoints import STATS, lerobot_0_3, save_lerobot_checkpoint, write
 from tests.lerobot_eval import make_pusht_policy, run_eval, save_for_pusht
+from tests.models import MODELS, of_each
 from tests.oracle import make_batch, make_lerobot_policy, make_noise
 from tests.quality import assert_quality
 
@@ -26,13 +28,29 @@ TINY = ["--set", "architecture=tiny", "--set", "backend=torch"]
 
 
 @pytest.fixture(scope="module")
-def lerobot_policy():
-    return make_lerobot_policy(n_action_steps=5)
+def policies():
+    return {name: make_lerobot_policy(n_action_steps=5, model=model) for name, model in MODELS.items()}
 
 
 @pytest.fixture(scope="module")
-def checkpoint(lerobot_policy, tmp_path_factory):
-    return save_lerobot_checkpoint(lerobot_policy, tmp_path_factory.mktemp("pi0"))
+def checkpoints(policies, tmp_path_factory):
+    return {name: save_lerobot_checkpoint(policy, tmp_path_factory.mktemp(name)) for name, policy in policies.items()}
+
+
+@pytest.fixture
+def model():
+    """Which one the checkpoint is of, where a test does not say."""
+    return "pi0"
+
+
+@pytest.fixture
+def lerobot_policy(policies, model):
+    return policies[model]
+
+
+@pytest.fixture
+def checkpoint(checkpoints, model):
+    return checkpoints[model]
 
 
 @pytest.fixture(autouse=True)
@@ -42,11 +60,12 @@ def _offline(monkeypatch):
 
 
 class TestConvert:
-    def test_gives_the_same_actions_without_copying(self, checkpoint, lerobot_policy, tmp_path):
+    @pytest.mark.parametrize("model", MODELS)
+    def test_gives_the_same_actions_without_copying(self, checkpoint, lerobot_policy, model, tmp_path):
         assert main(["convert", str(checkpoint), str(tmp_path / "ours"), *TINY]) == 0
         assert (tmp_path / "ours" / "model.safetensors").samefile(checkpoint / "model.safetensors")
-        policy = PI0TTNNPolicy.from_pretrained(tmp_path / "ours")
-        assert json.loads((tmp_path / "ours" / "config.json").read_text())["type"] == "pi0_ttnn"
+        policy = load_policy(tmp_path / "ours")
+        assert json.loads((tmp_path / "ours" / "config.json").read_text())["type"] == f"{model}_ttnn"
         assert policy.config.n_action_steps == 5
         want = lerobot_policy.predict_action_chunk(make_batch(), noise=make_noise())
         assert (policy.predict_action_chunk(make_batch(), noise=make_noise()) - want).abs().max() <= 1e-5
@@ -62,6 +81,7 @@ class TestConvert:
         stats = load_file(tmp_path / "ours" / by_name["normalizer_processor"]["state_file"])
         assert torch.equal(stats["observation.state.std"], STATS["observation.state"]["std"])
 
+    @pytest.mark.parametrize("model", MODELS)
     def test_makes_pipelines_of_which_only_the_tensors_are_there(self, checkpoint, tmp_path):
         bare = shutil.copytree(checkpoint, tmp_path / "bare")
         for name in ("policy_preprocessor.json", "policy_postprocessor.json"):
@@ -71,6 +91,11 @@ class TestConvert:
             got = load_file(next((tmp_path / "ours").glob(f"policy_{side}processor*.safetensors")))
             assert torch.equal(got["action.std"], STATS["action"]["std"])
             assert torch.equal(got["observation.state.mean"], STATS["observation.state"]["mean"])
+        made, saved = (
+            [step["registry_name"] for step in json.loads((folder / "policy_preprocessor.json").read_text())["steps"]]
+            for folder in (tmp_path / "ours", checkpoint)
+        )
+        assert made == saved
 
     def test_mends_lerobot_0_3(self, lerobot_policy, tmp_path, caplog):
         """Old names, old config fields, statistics among the weights, no processors."""
@@ -111,16 +136,18 @@ class TestConvert:
 
 
 class TestInfo:
-    def test_a_complete_checkpoint(self, checkpoint, tmp_path, capsys):
+    @pytest.mark.parametrize("model", MODELS)
+    def test_a_complete_checkpoint(self, checkpoint, model, tmp_path, capsys):
         main(["convert", str(checkpoint), str(tmp_path / "ours"), *TINY])
         capsys.readouterr()
         assert main(["info", str(tmp_path / "ours"), "--json"]) == 0
         info = json.loads(capsys.readouterr().out)
-        assert info["layout"] == "prefix `model.`"
-        assert info["dtypes"] == {"F32": 106}
+        assert info["layout"] == {"pi0": "prefix `model.`", "pi05": "pi0.5, prefix `model.`, time_mlp_*"}[model]
+        assert info["policy_type"] == f"{model}_ttnn"
+        assert info["dtypes"] == {"F32": {"pi0": 106, "pi05": 111}[model]}
         assert info["cameras"] == [f"observation.images.{camera}" for camera in ("front", "wrist", "side")]
         assert (info["state_dim"], info["action_dim"], info["n_action_steps"]) == (14, 7, 5)
-        assert sorted(info["stats"]["observation.state"]) == ["mean", "std"]
+        assert sorted(info["stats"]["observation.state"])[:2] == ["mean", "q01" if model == "pi05" else "std"]
         assert len(info["ignored"]) == 2
         assert info["warnings"] == info["problems"] == []
 
@@ -194,6 +221,11 @@ def test_demo_without_gl_names_the_package():
         (["--steps", "10"], r"--steps: LeRobot's MetaWorld ends an episode when the task is done, or after 500"),
         (["--checkpoint", "nowhere"], r"--checkpoint: expected a folder with config.json, got nowhere"),
         (["--episodes", "0"], r"--episodes: expected at least 1, got 0"),
+        pytest.param(
+            ["--model", "pi05"],
+            r"--model pi05: nothing was trained with it for MetaWorld yet; give --checkpoint, or --env pusht",
+            marks=pytest.mark.skipif("pi05" in LEARNED_CHECKPOINTS, reason="it was"),
+        ),
     ],
 )
 def test_demo_rejects(arguments, message, capsys):
@@ -201,24 +233,25 @@ def test_demo_rejects(arguments, message, capsys):
     assert re.search(message, capsys.readouterr().err)
 
 
-def test_demo_on_aloha_is_prepared(tmp_path, capsys, monkeypatch):
+@pytest.mark.parametrize("model", MODELS)
+def test_demo_on_aloha_is_prepared(model, tmp_path, capsys, monkeypatch):
     monkeypatch.delenv("MUJOCO_GL", raising=False)  # of a machine, or of another test's simulation
-    assert main(["demo", "--env", "aloha", "--prepare-only", "--output", str(tmp_path)]) == 0
-    assert "MUJOCO_GL=egl" in capsys.readouterr().out
+    assert main(["demo", "--model", model, "--env", "aloha", "--prepare-only", "--output", str(tmp_path)]) == 0
+    printed = capsys.readouterr().out
+    assert "MUJOCO_GL=egl" in printed
     stats = load_file(next((tmp_path / "checkpoint").glob("policy_postprocessor*.safetensors")))
     assert stats["action.mean"].tolist()[:3] == pytest.approx([0, -0.96, 1.16])
+    assert main(["info", str(tmp_path / "checkpoint"), "--json"]) == 0
+    info = json.loads(capsys.readouterr().out)
+    assert (info["policy_type"], info["problems"], info["warnings"]) == (f"{model}_ttnn", [], [])
 
 
-@pytest.fixture(scope="module")
-def pusht_pi0(tmp_path_factory):
-    return save_for_pusht(make_pusht_policy(), tmp_path_factory.mktemp("pusht"))
-
-
-def test_unmodified_pi0_under_lerobot_eval(tmp_path, pusht_pi0):
+@pytest.mark.parametrize("model", MODELS)
+def test_unmodified_lerobot_policy_under_lerobot_eval(tmp_path, model):
     recording = run_eval(
         tmp_path,
-        "--discover_packages_path=lerobot_pi0_ttnn.plugins.as_pi0",
-        f"--policy.path={pusht_pi0}",
+        f"--discover_packages_path=lerobot_pi0_ttnn.plugins.as_{model}",
+        f"--policy.path={save_for_pusht(make_pusht_policy(model), tmp_path / 'saved')}",
         "--policy.backend=torch",
         "--policy.architecture=tiny",
     )
@@ -226,24 +259,26 @@ def test_unmodified_pi0_under_lerobot_eval(tmp_path, pusht_pi0):
     assert [tick for _, tick, _ in recording.chunks] == [0, 4, 8]
 
 
-def test_policy_type_and_pretrained_path(tmp_path, pusht_pi0):
+@pytest.mark.parametrize("model", MODELS)
+def test_policy_type_and_pretrained_path(tmp_path, model):
     """LeRobot ignores the checkpoint's config here; ours takes its 4 action steps from it all the same."""
     recording = run_eval(
         tmp_path,
-        "--policy.type=pi0_ttnn",
-        f"--policy.pretrained_path={pusht_pi0}",
+        f"--policy.type={model}_ttnn",
+        f"--policy.pretrained_path={save_for_pusht(make_pusht_policy(model), tmp_path / 'saved')}",
         "--policy.backend=torch",
         "--policy.architecture=tiny",
     )
     assert [tick for _, tick, _ in recording.chunks] == [0, 4, 8]
 
 
-def test_lerobot_eval_on_both_backends(tmp_path):
+@pytest.mark.parametrize("model", of_each("ttnn"))
+def test_lerobot_eval_on_both_backends(tmp_path, model):
     """The same checkpoint, seed and so noise: the executed actions agree, as closely as bfloat16 and bfloat8_b allow.
 
     After the first chunk the two robots stand apart by as much, so the second is of slightly other observations.
     """
-    make_demo_checkpoint(tmp_path / "checkpoint", "pusht")
+    make_demo_checkpoint(tmp_path / "checkpoint", "pusht", model)
     path = f"--policy.path={tmp_path / 'checkpoint'}"
     on_torch = run_eval(tmp_path, path, "--policy.backend=torch")
     on_ttnn = run_eval(

@@ -156,7 +156,6 @@ class TestFieldsOfOtherReleases:
                 "rtc_config.prefix_len (3) is a field of no LeRobot release that this package knows",
             ),
             ({"use_visual_memory": True}, "use_visual_memory is True: a model that sees earlier observations"),
-            ({"use_proprioceptive_memory": True}, "use_proprioceptive_memory is True: a model that sees earlier"),
             (
                 {"adapt_to_pi_aloha": True},
                 "adapt_to_pi_aloha is True: ALOHA's joints and grippers converted inside the policy",
@@ -165,6 +164,10 @@ class TestFieldsOfOtherReleases:
             (
                 {"resize_imgs_with_padding": [112, 112]},
                 "resize_imgs_with_padding is [112, 112]: pictures of another size",
+            ),
+            (
+                {"rtc_training_max_delay": 4},
+                "rtc_training_max_delay is 4: a model trained to continue a prefix of the former chunk",
             ),
             (
                 {"image_tower": "dino"},

@@ -26,6 +26,7 @@ from lerobot.scripts.lerobot_calibrate import CalibrateConfig
 
 from lerobot_pi0_ttnn import PI0TTNNPolicy, cli
 from lerobot_pi0_ttnn.recording import read_recording
+from tests.models import MODELS
 from tests.processes import FAKE_ROBOT
 from tests.robots import NAMES, events, in_degrees, moves, save_robot_checkpoint
 
@@ -41,11 +42,13 @@ with open(os.environ["CALLS"], "a") as file:
 
 
 @pytest.fixture(autouse=True)
-def pi0_stays_lerobots(monkeypatch):
-    """`--discover_packages_path` has the plug-in take the type `pi0` over, here in the tests' own process."""
-    monkeypatch.setitem(PreTrainedConfig._choice_registry, "pi0", PreTrainedConfig.get_choice_class("pi0"))
+def the_types_stay_lerobots(monkeypatch):
+    """`--discover_packages_path` has the plug-ins take the types over, here in the tests' own process."""
+    for name in MODELS:
+        monkeypatch.setitem(PreTrainedConfig._choice_registry, name, PreTrainedConfig.get_choice_class(name))
     yield
-    sys.modules.pop("lerobot_pi0_ttnn.plugins.as_pi0", None)
+    for name in [name for name in sys.modules if name.startswith("lerobot_pi0_ttnn.plugins.")]:
+        sys.modules.pop(name)
 
 
 @pytest.fixture(scope="module")

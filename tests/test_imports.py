@@ -31,6 +31,7 @@ LAYERS = [
         "rollout_robot",
         "modeling_pi0_ttnn",
         "modeling_pi05_ttnn",
+        "policy_loading",
         "plugins",
     },
     {"demo", "analysis", "cli", "__main__"},

@@ -21,6 +21,11 @@ def reader():
     return ObservationReader(cameras=KEYS, image_size=224, state_dim=32, vocab_size=512)
 
 
+@pytest.fixture
+def reader_of_pi05():
+    return ObservationReader(cameras=KEYS, image_size=224, state_dim=0, vocab_size=512)
+
+
 @pytest.mark.parametrize(
     "present",
     [CAMERAS, CAMERAS[1:], CAMERAS[::2], CAMERAS[:2], CAMERAS[2:]],
@@ -184,3 +189,41 @@ def test_pixels_divided_twice_are_said_once(reader, caplog):
     caplog.clear()
     reader(batch | {WRIST: torch.zeros_like(batch[WRIST])})
     assert not caplog.records
+
+
+class TestStateInThePrompt:
+    """Of pi0.5: the model takes no state, and its prompt is another at each tick."""
+
+    def test_there_is_no_state(self, reader_of_pi05):
+        batch = make_batch()
+        assert reader_of_pi05(batch).state.shape == (2, 0)
+        del batch[STATE]
+        assert reader_of_pi05(batch).state.shape == (2, 0)
+
+    @pytest.mark.parametrize("value", [float("nan"), float("inf")])
+    def test_what_its_bins_would_hide(self, reader_of_pi05, value):
+        batch = make_batch()
+        batch[STATE][1, 3] = value
+        with pytest.raises(ValueError, match=rf"{STATE}: holds NaN or infinity in row\(s\) \[1\]; check the sensors"):
+            reader_of_pi05(batch)
+
+    def test_more_joints_than_pi0_takes(self, reader_of_pi05):
+        assert reader_of_pi05(make_batch(state_dim=40)).state.shape == (2, 0)
+
+    @pytest.mark.parametrize("says", [True, False], ids=["with its text", "tokens alone"])
+    def test_a_prompt_that_is_cut_is_said_once(self, reader_of_pi05, caplog, says):
+        def tick(seed, task="fold it, State: of matter"):
+            batch = make_batch(batch=1, lengths=(48,), seed=seed)
+            text = f"Task: {task}, State: {seed} {seed + 1};\nAction: "
+            return batch | ({"task": [text]} if says else {})
+
+        with caplog.at_level(logging.WARNING):
+            for seed in range(5):
+                reader_of_pi05(tick(seed))
+        (record,) = caplog.records
+        assert "was cut at 48 tokens" in record.getMessage()
+        assert ("the prompt 'Task: fold it, State: of matter' was cut" in record.getMessage()) == says
+        assert len(reader_of_pi05.warnings) == 1
+        with caplog.at_level(logging.WARNING):
+            reader_of_pi05(tick(0, task="another"))
+        assert len(caplog.records) == 1 + says

@@ -8,11 +8,15 @@ import numpy as np
 import pytest
 import torch
 from lerobot.policies.factory import make_pre_post_processors
+from safetensors.torch import load_file
 
-from lerobot_pi0_ttnn import PI0TTNNConfig, PI0TTNNPolicy
+from lerobot_pi0_ttnn import PI0TTNNPolicy, load_policy
+from lerobot_pi0_ttnn.checkpoint.files import CheckpointSource
 from lerobot_pi0_ttnn.cli import main
+from lerobot_pi0_ttnn.config_loading import load_config
 from lerobot_pi0_ttnn.demo.tokenizer import make_tokenizer
-from tests.checkpoints import edit_json, hub_cache, without_prefix, write
+from tests.checkpoints import edit_json, hub_cache, openpi_names, write
+from tests.models import MODELS
 from tests.oracle import make_batch, make_lerobot_policy, make_noise
 
 TINY = ["--set", "architecture=tiny", "--set", "backend=torch"]
@@ -51,24 +55,38 @@ def hub(monkeypatch, tmp_path):
 
 
 @pytest.fixture(scope="module")
-def lerobot_policy():
-    policy = make_lerobot_policy(CAMERAS)
-    paligemma = policy.model.paligemma_with_expert.paligemma  # openpi's ties the two, and saves one
-    paligemma.model.language_model.embed_tokens.weight.data.copy_(paligemma.lm_head.weight.data)
-    return policy
+def policies():
+    policies = {name: make_lerobot_policy(CAMERAS, model=model) for name, model in MODELS.items()}
+    for policy in policies.values():
+        paligemma = policy.model.paligemma_with_expert.paligemma  # openpi's ties the two, and saves one
+        paligemma.model.language_model.embed_tokens.weight.data.copy_(paligemma.lm_head.weight.data)
+    return policies
 
 
 @pytest.fixture(scope="module")
-def trained(lerobot_policy, tmp_path_factory):
-    folder = write(tmp_path_factory.mktemp("openpi"), without_prefix(lerobot_policy.state_dict()))
-    (folder / "config.json").write_text(json.dumps(CONFIG))
-    return folder
+def trained(policies, tmp_path_factory):
+    folders = {}
+    for name, policy in policies.items():
+        folders[name] = write(tmp_path_factory.mktemp("openpi"), openpi_names(policy.state_dict()))
+        (folders[name] / "config.json").write_text(json.dumps(CONFIG))
+    return folders
 
 
 @pytest.fixture
-def openpi(trained, tmp_path):
+def model():
+    """Which one the folder is of, where a test does not say: nothing but the names of its tensors says so."""
+    return "pi0"
+
+
+@pytest.fixture
+def lerobot_policy(policies, model):
+    return policies[model]
+
+
+@pytest.fixture
+def openpi(trained, model, tmp_path):
     """A folder of openpi's, with the statistics of one robot."""
-    folder = shutil.copytree(trained, tmp_path / "openpi")
+    folder = shutil.copytree(trained[model], tmp_path / "openpi")
     save_stats(folder / "assets" / "trossen" / "norm_stats.json")
     return folder
 
@@ -100,25 +118,45 @@ def openpis(stats: dict[str, list[float]], values: np.ndarray, *, quantiles: boo
     return values * (std + 1e-6) + mean if inverse else (values - mean) / (std + 1e-6)
 
 
-@pytest.mark.parametrize("quantiles", [False, True], ids=["mean and std", "quantiles"])
+def openpis_prompt(task: str, state: np.ndarray) -> str:
+    """Source: openpi `models/tokenizer.py::PaligemmaTokenizer.tokenize`, of a normalised state."""
+    bins = np.digitize(state, bins=np.linspace(-1, 1, 256 + 1)[:-1]) - 1
+    return f"Task: {task.strip().replace('_', ' ')}, State: {' '.join(map(str, bins))};\nAction: "
+
+
+@pytest.mark.parametrize(
+    ("model", "arguments", "quantiles"),
+    [
+        pytest.param("pi0", [], False, id="pi0"),
+        pytest.param("pi0", ["--quantiles"], True, id="pi0, quantiles"),
+        pytest.param("pi05", [], True, id="pi0.5"),
+        pytest.param("pi05", ["--no-quantiles"], False, id="pi0.5, mean and std"),
+    ],
+)
 @pytest.mark.parametrize("padded", [False, True], ids=["as wide as the robot", "padded"])
-def test_the_policy_normalises_as_openpi(convert, openpi, tmp_path, quantiles, padded, caplog):
+def test_the_policy_normalises_as_openpi(convert, openpi, tmp_path, model, arguments, quantiles, padded, caplog):
     widths = {"state": (14, 32), "action": (7, 32)} if padded else {}
     stats = save_stats(openpi / "assets" / "trossen" / "norm_stats.json", **widths)
-    assert convert(*(["--quantiles"] if quantiles else [])) == ""
+    assert convert(*arguments) == ""
     assert ("observation.state: the last 18 of 32 values are 0 throughout, openpi's padding" in caplog.text) == padded
     assert "value(s) 13 never moved in training" in caplog.text
     assert "delta actions, `--set use_relative_actions=true`" in caplog.text
+    assert ("discrete_state_input=False" in caplog.text) == (model == "pi05")
 
-    config = PI0TTNNConfig.from_pretrained(tmp_path / "ours")
+    config = load_config(CheckpointSource(tmp_path / "ours"))
+    assert config.type == f"{model}_ttnn"
+    assert config.tokenizer_max_length == {"pi0": 48, "pi05": 200}[model]
     assert list(config.image_features) == [f"observation.images.{camera}" for camera in CAMERAS]
     assert (config.robot_state_feature.shape, config.action_feature.shape) == ((14,), (7,))
     assert (config.chunk_size, config.max_state_dim, config.max_action_dim) == (50, 32, 32)
     preprocess, postprocess = make_pre_post_processors(config, str(tmp_path / "ours"))
     state = np.random.default_rng(5).normal(size=14)
     state[-1] = stats["state"]["mean"][13]  # the joint that never moved stays where it was
-    got = preprocess({"observation.state": torch.from_numpy(state).float(), "task": "go"})["observation.state"]
-    want = openpis(stats["state"], state, quantiles=quantiles)
+    batch = preprocess({"observation.state": torch.from_numpy(state).float(), "task": "go_on"})
+    got, want = batch["observation.state"], openpis(stats["state"], state, quantiles=quantiles)
+    if model == "pi05":
+        prompt, still = batch["task"][0], len(" 255;\nAction: ")
+        assert prompt[:-still] == openpis_prompt("go_on", want)[:-still]  # but for the joint that never moved
     assert got.shape == (1, 14)
     # A float32 mean is 6e-8 off, which the joint that never moved has multiplied by 1e6.
     assert np.abs(got[0, :13].numpy() - want[:13]).max() < 1e-5
@@ -129,10 +167,11 @@ def test_the_policy_normalises_as_openpi(convert, openpi, tmp_path, quantiles, p
     assert np.abs(got[0].numpy() - want).max() < 1e-6
 
 
+@pytest.mark.parametrize("model", MODELS)
 def test_the_policy_gives_the_models_actions(convert, lerobot_policy, tmp_path):
     convert()
     batch = make_batch(cameras=CAMERAS)
-    got = PI0TTNNPolicy.from_pretrained(tmp_path / "ours").predict_action_chunk(batch, noise=make_noise())
+    got = load_policy(tmp_path / "ours").predict_action_chunk(batch, noise=make_noise())
     want = lerobot_policy.predict_action_chunk(batch, noise=make_noise())
     assert (got - want).abs().max() <= 1e-5
 
@@ -140,7 +179,7 @@ def test_the_policy_gives_the_models_actions(convert, lerobot_policy, tmp_path):
 def test_sizes_follow_openpis_config(convert, openpi, tmp_path):
     edit_json(openpi / "config.json", action_horizon=16, precision="bfloat16")
     convert()
-    config = PI0TTNNConfig.from_pretrained(tmp_path / "ours")
+    config = load_config(CheckpointSource(tmp_path / "ours"))
     assert (config.chunk_size, config.n_action_steps, config.dtype) == (16, 16, "bfloat16")
 
 
@@ -155,18 +194,18 @@ class TestWhoseStatistics:
         assert "droid, physical-intelligence/libero, trossen; choose that of yours with --norm-stats NAME" in convert()
         assert "nor one of the checkpoint's assets (droid, phys" in convert("--norm-stats", "aloha")
         assert convert("--norm-stats", "physical-intelligence/libero") == ""
-        assert PI0TTNNConfig.from_pretrained(tmp_path / "ours").robot_state_feature.shape == (8,)
+        assert load_config(CheckpointSource(tmp_path / "ours")).robot_state_feature.shape == (8,)
 
     @pytest.mark.parametrize("name", ["mine", "mine/norm_stats.json"])
     def test_from_elsewhere(self, convert, several, tmp_path, name):
         save_stats(tmp_path / "mine" / "norm_stats.json", state=(6, 6), action=(6, 6))
         assert convert("--norm-stats", str(tmp_path / name)) == ""
-        assert PI0TTNNConfig.from_pretrained(tmp_path / "ours").action_feature.shape == (6,)
+        assert load_config(CheckpointSource(tmp_path / "ours")).action_feature.shape == (6,)
 
     def test_from_the_hub(self, convert, openpi, hub, tmp_path):
         hub_cache(hub, "me/openpi", openpi)
         assert convert(source="me/openpi") == ""
-        assert PI0TTNNConfig.from_pretrained(tmp_path / "ours").action_feature.shape == (7,)
+        assert load_config(CheckpointSource(tmp_path / "ours")).action_feature.shape == (7,)
 
     def test_for_another_kind_of_checkpoint(self, convert, openpi, lerobot_policy, tmp_path):
         lerobot_policy.save_pretrained(tmp_path / "lerobots")
@@ -191,11 +230,28 @@ class TestWhatIsMissing:
         edit_json(openpi / "config.json", **config)
         assert message in convert()
 
-    def test_pi05(self, convert, openpi, lerobot_policy):
-        tensors = without_prefix(lerobot_policy.state_dict())
-        tensors["paligemma_with_expert.gemma_expert.model.norm.dense.weight"] = torch.zeros(2, 2)
+    @pytest.mark.parametrize("model", ["pi05"])
+    def test_a_tensor_of_pi05(self, convert, openpi):
+        tensors = load_file(openpi / "model.safetensors")
+        del tensors["time_mlp_in.bias"]
         write(openpi, tensors)
-        assert "this is a pi0.5 checkpoint" in convert()
+        error = convert()
+        assert "not a complete pi0.5 model" in error
+        assert error.count("missing") == 1
+        assert "missing time_mlp_in.bias" in error
+
+    @pytest.mark.parametrize("model", ["pi05"])
+    def test_quantiles_of_pi05(self, convert, openpi):
+        path = openpi / "assets" / "trossen" / "norm_stats.json"
+        path.write_text(
+            json.dumps({"norm_stats": {key: {"mean": [0.0], "std": [1.0]} for key in ("state", "actions")}})
+        )
+        error = convert()
+        assert (
+            "expected q01 and q99, got no q01 and no q99; make them with openpi's scripts/compute_norm_stats.py"
+            in error
+        )
+        assert "--no-quantiles" in error
 
     @pytest.mark.parametrize(
         ("stats", "arguments", "message"),

@@ -13,17 +13,33 @@ from lerobot.policies.factory import get_policy_class, make_policy, make_pre_pos
 from lerobot.policies.pretrained import PreTrainedPolicy
 from safetensors import safe_open
 
-from lerobot_pi0_ttnn import PI0TTNNConfig, PI0TTNNPolicy
+from lerobot_pi0_ttnn import PI0TTNNPolicy, PI05TTNNPolicy, load_policy
+from lerobot_pi0_ttnn.checkpoint.files import CheckpointSource
+from lerobot_pi0_ttnn.config_loading import load_config
 from lerobot_pi0_ttnn.recording import read_recording
 from tests.checkpoints import edit_json, hub_cache, save_lerobot_checkpoint
+from tests.models import MODELS
 from tests.oracle import make_batch, make_lerobot_policy, make_noise
 
 TINY_TORCH = {"architecture": "tiny", "backend": "torch"}
 
 
+CLASSES = {"pi0": PI0TTNNPolicy, "pi05": PI05TTNNPolicy}
+
+
+@pytest.fixture(scope="module", params=MODELS)
+def model(request):
+    return request.param
+
+
 @pytest.fixture(scope="module")
-def lerobot_policy():
-    return make_lerobot_policy(n_action_steps=5)
+def policy_class(model):
+    return CLASSES[model]
+
+
+@pytest.fixture(scope="module")
+def lerobot_policy(model):
+    return make_lerobot_policy(n_action_steps=5, model=MODELS[model])
 
 
 @pytest.fixture(scope="module")
@@ -34,8 +50,8 @@ def checkpoint(lerobot_policy, tmp_path_factory):
 
 
 @pytest.fixture
-def policy(checkpoint):
-    return PI0TTNNPolicy.from_pretrained(checkpoint)
+def policy(checkpoint, policy_class):
+    return policy_class.from_pretrained(checkpoint)
 
 
 def test_it_is_lerobots_policy(policy, lerobot_policy):
@@ -120,9 +136,7 @@ def test_batches_of_inference_mode(policy):
 
 
 def test_bfloat16(checkpoint, policy):
-    got = PI0TTNNPolicy.from_pretrained(checkpoint, dtype="bfloat16").predict_action_chunk(
-        make_batch(), noise=make_noise()
-    )
+    got = load_policy(checkpoint, dtype="bfloat16").predict_action_chunk(make_batch(), noise=make_noise())
     want = policy.predict_action_chunk(make_batch(), noise=make_noise())
     assert torch.corrcoef(torch.stack([got.flatten(), want.flatten()]))[0, 1] > 0.999
     assert not torch.equal(got, want)
@@ -146,15 +160,16 @@ class TestNames:
     """What LeRobot's own tests and engine reach for by name; `tests/lerobot_suite` runs those tests themselves."""
 
     @pytest.mark.parametrize("size", [(120, 160), (224, 224)])
-    def test_inputs_without_a_policy(self, checkpoint, lerobot_policy, size):
+    def test_inputs_without_a_policy(self, checkpoint, lerobot_policy, policy_class, size):
         """LeRobot's `test_pi0_processor.py` takes the two methods off the class, for an object with only a config."""
-        bare = SimpleNamespace(config=PI0TTNNPolicy.from_pretrained(checkpoint).config)
+        bare = SimpleNamespace(config=policy_class.from_pretrained(checkpoint).config)
         batch = make_batch(size=size)
-        images, masks = PI0TTNNPolicy._preprocess_images(bare, batch)
+        images, masks = policy_class._preprocess_images(bare, batch)
         want_images, want_masks = lerobot_policy._preprocess_images(batch)
         for got, want in ((images, want_images), (masks, want_masks)):
             assert all(torch.equal(a, b) for a, b in zip(got, want, strict=True))
-        assert torch.equal(PI0TTNNPolicy.prepare_state(bare, batch), lerobot_policy.prepare_state(batch))
+        if hasattr(lerobot_policy, "prepare_state"):
+            assert torch.equal(policy_class.prepare_state(bare, batch), lerobot_policy.prepare_state(batch))
 
     def test_the_models_noise_is_lerobots(self, policy, lerobot_policy):
         torch.manual_seed(5)
@@ -178,39 +193,50 @@ class TestNames:
 
 
 class TestLoading:
-    def test_never_untrained(self):
-        with pytest.raises(ValueError, match=r"trained weights only.*--policy\.path"):
-            PI0TTNNPolicy(PI0TTNNConfig(**TINY_TORCH))
+    def test_never_untrained(self, policy_class, model):
+        with pytest.raises(ValueError, match=rf"trained weights only.*--policy\.path.* --policy\.type={model}\."):
+            policy_class(policy_class.config_class(**TINY_TORCH))
 
-    def test_fields_of_the_config_as_arguments(self, checkpoint):
-        policy = PI0TTNNPolicy.from_pretrained(checkpoint, n_action_steps=2, strict=True, dataset_stats=None)
+    def test_whichever_it_is_of(self, checkpoint, policy_class, tmp_path):
+        cache = hub_cache(tmp_path, "me/policy", checkpoint, revision="v1")
+        hub = {"revision": "v1", "cache_dir": cache, "local_files_only": True}
+        assert type(load_policy("me/policy", **hub, warm_up=False)) is policy_class
+        assert type(load_policy(checkpoint, config=load_config(CheckpointSource(checkpoint)))) is policy_class
+
+    def test_fields_of_the_config_as_arguments(self, checkpoint, policy_class):
+        policy = load_policy(checkpoint, n_action_steps=2, strict=True, dataset_stats=None)
         assert policy.config.n_action_steps == 2
-        with pytest.raises(TypeError, match="neither an argument nor a field of PI0TTNNConfig: bakend"):
-            PI0TTNNPolicy.from_pretrained(checkpoint, bakend="torch")
+        name = policy_class.config_class.__name__
+        with pytest.raises(TypeError, match=f"neither an argument nor a field of {name}: bakend"):
+            load_policy(checkpoint, bakend="torch")
 
-    def test_incomplete_weights(self, lerobot_policy):
-        weights = {"state_proj.weight": torch.zeros(64, 32)}
+    def test_incomplete_weights(self, policy_class):
+        weights = {"action_in_proj.weight": torch.zeros(64, 32)}
         with pytest.raises(ValueError, match=r"missing action_in_proj\.bias"):
-            PI0TTNNPolicy(PI0TTNNConfig(**TINY_TORCH), weights)
+            policy_class(policy_class.config_class(**TINY_TORCH), weights)
 
-    def test_a_config_of_another_policy(self, checkpoint, lerobot_policy):
-        with pytest.raises(TypeError, match="expected PI0TTNNConfig, got PI0Config"):
-            PI0TTNNPolicy.from_pretrained(checkpoint, config=lerobot_policy.config)
+    def test_a_config_of_another_policy(self, checkpoint, lerobot_policy, policy_class):
+        theirs, ours = type(lerobot_policy.config).__name__, policy_class.config_class.__name__
+        with pytest.raises(TypeError, match=f"expected {ours}, got {theirs}"):
+            policy_class.from_pretrained(checkpoint, config=lerobot_policy.config)
+        with pytest.raises(TypeError, match=f"expected one of pi0_ttnn or pi05_ttnn, got {theirs}"):
+            load_policy(checkpoint, config=lerobot_policy.config)
 
     def test_from_the_hubs_cache_at_a_revision(self, checkpoint, tmp_path, lerobot_policy):
         cache = hub_cache(tmp_path, "me/pi0", checkpoint, revision="v1")
-        policy = PI0TTNNPolicy.from_pretrained("me/pi0", revision="v1", cache_dir=cache, local_files_only=True)
+        policy = load_policy("me/pi0", revision="v1", cache_dir=cache, local_files_only=True)
         want = lerobot_policy.predict_action_chunk(make_batch(), noise=make_noise())
         assert (policy.predict_action_chunk(make_batch(), noise=make_noise()) - want).abs().max() <= 1e-5
 
-    def test_missing_statistics_are_said_before_loading(self, checkpoint, tmp_path, caplog):
+    def test_missing_statistics_are_said_before_loading(self, checkpoint, tmp_path, caplog, model):
         folder = shutil.copytree(checkpoint, tmp_path / "copy")
         for pipeline in folder.glob("policy_*processor.json"):
             pipeline.write_text(pipeline.read_text().replace('"state_file"', '"no_state_file"'))
         (folder / "model.safetensors").unlink()
         with caplog.at_level(logging.WARNING), pytest.raises(FileNotFoundError):
-            PI0TTNNPolicy.from_pretrained(folder)
-        assert "observation.state, action: normalised by mean and std" in caplog.text
+            load_policy(folder)
+        by = {"pi0": "mean and std", "pi05": "q01 and q99"}[model]
+        assert f"observation.state, action: normalised by {by} in training" in caplog.text
 
     def test_an_unreachable_tokenizer_is_said_before_loading(self, checkpoint, tmp_path, caplog, monkeypatch):
         monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
@@ -221,7 +247,7 @@ class TestLoading:
         )
         (folder / "model.safetensors").unlink()
         with caplog.at_level(logging.WARNING), pytest.raises(FileNotFoundError):
-            PI0TTNNPolicy.from_pretrained(folder)
+            load_policy(folder)
         assert "tokenizer: google/paligemma-3b-pt-224: it is not, or not whole, in the Hub's cache" in caplog.text
         assert "convert CKPT DST --tokenizer" in caplog.text
 
@@ -233,7 +259,7 @@ class TestLoading:
             shutil.copy(checkpoint / name, part)
         cache = hub_cache(tmp_path / "hub", "me/pi0", part)
         with caplog.at_level(logging.WARNING):
-            policy = PI0TTNNPolicy.from_pretrained("me/pi0", cache_dir=cache, local_files_only=True)
+            policy = load_policy("me/pi0", cache_dir=cache, local_files_only=True)
         assert "processors: they could not be looked for. me/pi0: " in caplog.text
         assert "policy_preprocessor.json is not in the Hub's cache" in caplog.text
         want = lerobot_policy.predict_action_chunk(make_batch(), noise=make_noise())
@@ -244,7 +270,7 @@ class TestSaving:
     def test_round_trip_links_the_weights(self, policy, checkpoint, tmp_path):
         policy.save_pretrained(tmp_path / "again")
         assert (tmp_path / "again" / "model.safetensors").samefile(checkpoint / "model.safetensors")
-        again = PI0TTNNPolicy.from_pretrained(tmp_path / "again")
+        again = load_policy(tmp_path / "again")
         assert again.config == policy.config
         policy._save_pretrained(tmp_path / "again")  # as LeRobot's main after 0.6.1 calls it
         noise = make_noise()
@@ -259,12 +285,12 @@ class TestSaving:
         assert (checkpoint / "model.safetensors").read_bytes() == before
 
     def test_weights_from_a_dict(self, policy, tmp_path):
-        made = PI0TTNNPolicy(policy.config, dict(policy.weights))
+        made = type(policy)(policy.config, dict(policy.weights))
         made.save_pretrained(tmp_path)
         with safe_open(tmp_path / "model.safetensors", "pt") as saved:
             assert set(saved.keys()) == set(policy.weights)
         assert torch.equal(
-            PI0TTNNPolicy.from_pretrained(tmp_path).predict_action_chunk(make_batch(), noise=make_noise()),
+            load_policy(tmp_path).predict_action_chunk(make_batch(), noise=make_noise()),
             policy.predict_action_chunk(make_batch(), noise=make_noise()),
         )
 
@@ -276,10 +302,10 @@ class TestSaving:
 class TestContract:
     """What LeRobot asks of a policy; the numbers are lerobot's own tests'."""
 
-    def test_dispatch_by_name(self):
-        assert get_policy_class("pi0_ttnn") is PI0TTNNPolicy
-        annotation = inspect.signature(PI0TTNNPolicy.__init__).parameters["config"].annotation
-        assert issubclass(PI0TTNNConfig, annotation)
+    def test_dispatch_by_name(self, policy_class):
+        assert get_policy_class(policy_class.name) is policy_class
+        annotation = inspect.signature(policy_class.__init__).parameters["config"].annotation
+        assert issubclass(policy_class.config_class, annotation)
 
     def test_no_parameters_and_any_device(self, policy):
         assert isinstance(policy, PreTrainedPolicy)
@@ -288,15 +314,15 @@ class TestContract:
         assert policy.to("ttnn") is policy
         assert policy.train().eval() is policy
 
-    def test_training_is_refused_with_the_way_to_do_it(self, policy):
+    def test_training_is_refused_with_the_way_to_do_it(self, policy, model):
         for call in (lambda: policy.forward({}), policy.get_optim_params):
-            with pytest.raises(NotImplementedError, match=r"train with --policy\.type=pi0"):
+            with pytest.raises(NotImplementedError, match=rf"train with --policy\.type={model} and"):
                 call()
 
-    def test_made_by_lerobots_factory_with_its_processors(self, checkpoint, lerobot_policy):
+    def test_made_by_lerobots_factory_with_its_processors(self, checkpoint, lerobot_policy, policy_class):
         from lerobot.envs.configs import AlohaEnv
 
-        edit_json(checkpoint / "config.json", type="pi0_ttnn")
+        edit_json(checkpoint / "config.json", type=policy_class.name)
         cfg = PreTrainedConfig.from_pretrained(checkpoint)
         cfg.pretrained_path = checkpoint
         environment = AlohaEnv()
@@ -304,7 +330,7 @@ class TestContract:
         policy = make_policy(
             cfg, env_cfg=environment, rename_map={"observation.images.top": "observation.images.front"}
         )
-        assert isinstance(policy, PI0TTNNPolicy)
+        assert type(policy) is policy_class
         pre, post = make_pre_post_processors(cfg, str(checkpoint))
         raw = {
             "observation.images.front": torch.rand(1, 3, 120, 160),
@@ -313,8 +339,11 @@ class TestContract:
         }
         batch, noise = pre(raw), make_noise(1)
         want = lerobot_policy.predict_action_chunk(batch, noise=noise)
-        assert batch["observation.language.tokens"][0, 0] == 2
-        assert batch["observation.language.tokens"][0, 16] == 108
+        tokens = batch["observation.language.tokens"][0]
+        assert tokens[0] == 2
+        # pi0.5's prompt goes on after its line break, with `Action: `, a byte a token.
+        length = int(batch["observation.language.attention_mask"].sum())
+        assert tokens[16 if policy_class is PI0TTNNPolicy else length - len("Action: ") - 1] == 108
         got = policy.predict_action_chunk(batch, noise=noise)
         assert (got - want).abs().max() <= 1e-5
         mean, std = torch.linspace(-2, 2, 7), torch.linspace(1, 3, 7)
@@ -322,7 +351,7 @@ class TestContract:
 
 
 def test_recording(checkpoint, tmp_path):
-    recorded = PI0TTNNPolicy.from_pretrained(checkpoint, recording_path=tmp_path / "run.jsonl")
+    recorded = load_policy(checkpoint, recording_path=tmp_path / "run.jsonl")
     actions = []
     for _ in range(2):
         recorded.reset()

@@ -17,7 +17,7 @@ from lerobot.policies.factory import make_policy, make_pre_post_processors
 from lerobot.transport import services_pb2
 from lerobot.utils.feature_utils import hw_to_dataset_features
 
-from lerobot_pi0_ttnn import PI0TTNNPolicy
+from lerobot_pi0_ttnn import PI0TTNNPolicy, load_policy
 from lerobot_pi0_ttnn.checkpoint.files import CheckpointSource
 from lerobot_pi0_ttnn.cli import main
 from lerobot_pi0_ttnn.cli.plot import unnormalised
@@ -26,6 +26,7 @@ from lerobot_pi0_ttnn.recording import read_recording
 from lerobot_pi0_ttnn.review import review
 from tests.broken_checkpoints import (
     NAMES,
+    OF_PI05,
     PROMPT,
     RELATIVE_ACTIONS,
     STATISTICS,
@@ -34,20 +35,39 @@ from tests.broken_checkpoints import (
     relative,
     rename_map,
     set_widths,
+    wide,
+    with_stats,
 )
 from tests.checkpoints import edit_json
+from tests.models import MODELS
 from tests.oracle import make_batch, make_noise
 from tests.robots import CAMERAS, JOINTS, STATS, save_robot_checkpoint
 
-CASES = STATISTICS | RELATIVE_ACTIONS | NAMES | PROMPT
+CASES = {
+    **{("pi0", name): case for name, case in (STATISTICS | RELATIVE_ACTIONS | NAMES | PROMPT).items()},
+    **{("pi05", name): case for name, case in OF_PI05.items()},
+}
 
 
 @pytest.fixture(scope="module")
-def good(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("good") / "pi0"
-    save_robot_checkpoint(folder)
-    edit_json(folder / "config.json", architecture="tiny", backend="torch")
-    return folder
+def goods(tmp_path_factory):
+    folders = {}
+    for model in MODELS:
+        folders[model] = tmp_path_factory.mktemp("good") / model
+        save_robot_checkpoint(folders[model], model)
+        edit_json(folders[model] / "config.json", architecture="tiny", backend="torch")
+    return folders
+
+
+@pytest.fixture
+def model():
+    """Which one the checkpoint is of, where a test does not say."""
+    return "pi0"
+
+
+@pytest.fixture
+def good(goods, model):
+    return goods[model]
 
 
 @pytest.fixture(autouse=True)
@@ -86,7 +106,8 @@ def robots_features(joints: int = JOINTS, cameras=CAMERAS) -> dict:
 
 def connect(server, folder, features=None) -> list[str]:
     """What the client's user reads before the robot moves: the reason why not, or the warnings."""
-    asked = RemotePolicyConfig("pi0_ttnn", str(folder), features or robots_features(), 50)
+    policy_type = json.loads((folder / "config.json").read_text())["type"]
+    asked = RemotePolicyConfig(policy_type, str(folder), features or robots_features(), 50)
     try:
         server.SendPolicyInstructions(SimpleNamespace(data=pickle.dumps(asked)), Context())
     except AbortedError as error:
@@ -108,9 +129,9 @@ def observed(degrees: float = 0.0, task: str = "push") -> TimedObservation:
     return TimedObservation(timestamp=0.0, timestep=0, observation={**joints, **images, "task": task})
 
 
-@pytest.mark.parametrize("name", CASES)
-def test_all_say_the_same(name, good, tmp_path, capsys, caplog, server):
-    case = CASES[name]
+@pytest.mark.parametrize(("model", "name"), CASES)
+def test_all_say_the_same(model, name, good, tmp_path, capsys, caplog, server):
+    case = CASES[model, name]
     folder = copy_of(good, tmp_path / "pi0")
     case.change(folder)
     (problem,) = (
@@ -134,10 +155,10 @@ def test_all_say_the_same(name, good, tmp_path, capsys, caplog, server):
                 (folder / "model.safetensors").unlink()
                 (folder / "model.safetensors").write_bytes(b"not read" * 100)
             with pytest.raises(ValueError, match="this checkpoint cannot run") as refusal:
-                PI0TTNNPolicy.from_pretrained(folder)
+                load_policy(folder)
             assert str(problem) in str(refusal.value)
         else:
-            PI0TTNNPolicy.from_pretrained(folder, warm_up=False)
+            load_policy(folder, warm_up=False)
             logged = [record for record in caplog.records if str(problem) in record.getMessage()]
             assert [record.levelname for record in logged] == [{"warning": "WARNING", "note": "INFO"}[case.severity]]
 
@@ -148,26 +169,28 @@ def test_all_say_the_same(name, good, tmp_path, capsys, caplog, server):
         assert [text for text in said if str(problem) in text], said
 
 
+@pytest.mark.parametrize("model", MODELS)
 def test_a_good_one(good, server, caplog, capsys):
     assert review(load_config(CheckpointSource(good)), CheckpointSource(good)) == []
     assert main(["info", str(good), "--json"]) == 0
     info = json.loads(capsys.readouterr().out)
     assert info["problems"] == info["warnings"] == info["notes"] == []
     with caplog.at_level(logging.WARNING):
-        PI0TTNNPolicy.from_pretrained(good, warm_up=False)
+        load_policy(good, warm_up=False)
     assert [record for record in caplog.records if record.levelno >= logging.WARNING] == []
     assert connect(server, good) == []
 
 
 @pytest.mark.parametrize("widths", [{"state": 32}, {"state": 32, "action": 32}, {"state": 14, "action": 32}], ids=str)
+@pytest.mark.parametrize("model", MODELS)
 def test_the_statistics_say_how_many_joints(widths, good, tmp_path, server, capsys):
     """The config of a fine-tune of pi0_base keeps the base's widths; it gives what the one that says 6 gives."""
     folder = copy_of(good, tmp_path / "pi0")
     set_widths(folder, **widths)
-    policy = PI0TTNNPolicy.from_pretrained(folder, warm_up=False)
+    policy = load_policy(folder, warm_up=False)
     batch = make_batch(cameras=CAMERAS, state_dim=JOINTS)
     got = policy.predict_action_chunk(batch, noise=make_noise())
-    want = PI0TTNNPolicy.from_pretrained(good, warm_up=False).predict_action_chunk(batch, noise=make_noise())
+    want = load_policy(good, warm_up=False).predict_action_chunk(batch, noise=make_noise())
     assert got.shape == (2, 50, JOINTS)
     assert torch.equal(got, want)
     _, postprocess = make_pre_post_processors(policy.config, str(folder))
@@ -329,6 +352,51 @@ def test_convert_says_what_is_left_and_mends_what_it_can(good, tmp_path, caplog)
     assert config["output_features"]["action"]["shape"] == [JOINTS]
 
 
+class TestPromptOfPI05:
+    """The state in it is another at each tick; with a task of 160 letters 200 bytes do not hold it."""
+
+    @pytest.fixture
+    def model(self):
+        return "pi05"
+
+    def test_serve_tells_of_the_cut_once(self, good, server, caplog):
+        assert connect(server, good) == []
+        task, caught = "a" * 180, []
+        for degrees in range(3):
+            server._predict_action_chunk(observed(degrees / 3, task=task))
+            try:
+                server.GetActions(services_pb2.Empty(), Context())
+            except AbortedError as error:
+                caught.append(str(error))
+        (told,) = caught
+        assert f"the robot moves all the same: the prompt 'Task: {task}' was cut at 200 tokens" in told
+        assert caplog.text.count("was cut at") == 1
+
+    def test_whole(self, good, server):
+        assert connect(server, good) == []
+        server._predict_action_chunk(observed(0.5, task="a" * 100))
+        server.GetActions(services_pb2.Empty(), Context())
+
+    def test_a_sensor_that_fails(self, good, server):
+        """The bins would hide it: NaN is the last one."""
+        assert connect(server, good) == []
+        with pytest.raises(ValueError, match=r"observation\.state: holds NaN or infinity in row"):
+            server._predict_action_chunk(observed(float("nan")))
+
+    def test_a_robot_of_more_joints_than_pi0_takes(self, good, tmp_path):
+        folder = copy_of(good, tmp_path / "pi05")
+        wide(40, JOINTS)(folder)  # 2.0 throughout
+        with_stats(state_q01=1.0, action_q01=1.0)(folder)
+        policy = load_policy(folder, warm_up=False, num_inference_steps=1)
+        assert policy.config.robot_state_feature.shape == (40,)
+        preprocess, _ = make_pre_post_processors(policy.config, str(folder))
+        images = {f"observation.images.{camera}": torch.zeros(1, 3, 48, 64) for camera in CAMERAS}
+        batch = preprocess({**images, "observation.state": torch.full((1, 40), 1.5), "task": ["push"]})
+        assert batch["task"][0].count(" 128") == 40
+        assert policy.predict_action_chunk(batch).shape == (1, 50, JOINTS)
+
+
+@pytest.mark.parametrize("model", MODELS)
 class TestRelativeActions:
     """An arm that has moved by 90 degrees when the second action is due, by LeRobot's own pipelines."""
 
@@ -339,18 +407,18 @@ class TestRelativeActions:
         return folder
 
     def test_one_action_per_tick_is_refused(self, folder):
-        policy = PI0TTNNPolicy.from_pretrained(folder, warm_up=False)
+        policy = load_policy(folder, warm_up=False)
         with pytest.raises(RuntimeError, match=r"the arm drifts: run lerobot-rollout --inference\.type=rtc"):
             policy.select_action(make_batch(cameras=CAMERAS, state_dim=JOINTS))
 
     def test_the_processors_count(self, folder):
         relative(folder, config=False)
-        policy = PI0TTNNPolicy.from_pretrained(folder, warm_up=False)
+        policy = load_policy(folder, warm_up=False)
         with pytest.raises(RuntimeError, match="the arm drifts"):
             policy.select_action(make_batch(cameras=CAMERAS, state_dim=JOINTS))
 
     def test_a_chunk_for_each_action_does_not_drift(self, folder):
-        policy = PI0TTNNPolicy.from_pretrained(folder, warm_up=False, n_action_steps=1, num_inference_steps=1)
+        policy = load_policy(folder, warm_up=False, n_action_steps=1, num_inference_steps=1)
         preprocess, postprocess = make_pre_post_processors(policy.config, str(folder))
         images = {f"observation.images.{camera}": torch.zeros(1, 3, 48, 64) for camera in CAMERAS}
         for degrees in (0.0, 90.0):
@@ -392,9 +460,7 @@ class TestRelativeActions:
 
     def test_plot(self, folder, tmp_path):
         recording = tmp_path / "run.jsonl"
-        policy = PI0TTNNPolicy.from_pretrained(
-            folder, warm_up=False, n_action_steps=1, num_inference_steps=1, recording_path=recording
-        )
+        policy = load_policy(folder, warm_up=False, n_action_steps=1, num_inference_steps=1, recording_path=recording)
         policy.select_action(make_batch(batch=1, lengths=(10,), cameras=CAMERAS, state_dim=JOINTS))
         assert main(["plot", str(recording), "--checkpoint", str(folder), "-o", str(tmp_path / "run.png")]) == 0
         assert (tmp_path / "run.png").stat().st_size > 1000

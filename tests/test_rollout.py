@@ -7,6 +7,7 @@ import torch
 
 from lerobot_pi0_ttnn.recording import read_recording
 from tests.broken_checkpoints import copy_of, rename_map
+from tests.models import MODELS, of_each
 from tests.processes import Program
 from tests.robots import NAMES, damage, events, in_degrees, is_part_of, moves, robot_flags, save_robot_checkpoint
 
@@ -19,15 +20,21 @@ BACKENDS = {
 
 
 @pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("pi0")
-    save_robot_checkpoint(folder)
-    return folder
+def checkpoints(tmp_path_factory):
+    folders = {model: tmp_path_factory.mktemp(model) for model in MODELS}
+    for model, folder in folders.items():
+        save_robot_checkpoint(folder, model)
+    return folders
+
+
+@pytest.fixture
+def checkpoint(checkpoints):
+    return checkpoints["pi0"]
 
 
 def start(checkpoint, folder, engine, *flags, **robot):
     flags = [
-        "--discover_packages_path=lerobot_pi0_ttnn.plugins.as_pi0",
+        "--discover_packages_path=lerobot_pi0_ttnn.plugins",
         f"--policy.path={checkpoint}",
         "--policy.architecture=tiny",
         f"--policy.recording_path={folder / 'recording.jsonl'}",
@@ -39,12 +46,20 @@ def start(checkpoint, folder, engine, *flags, **robot):
     return Program("lerobot.scripts.lerobot_rollout", flags + robot_flags(folder / "diary.jsonl", **robot), folder)
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
-def test_a_hundred_ticks(checkpoint, tmp_path, backend):
+@pytest.mark.parametrize(
+    ("model", "backend"),
+    [
+        pytest.param(*each.values, backend, marks=each.marks, id=each.id)
+        for backend in BACKENDS
+        for each in of_each(backend)
+    ],
+)
+def test_a_hundred_ticks(checkpoints, tmp_path, model, backend):
     if backend == "ttnn":
         pytest.importorskip("ttnn", reason="the TTNN backend's package is not installed")
     programs = {
-        engine: start(checkpoint, tmp_path / engine, engine, *BACKENDS[backend], stop_after=TICKS) for engine in ENGINES
+        engine: start(checkpoints[model], tmp_path / engine, engine, *BACKENDS[backend], stop_after=TICKS)
+        for engine in ENGINES
     }
     for engine, program in programs.items():
         folder = tmp_path / engine

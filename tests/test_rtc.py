@@ -9,16 +9,20 @@ import pytest
 import torch
 from lerobot.configs import RTCAttentionSchedule
 from lerobot.policies.common import flow_matching as lerobot_flow
+from lerobot.policies.factory import make_pre_post_processors
+from lerobot.policies.rtc import reanchor_relative_rtc_prefix
 from lerobot.policies.rtc.configuration_rtc import RTCConfig
 from lerobot.policies.rtc.modeling_rtc import RTCProcessor
+from lerobot.processor import NormalizerProcessorStep, RelativeActionsProcessorStep
 from lerobot.rollout.inference.rtc import _normalize_prev_actions_length, supports_rtc_inference
 
-from lerobot_pi0_ttnn import PI0TTNNConfig, PI0TTNNPolicy
+from lerobot_pi0_ttnn import PI0TTNNConfig, PI0TTNNPolicy, load_policy
 from lerobot_pi0_ttnn.model.config import TINY
 from lerobot_pi0_ttnn.model.flow import schedule
 from lerobot_pi0_ttnn.model.rtc import ATTENTION_SCHEDULES, Guidance, gains, make_guidance, prefix_weights
 from tests import oracle
-from tests.checkpoints import edit_json, save_lerobot_checkpoint
+from tests.checkpoints import STATS, edit_json, lerobots_processors, save_lerobot_checkpoint, with_quantiles
+from tests.models import MODELS
 from tests.oracle import ACTION_DIM, integrate, make_lerobot_policy, make_noise, only_row, state_dict
 from tests.quality import assert_quality
 
@@ -295,6 +299,42 @@ class TestPolicy:
         enable(ours, prefix_attention_schedule="COSINE")
         with pytest.raises(ValueError, match="expected one of ZEROS, ONES, LINEAR, EXP, got 'COSINE'"):
             ours.predict_action_chunk(make_batch(), prev_chunk_left_over=randn(25, ACTION_DIM))
+
+
+@pytest.mark.parametrize("relative", [False, True], ids=["absolute", "relative"])
+@pytest.mark.parametrize("model", MODELS)
+def test_the_engines_loop(model, relative, tmp_path):
+    """LeRobot's `inference/rtc.py` step by step, an arm that moves, each policy with its own pipelines and its own past."""
+    lerobot_policy = make_lerobot_policy(CAMERAS, ACTION_DIM, model=MODELS[model], use_relative_actions=relative)
+    stats = {feature: {name: value[:ACTION_DIM] for name, value in of.items()} for feature, of in STATS.items()}
+    folder = save_lerobot_checkpoint(lerobot_policy, tmp_path / "saved", stats)
+    ours = load_policy(folder, architecture="tiny", backend="torch", warm_up=False)
+    theirs_too = lerobots_processors(lerobot_policy.config, with_quantiles(stats), folder / "tokenizer")
+    pipelines = {id(ours): make_pre_post_processors(ours.config, str(folder)), id(lerobot_policy): theirs_too}
+    left, chunks = {}, []
+    for tick in range(3):
+        for both in (ours, lerobot_policy):
+            enable(both)
+            preprocess, postprocess = pipelines[id(both)]
+            image = torch.rand(1, 3, 48, 64, generator=torch.Generator().manual_seed(tick))
+            seen = {"observation.images.front": image, "observation.state": torch.full((1, ACTION_DIM), 0.1 * tick)}
+            batch = preprocess({**seen, "task": ["push"]})
+            prefix = left.get(id(both))
+            if prefix is not None and relative:
+                makes, normalizes = (
+                    next(step for step in preprocess.steps if isinstance(step, kind))
+                    for kind in (RelativeActionsProcessorStep, NormalizerProcessorStep)
+                )
+                prefix = reanchor_relative_rtc_prefix(prefix[1], makes.get_cached_state(), makes, normalizes, "cpu")
+            elif prefix is not None:
+                prefix = prefix[0]
+            call = {"inference_delay": 3, "prev_chunk_left_over": prefix, "noise": make_noise(1, seed=tick)}
+            chunk = both.predict_action_chunk(batch, **call)
+            actions = postprocess(chunk)
+            chunks.append(actions)
+            left[id(both)] = (chunk[0, 20:], actions[0, 20:])
+        assert (chunks[-2] - chunks[-1]).abs().max() <= 5e-5
+    assert (chunks[-1] - chunks[0]).abs().max() > 0.1
 
 
 class TestContract:

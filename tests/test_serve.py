@@ -22,6 +22,7 @@ from lerobot_pi0_ttnn.cli import main
 from lerobot_pi0_ttnn.cli.serve.command import is_loopback, parse_flags
 from lerobot_pi0_ttnn.recording import read_recording
 from tests.broken_checkpoints import copy_of, set_widths
+from tests.models import MODELS
 from tests.processes import FAKE_ROBOT, SEED, Program, until
 from tests.robots import (
     CAMERAS,
@@ -44,8 +45,13 @@ def folder(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def lerobot_policy(folder):
-    return save_robot_checkpoint(folder / "pi0")
+def policies(folder):
+    return {model: save_robot_checkpoint(folder / model, model) for model in MODELS}
+
+
+@pytest.fixture(scope="module")
+def lerobot_policy(policies):
+    return policies["pi0"]
 
 
 class Server:
@@ -134,10 +140,14 @@ def lerobots_chunk(policy, checkpoint):
         return postprocess(policy.predict_action_chunk(preprocess(observation)))[0]
 
 
-def test_actions_arrive_and_are_lerobots(server, folder, lerobot_policy, tmp_path):
-    """An unmodified `type: pi0` checkpoint; the server's first chunk is the one that LeRobot's own policy makes."""
+@pytest.mark.parametrize("model", MODELS)
+def test_actions_arrive_and_are_lerobots(server, folder, policies, model, tmp_path):
+    """An unmodified checkpoint, named as LeRobot names it; the first chunk is the one that LeRobot's own policy makes.
+
+    The server, which is seeded but once, is the same: of pi0.5 the noise is not that of LeRobot's first chunk any more.
+    """
     diary = tmp_path / "diary.jsonl"
-    flags = client_flags(server, folder / "pi0", diary, stop_after=120)
+    flags = client_flags(server, folder / model, diary, policy_type=model, stop_after=120)
     program = Program("lerobot.async_inference.robot_client", flags, tmp_path)
     program.wait(120)
     assert "KeyboardInterrupt" in program.output
@@ -146,7 +156,9 @@ def test_actions_arrive_and_are_lerobots(server, folder, lerobot_policy, tmp_pat
     assert len(got) == 120
     chunks = [in_degrees(chunk) for _, _, chunk in read_recording(server.recording).chunks]
     assert is_part_of(got, chunks)
-    want = lerobots_chunk(lerobot_policy, folder / "pi0")
+    if model != next(iter(MODELS)):
+        return
+    want = lerobots_chunk(policies[model], folder / model)
     assert (chunks[0] - want).abs().max() < 1e-3
     if len(chunks) == 3:  # LeRobot's server may infer twice from observations that come while the first is in work
         assert (got[:50] - want).abs().max() < 1e-3
@@ -179,7 +191,12 @@ def all_nan(folder, tmp_path):
         pytest.param({}, lambda folder, tmp_path: tmp_path / "absent", "there is no such folder", id="absent"),
         pytest.param({}, truncated, "model.safetensors", id="truncated"),
         pytest.param({}, all_nan, "the model computed NaN or infinity", id="nan"),
-        pytest.param({"policy_type": "act"}, None, "runs policies of type pi0_ttnn, got 'act'", id="policy-type"),
+        pytest.param(
+            {"policy_type": "act"},
+            None,
+            "runs policies of type pi0, pi0_ttnn, pi05, pi05_ttnn, got 'act'",
+            id="policy-type",
+        ),
     ],
 )
 def test_the_client_is_told(server, folder, tmp_path, options, checkpoint, reason):

@@ -22,7 +22,7 @@ from lerobot.policies.rtc.configuration_rtc import RTCConfig
 from safetensors.torch import load_file
 from torch import Tensor
 
-from lerobot_pi0_ttnn import PI0TTNNPolicy
+from lerobot_pi0_ttnn import PI0TTNNPolicy, load_policy
 from lerobot_pi0_ttnn.checkpoint.files import CheckpointSource
 from lerobot_pi0_ttnn.config_loading import load_config
 from lerobot_pi0_ttnn.demo import LEARNED_CHECKPOINT
@@ -89,7 +89,7 @@ class Player:
         else:
             if "precision" in options:
                 options["board"] = board
-            self.policy = PI0TTNNPolicy.from_pretrained(checkpoint, **options)
+            self.policy = load_policy(checkpoint, **options)
         # LeRobot's config has no name for the size; of it the factory of the processors takes only the type.
         config = load_config(CheckpointSource(checkpoint))
         self.preprocess, self.postprocess = make_pre_post_processors(config, str(checkpoint))

@@ -1,3 +1,3 @@
-"""Installed as `lerobot_policy_pi0_ttnn`, the name that LeRobot's plug-in scan imports: registers `pi0_ttnn`."""
+"""Installed as `lerobot_policy_pi0_ttnn`, the name that LeRobot's plug-in scan imports: registers both policy types."""
 
 import lerobot_pi0_ttnn  # noqa: F401

@@ -10,8 +10,18 @@ import torch
 from torch import Tensor
 
 from ..model.tensors import Shapes
-from .files import ADAPTER, ADAPTER_WEIGHTS, INDEX, SINGLE, CheckpointSource, MappedTensors, identity
-from .layout import LM_HEAD, UNUSED_HEAD, Layout, canonical, why_ignored
+from .files import (
+    ADAPTER,
+    ADAPTER_WEIGHTS,
+    CONFIG_FILE,
+    INDEX,
+    SINGLE,
+    CheckpointSource,
+    MappedTensors,
+    identity,
+    read_json,
+)
+from .layout import LM_HEAD, MODELS, OWN_MODULES, UNUSED_HEAD, Layout, canonical, why_ignored
 from .loader import PI0WeightLoader
 from .lora import LoRAConfig, read_lora_config
 from .writer import write_safetensors
@@ -77,12 +87,14 @@ class MergedWeights(Mapping[str, Tensor]):
             )
         self._adapter = MappedTensors([weights])
         self.base = _open_base(source, self.lora)
+        _check_model(source, self._adapter, self.base)
         self.files = [weights, *self.base.files]
         self.changes = plan_changes(self._adapter, self.lora, self.base, where=str(source))
         self.layout = Layout(
             self.base.layout.names,
             self.base.layout.ignored | self.changes.ignored,
             [*self.base.layout.traits, "LoRA"],
+            self.base.layout.model,
         )
         logger.info(
             "%s: LoRA on %d weights of %s, %d tensors replaced.",
@@ -189,6 +201,18 @@ def _open_base(source: CheckpointSource, lora: LoRAConfig) -> PI0WeightLoader:
         ) from error
 
 
+def _check_model(source: CheckpointSource, adapter: MappedTensors, base: PI0WeightLoader) -> None:
+    """Raises ValueError where the adapter is of pi0 and its base is pi0.5, or the reverse: many of their layers are alike."""
+    path = source.find(CONFIG_FILE)
+    model = MODELS.get(str(read_json(path).get("type")) if path else "")
+    model = model or next((its for its, own in OWN_MODULES.items() if any(map(own.search, adapter))), base.layout.model)
+    if model != base.layout.model:
+        raise ValueError(
+            f"{source}: this is an adapter of {model}, and its base model {base} is {base.layout.model}; give the base that it "
+            "was trained on as base_model (--policy.base_model)."
+        )
+
+
 def plan_changes(adapter: MappedTensors, lora: LoRAConfig, base: PI0WeightLoader, *, where: str) -> Changes:
     """Returns what the adapter does to the base.
 
@@ -211,7 +235,7 @@ def plan_changes(adapter: MappedTensors, lora: LoRAConfig, base: PI0WeightLoader
         elif reason := _reason_to_ignore(name := canonical(module.replace(".base_layer.", "."))):
             changes.ignored[key] = reason
         elif name not in shapes:
-            problems.append(f"{key}: pi0 has no such tensor")
+            problems.append(f"{key}: {base.layout.model} has no such tensor")
         elif name in changes.replaced:
             problems.append(f"{key}: {changes.replaced[name]} is {name} too")
         elif adapter.shape(key) != shapes[name]:
@@ -219,7 +243,7 @@ def plan_changes(adapter: MappedTensors, lora: LoRAConfig, base: PI0WeightLoader
         else:
             changes.replaced[name] = key
     for module, keys in factors.items():
-        problems += _plan_factors(module, keys, changes, adapter, lora, shapes)
+        problems += _plan_factors(module, keys, changes, adapter, lora, base)
     problems += _absent(changes, lora, shapes)
     if problems:
         lines = [f"{where}: this adapter does not fit {base}, so nothing is loaded.", *(f"  {p}" for p in problems)]
@@ -228,17 +252,17 @@ def plan_changes(adapter: MappedTensors, lora: LoRAConfig, base: PI0WeightLoader
 
 
 def _plan_factors(
-    module: str, keys: dict[str, str], changes: Changes, adapter: MappedTensors, lora: LoRAConfig, shapes: Shapes
+    module: str, keys: dict[str, str], changes: Changes, adapter: MappedTensors, lora: LoRAConfig, base: PI0WeightLoader
 ) -> list[str]:
     """Adds one module's A and B to the changes, and returns what is wrong with them."""
-    name = canonical(f"{module}.weight")
+    name, shapes = canonical(f"{module}.weight"), base.shapes()
     if reason := _reason_to_ignore(name):
         changes.ignored |= dict.fromkeys(keys.values(), reason)
         return []
     if name in changes.added:
         return [f"{module}: another module of the adapter is {name} too"]
     if name not in shapes:
-        return [f"{key}: pi0 has no module {module}" for key in keys.values()]
+        return [f"{key}: {base.layout.model} has no module {module}" for key in keys.values()]
     problems = [f"{key}: not of plain LoRA on a linear layer" for role, key in keys.items() if role not in FACTORS]
     if not keys.keys() >= FACTORS:
         return problems or [f"{', '.join(keys.values())}: the other of lora_A and lora_B is absent"]

@@ -43,7 +43,11 @@ OTHERS: Mapping[str, OtherField] = {
     "attention_implementation": OtherField(),
     "train_state_proj": OtherField(),
     # LeRobot's main after 0.6.1.
-    "rtc_training_max_delay": OtherField(),
+    "rtc_training_max_delay": OtherField(
+        (0, None),
+        "a model trained to continue a prefix of the former chunk, each action at a time of its own, which this package does "
+        "not run; with 0 it runs as any other, and real-time chunking guides it",
+    ),
     "use_visual_memory": MEMORY,
     "use_proprioceptive_memory": MEMORY,
     "memory_frames": OtherField(),

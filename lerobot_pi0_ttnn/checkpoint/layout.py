@@ -31,6 +31,13 @@ OTHER_NAME = {
 }
 """By whether it is pi0.5: the time MLP is also saved under the other model's name."""
 STATE_PROJ = re.compile(r"^state_proj\.")
+MODELS = {"pi0": "pi0", "pi0_ttnn": "pi0", "pi05": "pi0.5", "pi05_ttnn": "pi0.5"}
+"""By the policy type that config.json names."""
+OWN_MODULES = {
+    "pi0": re.compile(r"\.(?:state_proj|action_time_mlp_\w+)\."),
+    "pi0.5": re.compile(r"\.time_mlp_\w+\.|norm\.dense\."),
+}
+"""Names that only one of the two models has, as PEFT writes them."""
 
 IGNORED = (
     (re.compile(r"^paligemma_with_expert\.gemma_expert\.lm_head\."), "the expert's unused language head"),
@@ -50,6 +57,8 @@ class Layout:
     """The checkpoint's name -> why it is not needed."""
     traits: list[str] = field(default_factory=list)
     """What is particular about the names, for people to read."""
+    model: str = "pi0"
+    """Whose they are: `pi0` or `pi0.5`."""
 
 
 def canonical(name: str) -> str:
@@ -77,7 +86,7 @@ def recognise(saved_names: Iterable[str], where: str) -> Layout:
     saved = sorted(saved_names)
     _refuse_other_models(saved, where)
     is_pi05 = any(ADAPTIVE_NORM.search(name) for name in saved)
-    layout = Layout()
+    layout = Layout(model="pi0.5" if is_pi05 else "pi0")
     other_name, own_name = OTHER_NAME[is_pi05]
     for name in saved:
         ours = other_name.sub(own_name, canonical(name))

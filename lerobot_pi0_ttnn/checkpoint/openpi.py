@@ -2,10 +2,11 @@
 
 Source: openpi `examples/convert_jax_model_to_pytorch.py`, which writes `model.safetensors`, a `config.json` of five fields and
 `assets/*/norm_stats.json`; `transforms.py::Normalize`, `training/config.py` and `models/tokenizer.py` for what they mean.
+The config does not say whether it is pi0 or pi0.5: the names of the tensors do.
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from torch import Tensor
 
 from ..model.config import GEMMA_VARIANTS
 from .files import CONFIG_FILE, CheckpointSource, read_json
+from .loader import PI0WeightLoader
 from .processors import ACTION, STATE
 
 FIELDS = ("action_dim", "action_horizon", "paligemma_variant", "action_expert_variant")
@@ -23,13 +25,27 @@ CAMERAS = ("base_0_rgb", "left_wrist_0_rgb", "right_wrist_0_rgb")
 KEYS = {"state": STATE, "actions": ACTION}
 """openpi's name of what is normalised -> LeRobot's."""
 ASSETS, NORM_STATS = "assets", "norm_stats.json"
+OTHERWISE = {
+    ("q01", "q99"): "make them with openpi's scripts/compute_norm_stats.py, or say --no-quantiles if it was trained so",
+    ("mean", "std"): "make them with openpi's scripts/compute_norm_stats.py",
+}
+"""What to do where these two statistics are not there."""
 EPSILON = 1e-6
 """What openpi adds to a deviation, and to the distance of two quantiles."""
-TRANSFORMS = (
+_TRANSFORMS = (
     "openpi's own transforms of a robot's data are in its training config, not in the folder: where that has delta actions, "
     "`--set use_relative_actions=true`; ALOHA's adapt_to_pi (signs, grippers) is not offered here. Prompts have spaces in the "
     "place of underscores there"
 )
+ELSEWHERE = {
+    "pi0": (_TRANSFORMS,),
+    "pi0.5": (
+        _TRANSFORMS,
+        "a training config with discrete_state_input=False, as openpi's pi05_libero, keeps the state out of the prompt; "
+        "LeRobot's pi0.5 always has it there, which such a checkpoint was not trained with",
+    ),
+}
+"""By model: what openpi says in its training config alone."""
 
 Stats = dict[str, dict[str, Tensor]]
 
@@ -63,17 +79,18 @@ def why_not_lerobots(source: CheckpointSource) -> str | None:
     return None
 
 
-def lerobot_fields(source: CheckpointSource, *, quantiles: bool = False) -> dict[str, Any] | None:
+def lerobot_fields(source: CheckpointSource, *, quantiles: bool | None = None) -> dict[str, Any] | None:
     """Returns the fields of LeRobot's config.json for an openpi checkpoint; None for any other.
 
     The features are openpi's three cameras; of how many values state and actions are, the statistics say.
 
     Args:
         source: the checkpoint.
-        quantiles: it was trained with `use_quantile_norm`, which openpi's configs for pi0 do not.
+        quantiles: it was trained with `use_quantile_norm`; by default as openpi's configs have it, pi0.5 with and pi0 without.
 
     Raises:
-        ValueError: a model that this package does not run.
+        FileNotFoundError, PermissionError, ConnectionError: its weights cannot be had.
+        ValueError: a model that this package does not run, or damaged weights.
     """
     path = source.find(CONFIG_FILE)
     if path is None or not is_openpi(fields := read_json(path)):
@@ -92,10 +109,11 @@ def lerobot_fields(source: CheckpointSource, *, quantiles: bool = False) -> dict
     for name in FIELDS[:2]:
         if not isinstance(fields[name], int) or fields[name] < 1:
             raise ValueError(f"{path}: {name}: expected a number from 1 on, got {fields[name]!r}.")
-    mode = "QUANTILES" if quantiles else "MEAN_STD"
+    is_pi05 = PI0WeightLoader(**vars(source)).layout.model == "pi0.5"
+    mode = "QUANTILES" if (is_pi05 if quantiles is None else quantiles) else "MEAN_STD"
     image = {"type": "VISUAL", "shape": [3, 224, 224]}
     return {
-        "type": "pi0",
+        "type": "pi05" if is_pi05 else "pi0",
         "chunk_size": horizon,
         "n_action_steps": horizon,
         "max_state_dim": width,
@@ -211,12 +229,12 @@ def _padding(stats: Mapping[str, Tensor], width: int) -> int:
     return width - 1 - int(used[-1]) if len(used) else 0
 
 
-def _check(path: Path, feature: str, stats: Mapping[str, Tensor], width: int, needed: Sequence[str]) -> None:
+def _check(path: Path, feature: str, stats: Mapping[str, Tensor], width: int, needed: tuple[str, str]) -> None:
     where = f"{path}: {feature}"
     missing = [name for name in needed if name not in stats]
     if missing:
         raise ValueError(
-            f"{where}: expected {' and '.join(needed)}, got no {' and no '.join(missing)}; leave out --quantiles."
+            f"{where}: expected {' and '.join(needed)}, got no {' and no '.join(missing)}; {OTHERWISE[needed]}."
         )
     widths = {name: len(value) for name, value in stats.items()}
     if len(set(widths.values())) > 1 or not 0 < widths[needed[0]] <= width:

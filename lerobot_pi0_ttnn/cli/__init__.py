@@ -32,7 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: the command line without the program's name; `sys.argv` by default.
     """
     parser = argparse.ArgumentParser(
-        prog="lerobot-pi0-ttnn", description="pi0 on Tenstorrent cards, as a LeRobot policy."
+        prog="lerobot-pi0-ttnn", description="pi0 and pi0.5 on Tenstorrent cards, as LeRobot policies."
     )
     subparsers = parser.add_subparsers(required=True, metavar="COMMAND")
     for subcommand in SUBCOMMANDS.values():

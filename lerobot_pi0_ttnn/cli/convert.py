@@ -1,11 +1,11 @@
-"""`lerobot-pi0-ttnn convert SRC DST`: a pi0 checkpoint as a `pi0_ttnn` policy folder, which plain `lerobot-eval` runs.
+"""`lerobot-pi0-ttnn convert SRC DST`: a checkpoint of pi0 or pi0.5 as a policy folder that plain `lerobot-eval` runs.
 
-The weights are hard-linked where the file system allows, else copied; a LoRA adapter is merged into its base model and written
-as one file. The config is rewritten for this package, without the
+Its type becomes `pi0_ttnn` or `pi05_ttnn`. The weights are hard-linked where the file system allows, else copied; a LoRA
+adapter is merged into its base model and written as one file. The config is rewritten for this package, without the
 fields of other LeRobot releases. Saved processors are kept; where there are none they are made, with the statistics that
 LeRobot <= 0.3 kept among the weights. A tokenizer that is on this machine is copied into the folder, which so names nothing
 outside itself and can be moved to another machine. Of openpi's converted folder it takes the sizes and the statistics, and
-says what openpi keeps elsewhere.
+says what openpi keeps elsewhere; whether it is pi0 or pi0.5 the names of its tensors say.
 """
 
 import argparse
@@ -20,7 +20,7 @@ from torch import Tensor
 from ..checkpoint import CheckpointWeights, open_weights
 from ..checkpoint.files import CONFIG_FILE, CheckpointSource, open_safetensors
 from ..checkpoint.loader import link_or_copy
-from ..checkpoint.openpi import TRANSFORMS, lerobot_fields, read_norm_stats
+from ..checkpoint.openpi import ELSEWHERE, lerobot_fields, read_norm_stats
 from ..checkpoint.processors import POSTPROCESSOR, PREPROCESSOR
 from ..checkpoint.tokenizer import FOLDER, TOKENIZER_STEP, TokenizerState, name_tokenizer, save_tokenizer
 from ..config_loading import load_config, parse_config
@@ -28,6 +28,7 @@ from ..configuration_pi0_ttnn import PI0TTNNConfig
 from ..model.tensors import check_weights
 from ..review import review, settle_features
 from ..review.tokenizer import checkpoint_tokenizer, other_tokenizer
+from ..review.weights import other_model
 from .hub import add_checkpoint_options, checkpoint_source
 
 logger = logging.getLogger(__name__)
@@ -35,7 +36,9 @@ logger = logging.getLogger(__name__)
 
 def register(subparsers: Any) -> None:
     """Adds the subcommand."""
-    parser = subparsers.add_parser("convert", help="a pi0 checkpoint to a pi0_ttnn policy folder", description=__doc__)
+    parser = subparsers.add_parser(
+        "convert", help="a checkpoint to a policy folder of this package", description=__doc__
+    )
     add_checkpoint_options(parser, "source")
     parser.add_argument("target", type=Path, help="the folder to make")
     parser.add_argument("--tokenizer", help="tokenizer folder or Hub id for the processors (Google's is gated)")
@@ -45,7 +48,9 @@ def register(subparsers: Any) -> None:
         help="of openpi's: which of its assets, or a norm_stats.json (default: the only one)",
     )
     parser.add_argument(
-        "--quantiles", action="store_true", help="of openpi's: trained with use_quantile_norm, which its pi0 is not"
+        "--quantiles",
+        action=argparse.BooleanOptionalAction,
+        help="of openpi's: trained with use_quantile_norm (default: as in openpi, pi0.5 is and pi0 is not)",
     )
     parser.add_argument(
         "--set",
@@ -84,33 +89,35 @@ def convert(
     tokenizer: str | None,
     overrides: list[str],
     norm_stats: str | None = None,
-    quantiles: bool = False,
+    quantiles: bool | None = None,
 ) -> None:
     """Makes the policy folder; it appears whole or not at all.
 
     Args:
-        source: the pi0 checkpoint.
+        source: the checkpoint.
         target: the folder to make.
         tokenizer: tokenizer folder or Hub id; the one that the processors name by default.
         overrides: `--field=value` for each field of the config to set.
         norm_stats: of an openpi checkpoint: whose statistics, see `read_norm_stats`.
-        quantiles: of an openpi checkpoint: it normalises by quantiles.
+        quantiles: of an openpi checkpoint: it normalises by quantiles; by default pi0.5's does, pi0's does not.
 
     Raises:
         FileExistsError: the target exists.
         FileNotFoundError, PermissionError, ConnectionError: the source cannot be loaded.
-        ValueError: the source is damaged, or not a complete pi0 checkpoint, or its tokenizer will not load.
+        ValueError: the source is damaged, or not a complete checkpoint, or its tokenizer will not load.
     """
     if target.exists():
         raise FileExistsError(f"{target}: exists already; name a folder that does not, or remove it.")
     openpis = lerobot_fields(source, quantiles=quantiles)
-    if openpis is None and (norm_stats or quantiles):
+    if openpis is None and (norm_stats or quantiles is not None):
         raise ValueError(f"--norm-stats, --quantiles: for openpi's checkpoints, and {source} is none.")
     config = parse_config(openpis, f"{source}: {CONFIG_FILE}", overrides) if openpis else load_config(source, overrides)
     loader = open_weights(source, config.base_model)
     config.base_model = None  # what is saved is whole
+    if other := other_model(config, loader):
+        raise ValueError(f"{source}: {other}")
     check_weights(config.model_config(), loader)
-    stats = adopt_norm_stats(source, config, norm_stats, quantiles=quantiles) if openpis else None
+    stats = adopt_norm_stats(source, config, norm_stats) if openpis else None
     state = choose_tokenizer(source, config, tokenizer)
     staging = target.with_name(f".{target.name}.partial")
     shutil.rmtree(staging, ignore_errors=True)
@@ -175,21 +182,22 @@ def _convert_processor(source: CheckpointSource, name: str, target: Path, tokeni
 
 
 def adopt_norm_stats(
-    source: CheckpointSource, config: PI0TTNNConfig, asked: str | None, *, quantiles: bool
+    source: CheckpointSource, config: PI0TTNNConfig, asked: str | None
 ) -> dict[str, dict[str, Tensor]]:
     """Returns the statistics of an openpi checkpoint, and writes into `config` of how many values state and actions are.
 
     Raises:
         ValueError: see `read_norm_stats`.
     """
-    from lerobot.configs import FeatureType, PolicyFeature
+    from lerobot.configs import FeatureType, NormalizationMode, PolicyFeature
     from lerobot.utils.constants import ACTION, OBS_STATE
 
+    quantiles = config.normalization_mapping["STATE"] is NormalizationMode.QUANTILES
     found = read_norm_stats(source, asked, width=config.max_state_dim, quantiles=quantiles)
-    state, action = (len(found.stats[feature]["mean"]) for feature in (OBS_STATE, ACTION))
+    state, action = (len(next(iter(found.stats[feature].values()))) for feature in (OBS_STATE, ACTION))
     config.input_features = {**(config.input_features or {}), OBS_STATE: PolicyFeature(FeatureType.STATE, (state,))}
     config.output_features = {ACTION: PolicyFeature(FeatureType.ACTION, (action,))}
-    for saying in (*found.notes, TRANSFORMS):
+    for saying in (*found.notes, *ELSEWHERE[config.model_name]):
         logger.warning("%s: %s.", found.path, saying)
     return found.stats
 
@@ -217,7 +225,7 @@ def _stats_in_weights(loader: CheckpointWeights) -> dict[str, dict[str, Tensor]]
 
 
 def _make_processors(config: PI0TTNNConfig, stats: dict[str, dict[str, Tensor]], target: Path) -> None:
-    from ..processor_pi0_ttnn import make_pi0_ttnn_pre_post_processors
+    from lerobot.policies import make_pre_post_processors
 
-    for pipeline in make_pi0_ttnn_pre_post_processors(config, stats):
+    for pipeline in make_pre_post_processors(config, dataset_stats=stats):
         pipeline.save_pretrained(target)

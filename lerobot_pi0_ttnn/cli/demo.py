@@ -1,4 +1,4 @@
-"""`lerobot-pi0-ttnn demo`: watch pi0 drive a simulated robot through LeRobot's own `lerobot-eval`.
+"""`lerobot-pi0-ttnn demo`: watch pi0 or pi0.5 drive a simulated robot through LeRobot's own `lerobot-eval`.
 
 On MetaWorld a small pi0 that was trained by LeRobot does what the prompt says. It comes with this package: a thousandth of the
 size, words for a tokenizer. On pusht and aloha the weights are random: every part of the pipeline is real, the skill is not.
@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from ..checkpoint.files import CONFIG_FILE
+from ..config_loading import MODELS
 from ..configuration_pi0_ttnn import BACKENDS
-from ..demo import LEARNED_CHECKPOINT
+from ..demo import LEARNED_CHECKPOINTS
 from ..demo.stand_in import make_demo_checkpoint
 from ..device.cards import card_nodes
 from ..recording import read_recording
@@ -32,13 +33,14 @@ NEEDS_GL = (METAWORLD, "aloha")
 
 def register(subparsers: Any) -> None:
     """Adds the subcommand."""
-    parser = subparsers.add_parser("demo", help="pi0 on a simulated robot, from nothing", description=__doc__)
+    parser = subparsers.add_parser("demo", help="pi0 or pi0.5 on a simulated robot, from nothing", description=__doc__)
+    parser.add_argument("--model", choices=MODELS, default="pi0", help="default: pi0")
     parser.add_argument("--env", choices=(METAWORLD, *STAND_IN_ENVS), default=METAWORLD, help=f"default: {METAWORLD}")
     parser.add_argument(
         "--task", nargs="+", default=[TASK], help=f"MetaWorld's names, see its model card (default: {TASK})"
     )
     parser.add_argument(
-        "--checkpoint", type=Path, default=LEARNED_CHECKPOINT, help="for MetaWorld (default: the package's own)"
+        "--checkpoint", type=Path, help="for MetaWorld, of either model (default: the package's own of --model)"
     )
     parser.add_argument("--backend", choices=BACKENDS, default="ttnn", help="what computes (default: ttnn)")
     parser.add_argument("--board", help="for ttnn (default: a card if there is one, else emulated:n150)")
@@ -135,11 +137,16 @@ def plan(options: argparse.Namespace) -> list[Episodes]:
     output: Path = options.output or Path("outputs") / f"demo_{options.env}"
     if options.env != METAWORLD:
         stand_in = output / "checkpoint"
-        make_demo_checkpoint(stand_in, options.env)
+        make_demo_checkpoint(stand_in, options.env, options.model)
         print("Stand-ins made, with random weights: nothing was trained for this environment.", flush=True)
         length = f"--env.episode_length={options.steps or STEPS}"
         return [Episodes(stand_in, output, [f"--env.type={options.env}", length])]
-    checkpoint: Path = options.checkpoint
+    if options.checkpoint is None and options.model not in LEARNED_CHECKPOINTS:
+        raise ValueError(
+            f"--model {options.model}: nothing was trained with it for MetaWorld yet; give --checkpoint, or --env "
+            f"{STAND_IN_ENVS[0]}."
+        )
+    checkpoint: Path = options.checkpoint or LEARNED_CHECKPOINTS[options.model]
     if not (checkpoint / CONFIG_FILE).is_file():
         raise FileNotFoundError(f"--checkpoint: expected a folder with {CONFIG_FILE}, got {checkpoint}")
     if checkpoint.is_relative_to(Path.cwd()):
@@ -233,7 +240,7 @@ def eval_command(
     """
     return [
         "lerobot-eval",
-        "--discover_packages_path=lerobot_pi0_ttnn.plugins.as_pi0",
+        "--discover_packages_path=lerobot_pi0_ttnn.plugins",
         f"--policy.path={checkpoint}",
         *backend,
         f"--policy.recording_path={recording}",

@@ -4,3 +4,5 @@ from pathlib import Path
 
 LEARNED_CHECKPOINT = Path(__file__).parent / "pi0_metaworld"
 """A LeRobot checkpoint of `type: pi0`; its README.md says how it was made and what it can do."""
+LEARNED_CHECKPOINTS = {"pi0": LEARNED_CHECKPOINT}
+"""By model; there is none of pi0.5 yet."""

@@ -1,4 +1,4 @@
-"""A pi0 of a thousandth of the size with random weights, for environments for which nothing was trained."""
+"""A pi0 or pi0.5 of a thousandth of the size with random weights, for environments for which nothing was trained."""
 
 import shutil
 from pathlib import Path
@@ -8,7 +8,7 @@ from torch import Tensor
 
 from ..checkpoint.files import CheckpointSource
 from ..checkpoint.tokenizer import FOLDER
-from ..configuration_pi0_ttnn import PI0TTNNConfig
+from ..config_loading import CONFIGS
 from ..model.tensors import expected_shapes
 from .checkpoint import write_random_weights
 from .tokenizer import make_tokenizer
@@ -17,24 +17,24 @@ SEED = 0
 ACTION_STEPS = 10
 
 
-def make_demo_checkpoint(folder: Path, env: str) -> None:
-    """Makes a tiny pi0 policy folder for an environment, with its processors and a tokenizer; an earlier one is replaced.
+def make_demo_checkpoint(folder: Path, env: str, model: str = "pi0") -> None:
+    """Makes a tiny policy folder for an environment, with its processors and a tokenizer; an earlier one is replaced.
 
     Args:
         folder: where to.
         env: `pusht` or `aloha`.
+        model: `pi0` or `pi05`.
     """
     from lerobot.envs.configs import EnvConfig
     from lerobot.envs.utils import env_to_policy_features
+    from lerobot.policies import make_pre_post_processors
     from lerobot.utils.constants import ACTION
-
-    from ..processor_pi0_ttnn import make_pi0_ttnn_pre_post_processors
 
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     make_tokenizer(folder / FOLDER)
     features = env_to_policy_features(EnvConfig.get_choice_class(env)())
-    config = PI0TTNNConfig(
+    config = CONFIGS[model](
         architecture="tiny",
         tokenizer_name=FOLDER,
         n_action_steps=ACTION_STEPS,
@@ -42,7 +42,7 @@ def make_demo_checkpoint(folder: Path, env: str) -> None:
         output_features={ACTION: features[ACTION]},
     )
     config.checkpoint = CheckpointSource(folder)
-    for pipeline in make_pi0_ttnn_pre_post_processors(config, demo_stats(env)):
+    for pipeline in make_pre_post_processors(config, dataset_stats=demo_stats(env)):
         pipeline.save_pretrained(folder)
     config.save_pretrained(folder)
     shapes = {f"model.{name}": shape for name, shape in expected_shapes(config.model_config()).items()}
@@ -61,4 +61,6 @@ def demo_stats(env: str) -> dict[str, dict[str, Tensor]]:
         gripper = torch.tensor([0.5])
         centre = torch.cat([arms[:6], gripper, arms[8:14], gripper])
         spread = torch.full((14,), 0.1)
-    return {feature: {"mean": centre, "std": spread} for feature in ("observation.state", "action")}
+    # As of a normal distribution: between these two quantiles lie 4.65 standard deviations.
+    quantiles = {"q01": centre - 2.326 * spread, "q99": centre + 2.326 * spread}
+    return {feature: {"mean": centre, "std": spread, **quantiles} for feature in ("observation.state", "action")}

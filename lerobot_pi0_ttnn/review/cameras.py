@@ -33,7 +33,7 @@ def check_cameras_and_names(subject: Subject) -> Iterator[Problem]:
     if not cameras:
         yield _problem(
             "warning",
-            "the config names none, and pi0 cannot act without a picture",
+            "the config names none, and the model cannot act without a picture",
             "write the names that it was trained with into config.json (input_features); lerobot-eval takes the environment's",
         )
     aliases = camera_aliases(subject)

@@ -1,4 +1,4 @@
-"""Whether the prompt reaches the policy as pi0 was trained to see it."""
+"""Whether the prompt reaches the policy as pi0 or pi0.5 was trained to see it."""
 
 from collections.abc import Iterator
 
@@ -10,7 +10,7 @@ SUBJECT = "prompt"
 
 
 def check_prompt(subject: Subject) -> Iterator[Problem]:
-    """Yields what the preprocessor does to the prompt that pi0 does not expect."""
+    """Yields what the preprocessor does to the prompt that the model does not expect."""
     pre, config = subject.processors.preprocessor, subject.config
     if pre is None:
         return

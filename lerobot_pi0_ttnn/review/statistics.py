@@ -14,7 +14,7 @@ from .problem import Problem, Severity, Subject
 
 SUBJECT = "statistics"
 FEATURES = {"STATE": STATE, "ACTION": ACTION}
-"""What pi0 normalises, by LeRobot's type of feature."""
+"""What pi0 and pi0.5 normalise, by LeRobot's type of feature."""
 NEEDED = {
     "MEAN_STD": ("mean", "std"),
     "MIN_MAX": ("min", "max"),
@@ -68,7 +68,7 @@ def check_statistics(subject: Subject) -> Iterator[Problem]:
     features = normalised(subject)
     missing = missing_stats(subject.config, ())
     if missing and not any(each.others for each in features):
-        yield missing_stats_problem(missing)
+        yield missing_stats_problem(subject.config, missing)
         return
     for each in features:
         problems = list(_check_presence(each))
@@ -81,7 +81,7 @@ def check_statistics(subject: Subject) -> Iterator[Problem]:
 def check_given_statistics(config: PI0TTNNConfig, stats: Mapping[str, Mapping[str, Any]]) -> Iterator[Problem]:
     """Yields what is wrong with the statistics of a data set from which processors are to be made."""
     if missing := missing_stats(config, stats):
-        yield missing_stats_problem(missing)
+        yield missing_stats_problem(config, missing)
     for kind, feature in FEATURES.items():
         mode = config.normalization_mapping.get(kind, NormalizationMode.IDENTITY).value
         values = {name: torch.as_tensor(value) for name, value in stats.get(feature, {}).items()}
@@ -122,12 +122,14 @@ def missing_stats(config: PI0TTNNConfig, there: Collection[str]) -> list[str]:
     ]
 
 
-def missing_stats_problem(missing: list[str]) -> Problem:
+def missing_stats_problem(config: PI0TTNNConfig, missing: list[str]) -> Problem:
     """Returns what to tell a user whose checkpoint has no statistics for these features."""
+    modes = [config.normalization_mapping[kind].value for kind, feature in FEATURES.items() if feature in missing]
+    by = " or ".join(" and ".join(NEEDED.get(mode, (mode,))) for mode in dict.fromkeys(modes))
     return Problem(
         "warning",
         SUBJECT,
-        f"{', '.join(missing)}: normalised by mean and std in training, but the checkpoint has no statistics, so values pass "
+        f"{', '.join(missing)}: normalised by {by} in training, but the checkpoint has no statistics, so values pass "
         "unchanged and actions will be wrong on a real robot",
         "use a fine-tuned checkpoint, or make its processors from your data set: make_pre_post_processors(config, "
         "dataset_stats=dataset.meta.stats)",
@@ -272,7 +274,7 @@ def _check_both_sides(subject: Subject) -> Iterator[Problem]:
 
 
 def _check_pictures(subject: Subject) -> Iterator[Problem]:
-    """Whether pictures arrive as pi0 takes them, in [0, 1]."""
+    """Whether pictures arrive as the model takes them, in [0, 1]."""
     settings, pre = subject.processors.normalizer, subject.processors.preprocessor
     mode = str((settings.get("norm_map") or {}).get("VISUAL", "IDENTITY"))
     cameras = subject.config.image_features.keys() & (settings.get("features") or {}).keys()
@@ -281,7 +283,7 @@ def _check_pictures(subject: Subject) -> Iterator[Problem]:
         yield Problem(
             "error",
             SUBJECT,
-            f"{', '.join(normalised)}: {PREPROCESSOR} normalises pictures ({mode}), and pi0 takes them in [0, 1]",
+            f"{', '.join(normalised)}: {PREPROCESSOR} normalises pictures ({mode}), and the model takes them in [0, 1]",
             f"write VISUAL: IDENTITY into its norm_map, if it was trained so, or {AGAIN}",
         )
 

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from lerobot.configs import FeatureType, PolicyFeature
 
 from ..checkpoint.processors import ACTION, STATE
+from ..configuration_pi0_ttnn import PI0TTNNConfig
 from .problem import Problem, Subject
 from .statistics import AGAIN, NEEDED, Normalised, normalised
 
@@ -15,14 +16,16 @@ def check_widths(subject: Subject) -> Iterator[Problem]:
     """Yields where the config and the statistics contradict each other."""
     config = subject.config
     features = {STATE: config.robot_state_feature, ACTION: config.action_feature}
-    limits = {STATE: config.max_state_dim, ACTION: config.max_action_dim}
+    limits = {STATE: _most_states(config), ACTION: config.max_action_dim}
     for each in normalised(subject):
         width, feature, limit = statistics_width(each), features[each.feature], limits[each.feature]
         if width is None:
             continue
         asked = feature.shape[0] if feature else limit
-        if width > limit:
-            yield each.problem("error", f"the statistics are of {width} values, and pi0 takes {limit}", AGAIN)
+        if limit is not None and width > limit:
+            yield each.problem(
+                "error", f"the statistics are of {width} values, and {config.model_name} takes {limit}", AGAIN
+            )
         elif feature is None or asked == width:
             continue
         elif width == 1:
@@ -42,6 +45,11 @@ def check_widths(subject: Subject) -> Iterator[Problem]:
             )
 
 
+def _most_states(config: PI0TTNNConfig) -> int | None:
+    """Returns the most values that a state may have; None where any number fits, in the prompt."""
+    return config.model_config().state_dim or None
+
+
 def statistics_width(each: Normalised) -> int | None:
     """Returns of how many values a feature's statistics are; None where there are none, or they do not agree."""
     widths = {each.stats[name].numel() for name in STATISTICS & each.stats.keys()}
@@ -56,7 +64,8 @@ def adopt_widths(subject: Subject) -> None:
     """
     config = subject.config
     state, action = (statistics_width(each) for each in normalised(subject))
-    if state is not None and state <= config.max_state_dim:
+    most = _most_states(config)
+    if state is not None and (most is None or state <= most):
         config.input_features = {**(config.input_features or {}), STATE: PolicyFeature(FeatureType.STATE, (state,))}
     asked = config.action_feature.shape[0] if config.action_feature else config.max_action_dim
     if action is not None and action <= config.max_action_dim == asked:

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from ...checkpoint.files import CheckpointSource
-from ...config_loading import load_config
+from ...config_loading import MODELS, load_config
 from ...configuration_pi0_ttnn import BACKENDS, PRECISIONS, PI0TTNNConfig
 from ...latency_report import TOTAL
 from ..doctor.card import CLOCK_MHZ, read_cards
@@ -53,7 +53,12 @@ def register(subparsers: Any) -> None:
     parser.add_argument("--chunks", type=_positive, default=20, help="timed calls for each backend (default: 20)")
     parser.add_argument("--cameras", type=_positive, help="how many of the policy's are present (default: all)")
     parser.add_argument("--batch", type=_positive, default=1, help="observations at a time (default: 1)")
-    parser.add_argument("--tokens", type=_positive, default=12, help="of the prompt (default: 12)")
+    parser.add_argument(
+        "--tokens", type=_positive, help="of the prompt (default: 12; of pi0.5, with the state in it, more)"
+    )
+    parser.add_argument(
+        "--model", choices=MODELS, help="for --predict and --graph without a checkpoint (default: pi0_base's sizes)"
+    )
     parser.add_argument("--steps", type=_positive, help="Euler steps (default: the checkpoint's)")
     parser.add_argument("--fps", type=_rate, default=30.0, help="of the robot that the policy drives (default: 30)")
     parser.add_argument("--plot", type=Path, help="draw where the time goes into this picture")
@@ -78,6 +83,8 @@ def run(options: argparse.Namespace) -> int:
     """Prints the table and the JSON line."""
     if options.predict or options.graph:
         return predict.run(options)
+    if options.model:
+        raise ValueError("--model: for --predict and --graph; a checkpoint says itself what it is of.")
     if options.checkpoint is None:
         raise ValueError("a checkpoint is missing: only --predict and --graph do without one.")
     result = bench(options)
@@ -99,13 +106,14 @@ def bench(options: argparse.Namespace) -> dict[str, Any]:
     source = checkpoint_source(options, "checkpoint")
     config = load_config(source)
     cameras = len(config.image_features) if options.cameras is None else options.cameras
+    tokens = options.tokens or predict.usual_tokens(config)
     for name, got, most in (
         ("cameras", cameras, len(config.image_features)),
-        ("tokens", options.tokens, config.tokenizer_max_length),
+        ("tokens", tokens, config.tokenizer_max_length),
     ):
         if got > most:
             raise ValueError(f"--{name}: expected at most {most}, which is what {source} takes, got {got}")
-    batch = make_batch(config, rows=options.batch, cameras=cameras, tokens=options.tokens)
+    batch = make_batch(config, rows=options.batch, cameras=cameras, tokens=tokens)
     noise = torch.randn(
         options.batch, config.chunk_size, config.max_action_dim, generator=torch.Generator().manual_seed(0)
     )
@@ -113,7 +121,7 @@ def bench(options: argparse.Namespace) -> dict[str, Any]:
         "checkpoint": str(source),
         "cameras": cameras,
         "camera_slots": len(config.image_features),
-        "tokens": options.tokens,
+        "tokens": tokens,
         "batch": options.batch,
         "chunk_size": config.chunk_size,
         "n_action_steps": config.n_action_steps,
@@ -155,7 +163,7 @@ def measure(
     options: argparse.Namespace, source: CheckpointSource, backend: str, batch: dict[str, Tensor], noise: Tensor
 ) -> tuple[dict[str, Any], Tensor]:
     """Returns the latency report of one backend, with the seconds until it was ready; and the chunk it computed."""
-    from ...modeling_pi0_ttnn import PI0TTNNPolicy
+    from ...policy_loading import load_policy
 
     overrides: dict[str, Any] = {"backend": backend, "board": options.board, "rtc_config": None, "recording_path": None}
     chosen = {
@@ -166,7 +174,7 @@ def measure(
     }
     overrides |= {name: value for name, value in chosen.items() if value is not None}
     start = time.perf_counter()
-    policy = PI0TTNNPolicy.from_pretrained(
+    policy = load_policy(
         source.path_or_repo_id,
         revision=source.revision,
         cache_dir=source.cache_dir,

@@ -8,13 +8,16 @@ import json
 from typing import Any
 
 from ...checkpoint import open_weights
-from ...config_loading import load_config
+from ...config_loading import CONFIGS, load_config
+from ...configuration_pi0_ttnn import PI0TTNNConfig
 from ...emulation.boards import PREFIX, emulated_board
-from ...model.config import PI0_BASE
 from ..hub import checkpoint_source
 
-CAMERAS = 2
+CAMERAS, STATE_DIM = 2, 14
 """Where no checkpoint says how many there are."""
+TASK_TOKENS = 12
+FRAME_TOKENS, STATE_TOKENS = 10, 4
+"""Of pi0.5's prompt: around the task and the state, and for each of the state's values, a number of up to three digits."""
 
 
 def run(options: argparse.Namespace) -> int:
@@ -23,6 +26,15 @@ def run(options: argparse.Namespace) -> int:
     print(as_text(result))
     print(json.dumps(result))
     return 0
+
+
+def usual_tokens(config: PI0TTNNConfig) -> int:
+    """Returns of how many tokens a prompt is, for a task in a few words."""
+    tokens, most = TASK_TOKENS, config.tokenizer_max_length
+    if not config.model_config().state_dim:
+        state = config.robot_state_feature
+        tokens += FRAME_TOKENS + STATE_TOKENS * (int(state.shape[0]) if state else STATE_DIM)
+    return tokens if tokens < most else most
 
 
 def planned(options: argparse.Namespace) -> dict[str, Any]:
@@ -35,14 +47,17 @@ def planned(options: argparse.Namespace) -> dict[str, Any]:
     from ...device.board import open_board
 
     name = PREFIX + emulated_board(options.board).name
-    config, weights, precision = PI0_BASE, None, "balanced"
-    subject, cameras, steps = "pi0_base, from its sizes alone", CAMERAS, config.num_steps
-    if options.checkpoint is not None:
+    if options.checkpoint is None:
+        model = options.model or "pi0"
+        policy, weights = CONFIGS[model](), None
+        subject, cameras = f"{model}_base, from its sizes alone", CAMERAS
+    else:
         source = checkpoint_source(options, "checkpoint")
-        policy = load_config(source)
-        config, weights, precision = policy.model_config(), open_weights(source), policy.precision
-        subject, cameras, steps = str(source), max(1, len(policy.image_features)), policy.num_inference_steps
-    cameras, steps = options.cameras or cameras, options.steps or steps
+        policy, weights = load_config(source), open_weights(source)
+        subject, cameras = str(source), max(1, len(policy.image_features))
+    config, precision = policy.model_config(), policy.precision
+    tokens = options.tokens or usual_tokens(policy)
+    cameras, steps = options.cameras or cameras, options.steps or config.num_steps
     precision = options.precision or precision
     with open_board(name) as board:
         from ...analysis.cost import machine
@@ -56,7 +71,7 @@ def planned(options: argparse.Namespace) -> dict[str, Any]:
                 board,
                 precision=precision,
                 cameras=cameras,
-                tokens=options.tokens,
+                tokens=tokens,
             )
         except RuntimeError as error:
             raise ValueError(f"{name}, {precision}: {error}") from error
@@ -65,7 +80,7 @@ def planned(options: argparse.Namespace) -> dict[str, Any]:
             "board": board.describe(),
             "precision": precision,
             "cameras": cameras,
-            "tokens": options.tokens,
+            "tokens": tokens,
         }
         if options.graph:
             result["graph"] = {name: stage.summary() for name, stage in stages.items()}

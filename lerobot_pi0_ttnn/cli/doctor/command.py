@@ -1,4 +1,4 @@
-"""`lerobot-pi0-ttnn doctor`: whether this machine can run pi0, and what to do where it cannot.
+"""`lerobot-pi0-ttnn doctor`: whether this machine can run pi0 and pi0.5, and what to do where it cannot.
 
 Each line is ok, warn or fail, with what was found and the fix. Nothing is opened, changed or downloaded; with --open, the card
 is opened (and so taken from others meanwhile) for its grid and memory. Exit status 1 where something fails.
@@ -38,7 +38,7 @@ OPEN_SECONDS = 300.0
 
 def register(subparsers: Any) -> None:
     """Adds the subcommand."""
-    parser = subparsers.add_parser("doctor", help="whether this machine can run pi0", description=__doc__)
+    parser = subparsers.add_parser("doctor", help="whether this machine can run pi0 and pi0.5", description=__doc__)
     parser.add_argument("--backend", choices=BACKENDS, default="ttnn", help="torch: leave out cards (default: ttnn)")
     parser.add_argument(
         "--checkpoint", metavar="CKPT", help="also: disk, memory and tokenizer for this one, if it is here"

@@ -59,8 +59,8 @@ def frame_of(value: Any, key: str) -> Frame:
         frame = frame.transpose(1, 2, 0)
     if frame.ndim != 3 or frame.shape[-1] != CHANNELS or not frame.size:
         raise ValueError(
-            f"{key}: expected a frame of (height, width, 3), got {frame.shape or type(value).__name__}; pi0 takes pictures in "
-            "colours: have the camera's driver give RGB, without depth and without an alpha channel."
+            f"{key}: expected a frame of (height, width, 3), got {frame.shape or type(value).__name__}; the model takes "
+            "pictures in colours: have the camera's driver give RGB, without depth and without an alpha channel."
         )
     if frame.dtype == np.uint8:
         return np.ascontiguousarray(frame)
@@ -78,8 +78,8 @@ def check_pictures(features: Mapping[str, Any]) -> None:
     for key, feature in features.items():
         if key.startswith(OBS_IMAGES) and tuple(feature["shape"])[-1] != CHANNELS:
             raise ValueError(
-                f"{key}: expected frames of (height, width, 3), the robot's camera has {tuple(feature['shape'])}; pi0 takes "
-                "pictures in colours: leave a depth or grayscale camera out of --robot.cameras."
+                f"{key}: expected frames of (height, width, 3), the robot's camera has {tuple(feature['shape'])}; the model "
+                "takes pictures in colours: leave a depth or grayscale camera out of --robot.cameras."
             )
 
 

@@ -22,21 +22,21 @@ from lerobot.utils.constants import OBS_IMAGES, OBS_STATE
 
 from ...checkpoint.files import CheckpointSource
 from ...checkpoint.processors import RENAME, read_processors
-from ...config_loading import load_config
+from ...config_loading import CONFIGS, check_type, load_config, saved_type
 from ...configuration_pi0_ttnn import PI0TTNNConfig
 from ...modeling_pi0_ttnn import PI0TTNNPolicy
+from ...policy_loading import load_policy
 from ...review import refuse, review, settle_features
 from .movement import Movement, read_movement
 from .observation import check_pictures, read_observation
 from .robot_joints import ClientJoints, match_client
 
-POLICY_TYPE = PI0TTNNPolicy.name
 MESSAGE_LIMIT = 2000
 """Characters of an error that go to the client: gRPC sends them as a header, and drops headers over 8 KiB."""
 
 
 class PI0TTNNPolicyServer(PolicyServer):
-    """LeRobot's servicer, which loads checkpoints of type `pi0` and `pi0_ttnn` on this package.
+    """LeRobot's servicer, which loads checkpoints of pi0 and pi0.5 on this package.
 
     Args:
         config: LeRobot's.
@@ -76,7 +76,7 @@ class PI0TTNNPolicyServer(PolicyServer):
                 },
                 postprocessor_overrides={"device_processor": {"device": config.device}},
             )
-            self.policy = PI0TTNNPolicy.from_pretrained(asked.pretrained_name_or_path, config=config)
+            self.policy = load_policy(asked.pretrained_name_or_path, config=config)
             self.policy_type, self.device = asked.policy_type, config.device
             self._joints, self._has_moved = joints, read_movement(self.preprocessor, joints.states)
             self.lerobot_features = joints.among(asked.lerobot_features)
@@ -94,12 +94,13 @@ class PI0TTNNPolicyServer(PolicyServer):
         Raises:
             ValueError: checkpoint and robot do not go together, or the checkpoint cannot run.
         """
-        if asked.policy_type != POLICY_TYPE:
+        if asked.policy_type not in CONFIGS:
             raise ValueError(
-                f"this server runs policies of type {POLICY_TYPE}, got {asked.policy_type!r}: start the client with "
-                f"--policy_type={POLICY_TYPE}, also for a checkpoint of type pi0."
+                f"this server runs policies of type {', '.join(CONFIGS)}, got {asked.policy_type!r}: start the client with the "
+                "--policy_type that the checkpoint's config.json names."
             )
         source = CheckpointSource(asked.pretrained_name_or_path)
+        check_type(saved_type(source), CONFIGS[asked.policy_type], source)
         config = load_config(source, self._policy_overrides)
         problems = review(config, source)
         refuse(problems, source)

@@ -1,4 +1,4 @@
-"""Makes LeRobot run checkpoints of type `pi0` on this package.
+"""Makes LeRobot run checkpoints of type `pi0` on this package, and only those; see `plugins` for all.
 
     lerobot-eval --discover_packages_path=lerobot_pi0_ttnn.plugins.as_pi0 --policy.path=lerobot/pi0_base ...
 
