@@ -44,7 +44,9 @@ def test_whole(board, config, precision):
     assert_quality(got, PI0ModelTorch(config, weights).sample_actions(**inputs, noise=noise), **LIMITS[precision])
     assert "ttnn.generic_op" not in {name for name, *_ in seen}
     told = {name for name, program, chosen in seen if program is not None or chosen is not None}
-    assert told == {"ttnn.transformer.scaled_dot_product_attention"}, "its chunks keep clear of a fault of ttnn's kernel"
+    assert told == {"ttnn.transformer.scaled_dot_product_attention"}, (
+        "its chunks keep clear of a fault of ttnn's kernel"
+    )
     assert model.describe()["programs"] == "stock"
 
 
