@@ -1,7 +1,10 @@
-"""`lerobot-pi0-ttnn serve`: LeRobot's async policy server, for a robot whose card is in another machine.
+"""`lerobot-pi0-ttnn serve`: a policy server, for a robot whose card is in another machine.
 
-Takes the flags of `python -m lerobot.async_inference.policy_server`, and `--policy.FIELD=VALUE` for each field of the
-policy's config that is to differ from the checkpoint's. The robot's end, LeRobot's `robot_client`, names the checkpoint.
+By default LeRobot's async one. It takes the flags of `python -m lerobot.async_inference.policy_server`, and
+`--policy.FIELD=VALUE` for each field of the policy's config that is to differ from the checkpoint's. The robot's end, LeRobot's
+`robot_client`, names the checkpoint.
+
+With `--protocol openpi` openpi's websocket server: see `serve --protocol openpi --help`.
 """
 
 import argparse
@@ -18,6 +21,7 @@ from ...configuration_pi0_ttnn import PI0TTNNConfig
 
 logger = logging.getLogger(__name__)
 
+PROTOCOLS = ("lerobot", "openpi")
 WORKERS = 4  # as many as LeRobot's
 
 
@@ -25,7 +29,11 @@ def register(subparsers: Any) -> None:
     """Adds the subcommand."""
     # Without a prefix character argparse leaves all flags to draccus, as LeRobot's scripts do.
     parser = subparsers.add_parser(
-        "serve", help="LeRobot's async policy server", description=__doc__, prefix_chars="\0", add_help=False
+        "serve",
+        help="LeRobot's async policy server, or openpi's",
+        description=__doc__,
+        prefix_chars="\0",
+        add_help=False,
     )
     parser.add_argument("flags", nargs=argparse.REMAINDER)
     parser.set_defaults(run=run)
@@ -33,7 +41,12 @@ def register(subparsers: Any) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Serves until it gets SIGINT (Ctrl-C) or SIGTERM; then gives the board back."""
-    config, policy_overrides = parse_flags(options.flags)
+    protocol, flags = read_protocol(options.flags)
+    if protocol == "openpi":
+        from .openpi import command
+
+        return command.run(flags)
+    config, policy_overrides = parse_flags(flags)
     import grpc
     from lerobot.transport import services_pb2_grpc
     from lerobot.utils.process import ProcessSignalHandler
@@ -65,6 +78,18 @@ def run(options: argparse.Namespace) -> int:
     server.stop(grace=None).wait()
     servicer.close()
     return 0
+
+
+def read_protocol(flags: list[str]) -> tuple[str, list[str]]:
+    """Returns the protocol that the flags name, LeRobot's where none, and the other flags.
+
+    Raises:
+        SystemExit: there is no such protocol.
+    """
+    parser = argparse.ArgumentParser(prog="lerobot-pi0-ttnn serve", add_help=False, allow_abbrev=False)
+    parser.add_argument("--protocol", choices=PROTOCOLS, default=PROTOCOLS[0])
+    known, others = parser.parse_known_args(flags)
+    return known.protocol, others
 
 
 def parse_flags(flags: list[str]) -> tuple[Any, list[str]]:
