@@ -78,7 +78,7 @@ ROBOARENA = Embodiment(
     name="roboarena",
     cameras=(
         _camera("observation/exterior_image_0_left", "exterior_1_left", "exterior_image_1_left", BASE),
-        _camera("observation/exterior_image_1_left", "exterior_2_left", "exterior_image_2_left"),
+        _camera("observation/exterior_image_1_left", "exterior_2_left", "exterior_image_2_left", is_required=False),
         _WRIST,
     ),
     state=_JOINTS_AND_GRIPPER,

@@ -69,7 +69,8 @@ class Layout:
         """Returns what an observation that `read` has found good lacks or has besides, for its client's user."""
         sent = flat(observation)
         absent = [key for key in self.names if key not in sent and self.features[key] not in self._pictured(sent)]
-        known = {*self.names, *(key for key, _ in self.embodiment.state), *self.embodiment.prompts}
+        cameras = [camera.key for camera in self.embodiment.cameras]
+        known = {*cameras, *(key for key, _ in self.embodiment.state), *self.embodiment.prompts}
         besides = sorted(sent.keys() - known)
         said = [f"no {', '.join(absent)} in the observations: the model sees nothing there"] if absent else []
         return said + ([f"not used of the observations: {', '.join(besides)}"] if besides else [])
@@ -108,7 +109,10 @@ class Layout:
         if isinstance(prompt, np.ndarray) and prompt.size == 1:
             prompt = prompt.item()
         if isinstance(prompt, bytes):
-            prompt = prompt.decode()  # UnicodeDecodeError is a ValueError, and says what it found
+            try:
+                prompt = prompt.decode()
+            except UnicodeDecodeError as error:
+                raise ValueError(f"{keys[0]}: expected text, got bytes that are not UTF-8.") from error
         if not isinstance(prompt, str):
             raise ValueError(f"{keys[0]}: expected text, got {type(prompt).__name__}.")
         return str(prompt)

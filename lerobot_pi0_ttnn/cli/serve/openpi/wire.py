@@ -3,6 +3,7 @@
 Nothing in a message is executed: no pickle, and none of the dtypes that would need one.
 """
 
+import math
 from typing import Any
 
 import msgpack
@@ -43,10 +44,10 @@ def unpack(data: bytes) -> Any:
 
 def _as_map(value: Any) -> dict[bytes, Any]:
     if isinstance(value, np.ndarray):
-        check_dtype(value.dtype)
+        _check_dtype(value.dtype)
         return {ARRAY: True, b"data": value.tobytes(), b"dtype": value.dtype.str, b"shape": value.shape}
     if isinstance(value, np.generic):
-        check_dtype(value.dtype)
+        _check_dtype(value.dtype)
         return {SCALAR: True, b"data": value.item(), b"dtype": value.dtype.str}
     raise TypeError(f"a message cannot hold a {type(value).__name__}.")
 
@@ -55,13 +56,18 @@ def _from_map(value: dict[Any, Any]) -> Any:
     if ARRAY not in value and SCALAR not in value:
         return value
     dtype = np.dtype(str(value[b"dtype"]))
-    check_dtype(dtype)
+    _check_dtype(dtype)
     if SCALAR in value:
         return dtype.type(value[b"data"])
-    return np.ndarray(tuple(value[b"shape"]), dtype, value[b"data"])
+    data, shape = value[b"data"], tuple(value[b"shape"])
+    is_shape = all(isinstance(length, int) and length >= 0 for length in shape)
+    # NumPy takes a negative length, and makes up the data that it is not given.
+    if not (isinstance(data, bytes) and is_shape and dtype.itemsize and math.prod(shape) * dtype.itemsize == len(data)):
+        size = len(data) if isinstance(data, bytes) else type(data).__name__
+        raise ValueError(f"an array of shape {shape} and dtype {dtype} is not of {size} bytes")
+    return np.ndarray(shape, dtype, data)
 
 
-def check_dtype(dtype: np.dtype[Any]) -> None:
-    """Raises ValueError for a dtype that no message may have."""
+def _check_dtype(dtype: np.dtype[Any]) -> None:
     if dtype.kind in REFUSED_KINDS:
         raise ValueError(f"unsupported dtype {dtype}: send numbers, booleans or text")
