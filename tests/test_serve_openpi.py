@@ -20,8 +20,9 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import connect
 
 from lerobot_pi0_ttnn.cli import main
+from lerobot_pi0_ttnn.cli.serve.address import bind
 from lerobot_pi0_ttnn.cli.serve.openpi import server as server_module
-from lerobot_pi0_ttnn.cli.serve.openpi.command import bind, parse_flags, split_overrides
+from lerobot_pi0_ttnn.cli.serve.openpi.command import parse_flags, split_overrides
 from lerobot_pi0_ttnn.cli.serve.openpi.embodiments import NAMED, ROBOARENA, own_keys
 from lerobot_pi0_ttnn.cli.serve.openpi.layout import match_layout
 from lerobot_pi0_ttnn.cli.serve.openpi.served import ServedPolicy, read_checkpoint
@@ -265,6 +266,13 @@ def test_a_policy_that_fails_hangs_up(libero, monkeypatch):
             client.infer(libero.observation)
     with Client(libero.port) as client:
         assert client.infer(libero.observation)["actions"].shape == (10, 7)
+
+
+def test_a_message_in_fragments(libero):
+    with Client(libero.port) as client:
+        packed = pack(libero.observation)
+        client.connection.send([packed[start : start + 1000] for start in range(0, len(packed), 1000)])
+        assert unpack(client.connection.recv())["actions"].shape == (10, 7)
 
 
 def test_a_client_that_vanishes(libero):

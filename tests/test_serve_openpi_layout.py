@@ -1,6 +1,7 @@
 """Which of a checkpoint's features a key of openpi's clients is, and what is said where it is none."""
 
 import math
+from functools import reduce
 from pathlib import Path
 
 import numpy as np
@@ -194,6 +195,7 @@ def test_the_parts_of_a_state():
         ({"images": {"cam_high": "a.png"}}, "images/cam_high: expected a frame"),
         ({"prompt": 7}, "prompt: expected text, got int"),
         ({"prompt": b"\xff"}, "prompt: expected text, got bytes that are not UTF-8"),
+        ({"images": reduce(lambda inner, _: {"a": inner}, range(500), {})}, "at most 8 dicts in one another"),
         ({7: 7}, "expected an observation's keys to be text, got 7"),
     ],
 )  # fmt: skip

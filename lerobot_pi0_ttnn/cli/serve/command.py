@@ -8,7 +8,6 @@ With `--protocol openpi` openpi's websocket server: see `serve --protocol openpi
 """
 
 import argparse
-import ipaddress
 import logging
 from concurrent import futures
 from dataclasses import dataclass, field
@@ -18,6 +17,7 @@ import draccus
 from draccus.utils import DecodingError
 
 from ...configuration_pi0_ttnn import PI0TTNNConfig
+from .address import is_loopback
 
 logger = logging.getLogger(__name__)
 
@@ -115,11 +115,3 @@ def parse_flags(flags: list[str]) -> tuple[Any, list[str]]:
     if policy != config.policy:
         raise ValueError("the policy's fields are taken from --policy.FIELD=VALUE only, not from a file.")
     return config, overrides
-
-
-def is_loopback(host: str) -> bool:
-    """Returns whether only this machine can reach a server that listens on `host`."""
-    try:
-        return ipaddress.ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        return host == "localhost"

@@ -10,6 +10,7 @@ import socket
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from ..address import bind, is_loopback
 from .embodiments import LEROBOT, NAMED, ROBOARENA, Embodiment, own_keys
 
 logger = logging.getLogger(__name__)
@@ -116,7 +117,6 @@ def run(flags: list[str]) -> int:
 def _serve(options: argparse.Namespace, listening: socket.socket) -> int:
     from lerobot.utils.process import ProcessSignalHandler
 
-    from ..command import is_loopback
     from .layout import match_layout
     from .served import ServedPolicy, read_checkpoint
     from .server import OpenPIServer
@@ -162,20 +162,20 @@ def _serve(options: argparse.Namespace, listening: socket.socket) -> int:
             )
         )
     served = ServedPolicy.load(checkpoint, horizon)
-    stopped = ProcessSignalHandler(use_threads=True).shutdown_event
-    server = OpenPIServer(served, layout, metadata, api_key=options.api_key, takes_resets=options.roboarena is not None)
     try:
+        stopped = ProcessSignalHandler(use_threads=True).shutdown_event
+        server = OpenPIServer(
+            served, layout, metadata, api_key=options.api_key, takes_resets=options.roboarena is not None
+        )
         listening.listen()
         server.start(listening)
-        logger.info(
-            "Serving %s by openpi's protocol on %s:%d; stop it with Ctrl-C.",
-            served.policy.name,
-            options.host,
-            listening.getsockname()[1],
-        )
-        stopped.wait()
+        try:
+            where = f"{options.host}:{listening.getsockname()[1]}"
+            logger.info("Serving %s by openpi's protocol on %s; stop it with Ctrl-C.", served.policy.name, where)
+            stopped.wait()
+        finally:
+            server.stop()
     finally:
-        server.stop()
         served.close()
     logger.info("Stopped.")
     return 0
@@ -185,22 +185,3 @@ def _embodiment(options: argparse.Namespace, config: Any) -> Embodiment:
     if options.roboarena:
         return ROBOARENA
     return own_keys(config, list(config.camera_aliases)) if options.embodiment == LEROBOT else NAMED[options.embodiment]
-
-
-def bind(host: str, port: int) -> socket.socket:
-    """Returns a socket that is bound and does not listen yet, so that clients that come too early are refused, and try again.
-
-    Raises:
-        OSError: there is no such host here, or the port is in use.
-    """
-    try:
-        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-        family, _, _, _, address = min(found, key=lambda entry: entry[0] != socket.AF_INET)
-        bound = socket.socket(family)
-        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        bound.bind(address)
-    except OSError as error:
-        raise OSError(
-            f"{host}:{port}: cannot listen there ({error}); is another server running? See --host, --port."
-        ) from error
-    return bound

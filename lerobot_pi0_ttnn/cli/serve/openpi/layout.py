@@ -17,6 +17,8 @@ from .embodiments import BASE, Camera, Embodiment
 EMPTY = f"{OBS_IMAGES}.empty_camera_"
 """How LeRobot names the cameras that a checkpoint was trained without (`PI0Config.empty_cameras`)."""
 
+MAX_DEPTH = 8
+
 
 @dataclass(frozen=True)
 class Layout:
@@ -122,19 +124,21 @@ def flat(observation: Any) -> dict[str, Any]:
     """Returns an observation with the keys of nested dicts joined by `/`; one that has it so already is as it was.
 
     Raises:
-        ValueError: it is not a dict, or a key is not text.
+        ValueError: it is not a dict, or a key is not text, or dicts are nested deeper than any client does.
     """
     if not isinstance(observation, dict):
         raise ValueError(f"expected an observation, a dict, got {type(observation).__name__}.")
     return dict(_leaves(observation, ""))
 
 
-def _leaves(tree: Mapping[Any, Any], prefix: str) -> Iterator[tuple[str, Any]]:
+def _leaves(tree: Mapping[Any, Any], prefix: str, depth: int = 1) -> Iterator[tuple[str, Any]]:
+    if depth > MAX_DEPTH:
+        raise ValueError(f"expected an observation of at most {MAX_DEPTH} dicts in one another, got more.")
     for key, value in tree.items():
         if not isinstance(key, str):
             raise ValueError(f"expected an observation's keys to be text, got {key!r}.")
         if isinstance(value, dict):
-            yield from _leaves(value, f"{prefix}{key}/")
+            yield from _leaves(value, f"{prefix}{key}/", depth + 1)
         else:
             yield f"{prefix}{key}", value
 

@@ -92,7 +92,7 @@ class OpenPIServer:
         if self._api_key is not None:
             shown = request.headers.get_all("Authorization")
             expected = f"Api-Key {self._api_key}"
-            if len(shown) != 1 or not hmac.compare_digest(shown[0].encode(), expected.encode()):
+            if len(shown) != 1 or not hmac.compare_digest(shown[0].encode(errors="surrogateescape"), expected.encode()):
                 logger.warning("%s: rejected, it showed no or another key", peer_of(connection))
                 return connection.respond(HTTPStatus.UNAUTHORIZED, "expected the header `Authorization: Api-Key KEY`\n")
         if len(self._clients) >= MAX_CLIENTS:
