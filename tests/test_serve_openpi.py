@@ -4,12 +4,9 @@ With that client itself it was tried by hand: see `docs/openpi.md`.
 """
 
 import http.client
-import signal
 import socket
 import threading
 import time
-from contextlib import contextmanager
-from importlib.util import find_spec
 from types import SimpleNamespace
 
 import numpy as np
@@ -19,143 +16,23 @@ from lerobot.policies import make_pre_post_processors
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import connect
 
-from lerobot_pi0_ttnn.cli import main
-from lerobot_pi0_ttnn.cli.serve.address import bind
 from lerobot_pi0_ttnn.cli.serve.openpi import server as server_module
-from lerobot_pi0_ttnn.cli.serve.openpi.command import parse_flags, split_overrides
-from lerobot_pi0_ttnn.cli.serve.openpi.embodiments import NAMED, ROBOARENA, own_keys
-from lerobot_pi0_ttnn.cli.serve.openpi.layout import match_layout
 from lerobot_pi0_ttnn.cli.serve.openpi.served import ServedPolicy, read_checkpoint
-from lerobot_pi0_ttnn.cli.serve.openpi.server import OpenPIServer
 from lerobot_pi0_ttnn.cli.serve.openpi.wire import pack, unpack
-from tests.checkpoints import save_lerobot_checkpoint
-from tests.oracle import make_lerobot_policy
-from tests.processes import Program, until
-
-ON_THE_CPU = ("--architecture=tiny", "--backend=torch", "--warm_up=false")
-TASK = "do something"
-STATE = "observation.state"
-
-
-class Client:
-    """openpi's `WebsocketClientPolicy` (`openpi-client` 0.1.2), in ours; replies that are text are returned."""
-
-    def __init__(self, port: int, api_key: str | None = None) -> None:
-        headers = {"Authorization": f"Api-Key {api_key}"} if api_key else None
-        self.connection = connect(f"ws://localhost:{port}", compression=None, max_size=None, additional_headers=headers)
-        self.metadata = unpack(self.connection.recv())
-
-    def __enter__(self) -> "Client":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.connection.close()
-
-    def send(self, data: bytes | str) -> dict | str:
-        self.connection.send(data)
-        reply = self.connection.recv()
-        return reply if isinstance(reply, str) else unpack(reply)
-
-    def infer(self, observation: object) -> dict | str:
-        return self.send(pack(observation))
-
-
-@contextmanager
-def serving(served, layout, metadata=None, **options):
-    """The port of a server in this process."""
-    server = OpenPIServer(served, layout, metadata or {}, **options)
-    with bind("localhost", 0) as listening:
-        listening.listen()
-        server.start(listening)
-        try:
-            yield listening.getsockname()[1]
-        finally:
-            server.stop()
-
-
-def picture(seed: int, *, channels_first: bool = False) -> np.ndarray:
-    drawn = np.random.default_rng(seed).integers(256, size=(48, 64, 3), dtype=np.uint8)
-    return drawn.transpose(2, 0, 1) if channels_first else drawn
-
-
-# name: (cameras and widths of the checkpoint, what the client sends, which of that is which of the checkpoint's).
-ROBOTS = {
-    "droid": (
-        (("exterior_1_left", "wrist_left"), 8, 8),
-        {
-            "observation/exterior_image_1_left": picture(0),
-            "observation/wrist_image_left": picture(1),
-            "observation/joint_position": np.linspace(-1, 1, 8)[:7],
-            "observation/gripper_position": np.ones(1),
-            "prompt": TASK,
-        },
-        {"exterior_1_left": 0, "wrist_left": 1},
-    ),
-    "aloha": (
-        (("cam_high", "cam_left_wrist", "cam_right_wrist"), 14, 14),
-        {
-            "state": np.linspace(-1, 1, 14),
-            "images": {
-                "cam_high": picture(0, channels_first=True),
-                "cam_low": picture(9, channels_first=True),
-                "cam_right_wrist": picture(2, channels_first=True),
-            },
-            "prompt": TASK,
-        },
-        {"cam_high": 0, "cam_right_wrist": 2},
-    ),
-    "libero": (
-        (("image", "image2"), 8, 7),
-        {
-            "observation/image": picture(0),
-            "observation/wrist_image": picture(1),
-            "observation/state": np.linspace(-1, 1, 8),
-            "prompt": TASK,
-        },
-        {"image": 0, "image2": 1},
-    ),
-    "lerobot": (
-        (("image", "image2"), 8, 7),
-        {
-            "observation.images.image": picture(0),
-            "observation.images.image2": picture(1, channels_first=True),
-            STATE: np.linspace(-1, 1, 8),
-            "task": TASK,
-        },
-        {"image": 0, "image2": 1},
-    ),
-}
+from tests.openpi_clients import ON_THE_CPU, ROBOTS, STATE, TASK, Client, layout_of, picture, saved, serving
+from tests.processes import until
 
 
 @pytest.fixture(scope="module")
 def checkpoints(tmp_path_factory):
-    """By cameras and widths: the folder and LeRobot's policy."""
-    made = {}
-
-    def checkpoint(cameras, state_dim, action_dim):
-        key = (cameras, state_dim, action_dim)
-        if key not in made:
-            policy = make_lerobot_policy(cameras, state_dim, action_dim, tokenizer_max_length=48)
-            stats = {
-                STATE: {"mean": torch.linspace(-1, 1, state_dim), "std": torch.linspace(0.5, 2, state_dim)},
-                "action": {"mean": torch.linspace(-2, 2, action_dim), "std": torch.linspace(1, 3, action_dim)},
-            }
-            made[key] = save_lerobot_checkpoint(policy, tmp_path_factory.mktemp("openpi"), stats), policy
-        return made[key]
-
-    return checkpoint
-
-
-def layout_of(checkpoint, robot: str, **options):
-    named = NAMED | {"lerobot": own_keys(checkpoint.config, []), "roboarena": ROBOARENA}
-    return match_layout(named[robot], checkpoint.config, checkpoint.processors, "CKPT", **options)
+    return saved(tmp_path_factory.mktemp)
 
 
 @pytest.mark.parametrize("robot", ROBOTS)
 def test_actions_are_lerobots(robot, checkpoints):
     """Those that LeRobot's policy makes of the same observation, in the robot's units; a horizon cuts them off."""
     sizes, observation, pictures = ROBOTS[robot]
-    folder, lerobot_policy = checkpoints(*sizes)
+    folder, lerobot_policy = checkpoints(robot)
     preprocess, postprocess = make_pre_post_processors(lerobot_policy.config, str(folder))
     batch = {f"observation.images.{n}": torch.tensor(picture(seed)) / 255 for n, seed in pictures.items()}
     batch = {name: frame.permute(2, 0, 1)[None] for name, frame in batch.items()}
@@ -178,8 +55,8 @@ def test_actions_are_lerobots(robot, checkpoints):
 @pytest.fixture(scope="module")
 def libero(checkpoints):
     """A policy that is served, and its observations."""
-    sizes, observation, _ = ROBOTS["libero"]
-    checkpoint = read_checkpoint(str(checkpoints(*sizes)[0]), ON_THE_CPU)
+    _, observation, _ = ROBOTS["libero"]
+    checkpoint = read_checkpoint(str(checkpoints("libero")[0]), ON_THE_CPU)
     served = ServedPolicy.load(checkpoint, horizon=10)
     layout = layout_of(checkpoint, "libero")
     with serving(served, layout, {"embodiment": "libero"}, max_message_bytes=100_000) as port:
@@ -383,92 +260,10 @@ def accepts(port: int) -> bool:
 def test_roboarena(checkpoints, echo):
     """`roboarena.policy_client` (6fa329f) adds `endpoint` to what it sends, and wants the reply to a reset to be text."""
     policy, served = echo
-    sizes, droid, _ = ROBOTS["droid"]
-    layout = layout_of(read_checkpoint(str(checkpoints(*sizes)[0]), ON_THE_CPU), "roboarena")
+    _, droid, _ = ROBOTS["droid"]
+    layout = layout_of(read_checkpoint(str(checkpoints("droid")[0]), ON_THE_CPU), "roboarena")
     observation = droid | {"observation/exterior_image_0_left": picture(0), "endpoint": "infer"}
     with serving(served, layout, takes_resets=True) as port, Client(port) as client:
         assert client.infer(observation)["actions"].shape == (3, 8)
         assert client.infer({"endpoint": "reset"}) == "reset successful"
         assert policy.resets == 1
-
-
-def test_as_a_program(checkpoints, tmp_path):
-    """It says where it serves, and gives the board back when it is stopped; who is connected is told."""
-    sizes, observation, _ = ROBOTS["droid"]
-    board = ["--policy.board", "emulated:n150", "--policy.num_inference_steps=1", "--policy.cache_weights=false"]
-    flags = ["--policy.architecture=tiny", *(board if find_spec("ttnn") else ["--policy.backend=torch"])]
-    served = ["--roboarena=joint_velocity", "--port=0", "--horizon=8", "--api-key=sesame", checkpoints(*sizes)[0]]
-    process = Program("lerobot_pi0_ttnn", ["serve", "--protocol=openpi", *flags, *served], tmp_path)
-    try:
-        until(lambda: "stop it with Ctrl-C" in process.output or process.status is not None, 120)
-        assert process.status is None, process.output
-        port = int(process.output.partition("on localhost:")[2].partition(";")[0])
-        with Client(port, "sesame") as client:
-            assert client.metadata == {
-                "image_resolution": [224, 224],
-                "needs_wrist_camera": True,
-                "n_external_cameras": 1,
-                "needs_stereo_camera": False,
-                "needs_session_id": False,
-                "action_space": "joint_velocity",
-            }
-            asked = observation | {"observation/exterior_image_0_left": picture(0)}
-            assert client.infer(asked)["actions"].shape == (8, 8)
-            process.send(signal.SIGINT)
-            with pytest.raises(ConnectionClosed, match=r"1001 \(going away\) the server ends"):
-                client.connection.recv(60)
-        assert process.wait(60) == 0
-    finally:
-        process.kill()
-    assert "Traceback" not in process.output
-    assert "leak" not in process.output
-
-
-@pytest.mark.parametrize(
-    ("flags", "message"),
-    [
-        (["--embodiment=libero", "--horizon=51"], "--horizon: expected 1 to 50, the checkpoint's chunk_size, got 51"),
-        (["--horizon=0"], "--horizon: expected 1 to 50"),
-        (["--embodiment=aloha"], "trained with states of 8 values, aloha has 14"),
-        (["--policy.backend=cuda"], "backend: expected one of ttnn, torch, got 'cuda'"),
-        (["--host=203.0.113.1"], "203.0.113.1:8000: cannot listen there"),
-    ],
-)
-def test_what_cannot_be_is_told_before_the_weights_are_read(flags, message, checkpoints, capsys, monkeypatch):
-    monkeypatch.setattr(ServedPolicy, "load", lambda *_: pytest.fail("read the weights"))
-    folder, _ = checkpoints(*ROBOTS["libero"][0])
-    port = [] if "host" in flags[0] else ["--port=0"]
-    arguments = ["--policy.architecture=tiny", str(folder), *port, *flags]
-    assert main(["serve", "--protocol", "openpi", *arguments]) == 1
-    assert message in capsys.readouterr().err
-
-
-def test_a_port_in_use(libero, capsys):
-    assert main(["serve", "--protocol=openpi", "CKPT", f"--port={libero.port}"]) == 1
-    assert f"localhost:{libero.port}: cannot listen there" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize(
-    "flags",
-    [
-        [],
-        ["CKPT", "--protocol=grpc"],
-        ["CKPT", "--embodiment=ur5"],
-        ["CKPT", "--port=65536"],
-        ["CKPT", "--api-key="],
-        ["CKPT", "--hots=localhost"],
-        ["CKPT", "--embodiment=libero", "--roboarena=joint_position"],
-    ],
-)
-def test_a_wrong_command_line(flags):
-    with pytest.raises(SystemExit) as stop:
-        main(["serve", "--protocol=openpi", *flags])
-    assert stop.value.code == 2
-
-
-def test_flags():
-    flags = ["--policy.board", "emulated:n150", "CKPT", "--horizon", "10", "--policy.precision=fast"]
-    options = parse_flags(flags)
-    assert (options.checkpoint, options.host, options.port, options.horizon) == ("CKPT", "localhost", 8000, 10)
-    assert options.overrides == ["--board", "emulated:n150", "--precision=fast"]
-    assert split_overrides(["--policy.board"]) == ([], ["--board"])

@@ -7,11 +7,13 @@ robot's again. `--policy.FIELD=VALUE` sets a field of the policy's config, as ev
 import argparse
 import logging
 import socket
-from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..address import bind, is_loopback
 from .embodiments import LEROBOT, NAMED, ROBOARENA, Embodiment, own_keys
+
+if TYPE_CHECKING:
+    from .layout import Layout
 
 logger = logging.getLogger(__name__)
 
@@ -19,18 +21,6 @@ HOST, PORT = "localhost", 8000
 ACTION_SPACES = ("joint_position", "joint_velocity")
 """RoboArena's, of those that have DROID's eight actions."""
 OVERRIDE = "--policy."
-
-
-@dataclass(frozen=True)
-class RoboArenaMetadata:
-    """What RoboArena's client must be told, and nothing else (roboarena `policy_server.py::PolicyServerConfig`, 6fa329f)."""
-
-    n_external_cameras: int
-    needs_wrist_camera: bool
-    action_space: str
-    image_resolution: tuple[int, int] | None
-    needs_stereo_camera: bool = False
-    needs_session_id: bool = False
 
 
 def parse_flags(flags: list[str]) -> argparse.Namespace:
@@ -130,37 +120,28 @@ def _serve(options: argparse.Namespace, listening: socket.socket) -> int:
         raise ValueError(
             f"--horizon: expected 1 to {config.chunk_size}, the checkpoint's chunk_size, got {options.horizon}."
         )
-    notes = list(layout.notes)
-    if embodiment.horizon not in (None, horizon):
-        notes.append(
-            f"openpi's {embodiment.name} script insists on chunks of {embodiment.horizon} actions, these have {horizon}: see "
-            "--horizon"
-        )
+    notes = notes_of(layout, horizon)
     logger.info("%s: %s", checkpoint.source, layout)
     for note in notes:
         logger.warning("%s: %s", checkpoint.source, note)
+    where = f"{options.host}:{listening.getsockname()[1]}"
     if not is_loopback(options.host):
         logger.warning(
-            "%s:%d: whoever reaches this port%s can have actions computed, and what is sent is not encrypted. Leave --host out "
+            "%s: whoever reaches this port%s can have actions computed, and what is sent is not encrypted. Leave --host out "
             "and tunnel the port through ssh, unless you trust the whole network.",
-            options.host,
-            listening.getsockname()[1],
+            where,
             " and has the key" if options.api_key else "",
         )
-    metadata = {
-        "embodiment": embodiment.name,
-        "action_horizon": horizon,
-        "action_dim": config.action_feature.shape[0],
-        "warnings": [*checkpoint.warnings, *notes],
-        **({"reset_pose": options.reset_pose} if options.reset_pose else {}),
-    }
     if options.roboarena:
-        exterior = [key for key in layout.names if "exterior" in key]
-        metadata = asdict(
-            RoboArenaMetadata(
-                len(exterior), len(exterior) < len(layout.names), options.roboarena, config.image_resolution
-            )
-        )
+        metadata = roboarena_metadata(layout, options.roboarena, config.image_resolution)
+    else:
+        metadata = {
+            "embodiment": embodiment.name,
+            "action_horizon": horizon,
+            "action_dim": config.action_feature.shape[0],
+            "warnings": [*checkpoint.warnings, *notes],
+            **({"reset_pose": options.reset_pose} if options.reset_pose else {}),
+        }
     served = ServedPolicy.load(checkpoint, horizon)
     try:
         stopped = ProcessSignalHandler(use_threads=True).shutdown_event
@@ -170,7 +151,6 @@ def _serve(options: argparse.Namespace, listening: socket.socket) -> int:
         listening.listen()
         server.start(listening)
         try:
-            where = f"{options.host}:{listening.getsockname()[1]}"
             logger.info("Serving %s by openpi's protocol on %s; stop it with Ctrl-C.", served.policy.name, where)
             stopped.wait()
         finally:
@@ -179,6 +159,41 @@ def _serve(options: argparse.Namespace, listening: socket.socket) -> int:
         served.close()
     logger.info("Stopped.")
     return 0
+
+
+def notes_of(layout: "Layout", horizon: int) -> list[str]:
+    """Returns what should be known before the robot moves, which is not that the checkpoint is wrong.
+
+    Args:
+        layout: of the clients' observations.
+        horizon: how many actions a client is sent.
+    """
+    wanted, name = layout.embodiment.horizon, layout.embodiment.name
+    if wanted in (None, horizon):
+        return list(layout.notes)
+    return [
+        *layout.notes,
+        f"openpi's {name} script insists on chunks of {wanted} actions, these have {horizon}: --horizon",
+    ]
+
+
+def roboarena_metadata(layout: "Layout", action_space: str, resolution: tuple[int, int]) -> dict[str, Any]:
+    """Returns what RoboArena's client must be told, and nothing else. Source: roboarena `PolicyServerConfig` (6fa329f).
+
+    Args:
+        layout: of the clients' observations.
+        action_space: one of `ACTION_SPACES`.
+        resolution: height and width to which the client is to fit its pictures.
+    """
+    exterior = sum("exterior" in key for key in layout.names)
+    return {
+        "image_resolution": resolution,
+        "needs_wrist_camera": exterior < len(layout.names),
+        "n_external_cameras": exterior,
+        "needs_stereo_camera": False,
+        "needs_session_id": False,
+        "action_space": action_space,
+    }
 
 
 def _embodiment(options: argparse.Namespace, config: Any) -> Embodiment:
