@@ -1,1 +1,1 @@
-"""Policy servers with this policy, LeRobot's and openpi's. Modules are imported on use: LeRobot's make a `logs` folder on import."""
+"""Policy servers: LeRobot's, and openpi's. Imported on use: LeRobot's modules make a `logs` folder on import."""
