@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from lerobot.policies import make_pre_post_processors
+from lerobot.policies import get_policy_class, make_pre_post_processors
 from lerobot.processor import PolicyProcessorPipeline
 
 from ....checkpoint.files import CheckpointSource
@@ -70,8 +70,9 @@ def read_checkpoint(path_or_repo_id: str, overrides: Sequence[str]) -> Checkpoin
 
 
 def load_policy(checkpoint: Checkpoint) -> PI0TTNNPolicy:
-    """Returns the policy of a checkpoint, its model on the board."""
-    return PI0TTNNPolicy.from_pretrained(checkpoint.source.path_or_repo_id, config=checkpoint.config)
+    """Returns the policy of a checkpoint, of the class that its config is of, its model on the board."""
+    policy_class: type[PI0TTNNPolicy] = get_policy_class(checkpoint.config.type)
+    return policy_class.from_pretrained(checkpoint.source.path_or_repo_id, config=checkpoint.config)
 
 
 class ServedPolicy:
