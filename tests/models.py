@@ -5,7 +5,7 @@ import pytest
 from lerobot_pi0_ttnn.model.config import TINY, TINY_PI05, PI0ModelConfig
 
 MODELS: dict[str, PI0ModelConfig] = {"pi0": TINY, "pi05": TINY_PI05}
-ON_TTNN = {"pi0"}
+ON_TTNN = {"pi0", "pi05"}
 """Those that the ttnn backend runs."""
 
 

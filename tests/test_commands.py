@@ -6,6 +6,7 @@ Those of LeRobot's, and whole scripts, are parsed in `test_examples.py`.
 import argparse
 import re
 import shlex
+from contextlib import suppress
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -13,7 +14,8 @@ from pathlib import Path
 import pytest
 
 from lerobot_pi0_ttnn import cli
-from lerobot_pi0_ttnn.cli.serve.command import parse_flags
+from lerobot_pi0_ttnn.cli.serve.command import parse_flags, read_protocol
+from lerobot_pi0_ttnn.cli.serve.openpi.command import parse_flags as parse_flags_of_openpi
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -68,7 +70,9 @@ def only_parsed(monkeypatch):
 @pytest.mark.parametrize(("words", "is_mention"), published("lerobot-pi0-ttnn"))
 def test_ours(words, is_mention, only_parsed, capsys):
     if words[:1] == ["serve"]:
-        parse_flags(words[1:])
+        protocol, flags = read_protocol(words[1:])
+        with suppress(Parsed):
+            {"lerobot": parse_flags, "openpi": parse_flags_of_openpi}[protocol](flags)
         return
     try:
         cli.main(words)

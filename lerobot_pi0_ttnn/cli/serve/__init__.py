@@ -1,1 +1,1 @@
-"""LeRobot's async policy server with this policy. Its modules are imported on use: LeRobot's make a `logs` folder on import."""
+"""Policy servers: LeRobot's, and openpi's. Imported on use: LeRobot's modules make a `logs` folder on import."""

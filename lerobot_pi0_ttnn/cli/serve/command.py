@@ -1,11 +1,13 @@
-"""`lerobot-pi0-ttnn serve`: LeRobot's async policy server, for a robot whose card is in another machine.
+"""`lerobot-pi0-ttnn serve`: a policy server, for a robot whose card is in another machine.
 
-Takes the flags of `python -m lerobot.async_inference.policy_server`, and `--policy.FIELD=VALUE` for each field of the
-policy's config that is to differ from the checkpoint's. The robot's end, LeRobot's `robot_client`, names the checkpoint.
+By default LeRobot's async one. It takes the flags of `python -m lerobot.async_inference.policy_server`, and
+`--policy.FIELD=VALUE` for each field of the policy's config that is to differ from the checkpoint's. The robot's end, LeRobot's
+`robot_client`, names the checkpoint.
+
+With `--protocol openpi` openpi's websocket server: see `serve --protocol openpi --help`.
 """
 
 import argparse
-import ipaddress
 import logging
 from concurrent import futures
 from dataclasses import dataclass, field
@@ -15,9 +17,11 @@ import draccus
 from draccus.utils import DecodingError
 
 from ...configuration_pi0_ttnn import PI0TTNNConfig
+from .address import is_loopback
 
 logger = logging.getLogger(__name__)
 
+PROTOCOLS = ("lerobot", "openpi")
 WORKERS = 4  # as many as LeRobot's
 
 
@@ -25,7 +29,11 @@ def register(subparsers: Any) -> None:
     """Adds the subcommand."""
     # Without a prefix character argparse leaves all flags to draccus, as LeRobot's scripts do.
     parser = subparsers.add_parser(
-        "serve", help="LeRobot's async policy server", description=__doc__, prefix_chars="\0", add_help=False
+        "serve",
+        help="LeRobot's async policy server, or openpi's",
+        description=__doc__,
+        prefix_chars="\0",
+        add_help=False,
     )
     parser.add_argument("flags", nargs=argparse.REMAINDER)
     parser.set_defaults(run=run)
@@ -33,7 +41,12 @@ def register(subparsers: Any) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Serves until it gets SIGINT (Ctrl-C) or SIGTERM; then gives the board back."""
-    config, policy_overrides = parse_flags(options.flags)
+    protocol, flags = read_protocol(options.flags)
+    if protocol == "openpi":
+        from .openpi import command
+
+        return command.run(flags)
+    config, policy_overrides = parse_flags(flags)
     import grpc
     from lerobot.transport import services_pb2_grpc
     from lerobot.utils.process import ProcessSignalHandler
@@ -67,6 +80,18 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
+def read_protocol(flags: list[str]) -> tuple[str, list[str]]:
+    """Returns the protocol that the flags name, LeRobot's where none, and the other flags.
+
+    Raises:
+        SystemExit: there is no such protocol.
+    """
+    parser = argparse.ArgumentParser(prog="lerobot-pi0-ttnn serve", add_help=False, allow_abbrev=False)
+    parser.add_argument("--protocol", choices=PROTOCOLS, default=PROTOCOLS[0])
+    known, others = parser.parse_known_args(flags)
+    return known.protocol, others
+
+
 def parse_flags(flags: list[str]) -> tuple[Any, list[str]]:
     """Returns LeRobot's server config, and `--field=value` for each field of the policy that the user set.
 
@@ -90,11 +115,3 @@ def parse_flags(flags: list[str]) -> tuple[Any, list[str]]:
     if policy != config.policy:
         raise ValueError("the policy's fields are taken from --policy.FIELD=VALUE only, not from a file.")
     return config, overrides
-
-
-def is_loopback(host: str) -> bool:
-    """Returns whether only this machine can reach a server that listens on `host`."""
-    try:
-        return ipaddress.ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        return host == "localhost"

@@ -27,6 +27,7 @@ from ...configuration_pi0_ttnn import PI0TTNNConfig
 from ...modeling_pi0_ttnn import PI0TTNNPolicy
 from ...policy_loading import load_policy
 from ...review import refuse, review, settle_features
+from .message import message_of
 from .movement import Movement, read_movement
 from .observation import check_pictures, read_observation
 from .robot_joints import ClientJoints, match_client
@@ -239,8 +240,7 @@ def _told(context: grpc.ServicerContext, code: grpc.StatusCode, logger: logging.
 
 
 def _message(error: Exception) -> str:
-    text = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
-    return _cut(text if isinstance(error, ValueError | OSError) else f"{type(error).__name__}: {text}")
+    return _cut(message_of(error))
 
 
 def _cut(text: str) -> str:
