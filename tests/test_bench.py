@@ -49,8 +49,9 @@ def test_the_usual_prompt_of_pi05():
 
 
 @pytest.mark.parametrize("model", of_each("ttnn"))
-def test_predicted_from_its_sizes_alone(model, capsys):
-    assert main(["bench", "--predict", "--model", model, "--board", "p150", "--steps", "2"]) == 0
+def test_predicted_from_its_sizes_alone(model, board, capsys):
+    name = board.name.removeprefix("emulated:")
+    assert main(["bench", "--predict", "--model", model, "--board", name, "--steps", "2"]) == 0
     text = capsys.readouterr().out
     assert text.startswith(f"{model}_base, from its sizes alone on ")
     assert json.loads(text.splitlines()[-1])["tokens"] == {"pi0": 12, "pi05": 78}[model]
