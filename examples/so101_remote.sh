@@ -24,7 +24,7 @@ tunnel=$(mktemp -u)
 ssh -f -N -M -S "$tunnel" -o ExitOnForwardFailure=yes -L 8080:localhost:8080 "$there"
 trap 'ssh -S "$tunnel" -O exit "$there"' EXIT
 
-# 2. LeRobot's own client. It ends with the reason where checkpoint and arm do not go together.
+# 2. LeRobot's own client. It ends with the reason where checkpoint and arm do not go together. (For a pi0.5: pi05_ttnn.)
 python -m lerobot.async_inference.robot_client \
     --server_address=localhost:8080 \
     --policy_type=pi0_ttnn \

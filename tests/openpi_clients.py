@@ -1,9 +1,11 @@
 """openpi's clients, for the tests of `serve --protocol openpi`: what they send, and what they are sent to."""
 
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -46,6 +48,37 @@ class Client:
 
     def infer(self, observation: object) -> dict | str:
         return self.send(pack(observation))
+
+
+class Echo:
+    """A policy whose actions are the state, and that notes how many threads are in it, and what else is asked of it."""
+
+    name = "echo"
+
+    def __init__(self) -> None:
+        self.config = SimpleNamespace(chunk_size=3)
+        self.inside = self.most = self.resets = 0
+        self.is_closed = False
+
+    def served(self) -> ServedPolicy:
+        """Without processors."""
+        return ServedPolicy(self, lambda batch: batch, lambda chunk: chunk)  # type: ignore[arg-type]
+
+    def predict_action_chunk(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+        self.inside += 1
+        self.most = max(self.most, self.inside)
+        time.sleep(0.02)
+        self.inside -= 1
+        return batch[STATE][:, None].expand(-1, 3, -1)
+
+    def take_warnings(self) -> list[str]:
+        return []
+
+    def reset(self) -> None:
+        self.resets += 1
+
+    def close(self) -> None:
+        self.is_closed = True
 
 
 @contextmanager

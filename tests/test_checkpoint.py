@@ -79,6 +79,7 @@ def test_pi05_under_the_names_that_lerobot_changes():
     saved = {name.replace("time_mlp", "action_time_mlp"): tensor for name, tensor in meta.items()}
     saved |= {f"model.state_proj.{name}": torch.empty(1, device="meta") for name in ("weight", "bias")}
     found = recognise(saved, "base")
+    assert found.traits == ["pi0.5", "prefix `model.`", "action_time_mlp_*"]
     assert sorted([*found.names.values(), *found.ignored]) == sorted(saved)
     assert {name for name in found.ignored if "lm_head" not in name} == {
         "model.state_proj.weight",

@@ -142,7 +142,7 @@ class TestInfo:
         capsys.readouterr()
         assert main(["info", str(tmp_path / "ours"), "--json"]) == 0
         info = json.loads(capsys.readouterr().out)
-        assert info["layout"] == {"pi0": "prefix `model.`", "pi05": "pi0.5, prefix `model.`, time_mlp_*"}[model]
+        assert info["layout"] == {"pi0": "prefix `model.`", "pi05": "pi0.5, prefix `model.`"}[model]
         assert info["policy_type"] == f"{model}_ttnn"
         assert info["dtypes"] == {"F32": {"pi0": 106, "pi05": 111}[model]}
         assert info["cameras"] == [f"observation.images.{camera}" for camera in ("front", "wrist", "side")]

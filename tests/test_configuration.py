@@ -9,12 +9,14 @@ import sys
 import pytest
 from lerobot.configs import NormalizationMode, PreTrainedConfig
 from lerobot.policies.pi0.configuration_pi0 import PI0Config
+from lerobot.policies.pi05.configuration_pi05 import PI05Config
 
-from lerobot_pi0_ttnn import PI0TTNNConfig
+from lerobot_pi0_ttnn import PI0TTNNConfig, PI05TTNNConfig
 from lerobot_pi0_ttnn.checkpoint.files import CheckpointSource
 from lerobot_pi0_ttnn.config_loading import adopt_checkpoint_config, load_config
 from lerobot_pi0_ttnn.model.config import PI0_BASE, TINY
 from tests.checkpoints import edit_json
+from tests.models import MODELS
 from tests.oracle import make_lerobot_policy
 
 LEGACY_FIELDS = {
@@ -93,19 +95,32 @@ def test_round_trip(tmp_path):
 
 
 @pytest.fixture
-def pi0_folder(tmp_path):
-    policy = make_lerobot_policy(n_action_steps=10, num_inference_steps=5, dtype="bfloat16")
+def model():
+    """Which one the folder is of, where a test does not say."""
+    return "pi0"
+
+
+@pytest.fixture
+def pi0_folder(tmp_path, model):
+    policy = make_lerobot_policy(n_action_steps=10, num_inference_steps=5, dtype="bfloat16", model=MODELS[model])
     policy.config.save_pretrained(tmp_path)
     return tmp_path
 
 
-def test_a_pi0_config_becomes_ours(pi0_folder):
+@pytest.mark.parametrize(
+    ("model", "theirs", "ours", "length"),
+    [("pi0", PI0Config, PI0TTNNConfig, 48), ("pi05", PI05Config, PI05TTNNConfig, 200)],
+)
+def test_lerobots_config_becomes_ours(pi0_folder, theirs, ours, length, tmp_path):
     config = load_config(CheckpointSource(pi0_folder))
     original = PreTrainedConfig.from_pretrained(pi0_folder)
-    assert type(original) is PI0Config
-    assert type(config) is PI0TTNNConfig
-    for field in dataclasses.fields(PI0Config):
+    assert (type(original), type(config)) == (theirs, ours)
+    for field in dataclasses.fields(theirs):
         assert getattr(config, field.name) == getattr(original, field.name), field.name
+    assert config.tokenizer_max_length == ours().tokenizer_max_length == length
+    assert ours().normalization_mapping == theirs().normalization_mapping
+    config.save_pretrained(tmp_path)
+    assert PreTrainedConfig.from_pretrained(tmp_path) == config
 
 
 def test_fields_of_other_releases_are_left_out_aloud(pi0_folder, caplog):

@@ -361,7 +361,7 @@ class TestPromptOfPI05:
 
     def test_serve_tells_of_the_cut_once(self, good, server, caplog):
         assert connect(server, good) == []
-        task, caught = "a" * 180, []
+        task, caught = "a" * 160, []
         for degrees in range(3):
             server._predict_action_chunk(observed(degrees / 3, task=task))
             try:

@@ -6,7 +6,6 @@ With that client itself it was tried by hand: see `docs/openpi.md`.
 import http.client
 import socket
 import threading
-import time
 from types import SimpleNamespace
 
 import numpy as np
@@ -19,7 +18,7 @@ from websockets.sync.client import connect
 from lerobot_pi0_ttnn.cli.serve.openpi import server as server_module
 from lerobot_pi0_ttnn.cli.serve.openpi.served import ServedPolicy, read_checkpoint
 from lerobot_pi0_ttnn.cli.serve.openpi.wire import pack, unpack
-from tests.openpi_clients import ON_THE_CPU, ROBOTS, STATE, TASK, Client, layout_of, picture, saved, serving
+from tests.openpi_clients import ON_THE_CPU, ROBOTS, STATE, TASK, Client, Echo, layout_of, picture, saved, serving
 from tests.processes import until
 
 
@@ -160,34 +159,10 @@ def test_a_client_that_vanishes(libero):
         assert client.infer(libero.observation)["actions"].shape == (10, 7)
 
 
-class Echo:
-    """A policy whose actions are the state, and that notes how many threads are in it."""
-
-    def __init__(self) -> None:
-        self.config = SimpleNamespace(chunk_size=3)
-        self.inside = self.most = self.resets = 0
-
-    def predict_action_chunk(self, batch):
-        self.inside += 1
-        self.most = max(self.most, self.inside)
-        time.sleep(0.02)
-        self.inside -= 1
-        return batch[STATE][:, None].expand(-1, 3, -1)
-
-    def take_warnings(self):
-        return ["said once"] if self.most == 0 else []
-
-    def reset(self):
-        self.resets += 1
-
-    def close(self):
-        pass
-
-
 @pytest.fixture
-def echo(libero):
+def echo():
     policy = Echo()
-    return policy, ServedPolicy(policy, lambda batch: batch, lambda chunk: chunk)
+    return policy, policy.served()
 
 
 def test_clients_take_turns(libero, echo):

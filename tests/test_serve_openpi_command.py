@@ -1,16 +1,20 @@
 """`lerobot-pi0-ttnn serve --protocol openpi` as a command: its flags, what it rejects at once, and how it ends."""
 
 import signal
+import threading
 from importlib.util import find_spec
+from types import SimpleNamespace
 
 import pytest
+from lerobot.utils import process
 from websockets.exceptions import ConnectionClosed
 
 from lerobot_pi0_ttnn.cli import main
 from lerobot_pi0_ttnn.cli.serve.address import bind
 from lerobot_pi0_ttnn.cli.serve.openpi.command import notes_of, parse_flags, split_overrides
 from lerobot_pi0_ttnn.cli.serve.openpi.served import ServedPolicy, read_checkpoint
-from tests.openpi_clients import ON_THE_CPU, ROBOTS, Client, layout_of, picture, saved
+from lerobot_pi0_ttnn.cli.serve.openpi.server import OpenPIServer
+from tests.openpi_clients import ON_THE_CPU, ROBOTS, Client, Echo, layout_of, picture, saved
 from tests.processes import Program, until
 
 
@@ -26,16 +30,16 @@ def test_a_horizon_that_a_script_insists_on(checkpoints):
 
 
 def test_as_a_program(checkpoints, tmp_path):
-    """It says where it serves, and gives the board back when it is stopped; who is connected is told."""
+    """It says where it serves, and tells whoever is connected that it was stopped."""
     _, observation, _ = ROBOTS["droid"]
     board = ["--policy.board", "emulated:n150", "--policy.num_inference_steps=1", "--policy.cache_weights=false"]
     flags = ["--policy.architecture=tiny", *(board if find_spec("ttnn") else ["--policy.backend=torch"])]
     served = ["--roboarena=joint_velocity", "--port=0", "--horizon=8", "--api-key=sesame", checkpoints("droid")[0]]
-    process = Program("lerobot_pi0_ttnn", ["serve", "--protocol=openpi", *flags, *served], tmp_path)
+    program = Program("lerobot_pi0_ttnn", ["serve", "--protocol=openpi", *flags, *served], tmp_path)
     try:
-        until(lambda: "stop it with Ctrl-C" in process.output or process.status is not None, 120)
-        assert process.status is None, process.output
-        port = int(process.output.partition("on localhost:")[2].partition(";")[0])
+        until(lambda: "stop it with Ctrl-C" in program.output or program.status is not None, 120)
+        assert program.status is None, program.output
+        port = int(program.output.partition("on localhost:")[2].partition(";")[0])
         with Client(port, "sesame") as client:
             assert client.metadata == {
                 "image_resolution": [224, 224],
@@ -47,14 +51,28 @@ def test_as_a_program(checkpoints, tmp_path):
             }
             asked = observation | {"observation/exterior_image_0_left": picture(0)}
             assert client.infer(asked)["actions"].shape == (8, 8)
-            process.send(signal.SIGINT)
+            program.send(signal.SIGINT)
             with pytest.raises(ConnectionClosed, match=r"1001 \(going away\) the server ends"):
                 client.connection.recv(60)
-        assert process.wait(60) == 0
+        assert program.wait(60) == 0
     finally:
-        process.kill()
-    assert "Traceback" not in process.output
-    assert "leak" not in process.output
+        program.kill()
+    assert "Traceback" not in program.output
+    assert "leak" not in program.output
+
+
+@pytest.mark.parametrize("fails", [False, True], ids=["stopped", "failed"])
+def test_the_board_is_given_back(fails, checkpoints, monkeypatch):
+    """Whether it is stopped, or cannot start; and whoever is connected is told first (`test_as_a_program`)."""
+    echo, stopped = Echo(), threading.Event()
+    stopped.set()
+    monkeypatch.setattr(ServedPolicy, "load", lambda *_: echo.served())
+    monkeypatch.setattr(process, "ProcessSignalHandler", lambda **_: SimpleNamespace(shutdown_event=stopped))
+    if fails:
+        monkeypatch.setattr(OpenPIServer, "start", lambda *_: (_ for _ in ()).throw(OSError("no more threads")))
+    arguments = ["--port=0", "--policy.architecture=tiny", str(checkpoints("libero")[0])]
+    assert main(["serve", "--protocol=openpi", *arguments]) == fails
+    assert echo.is_closed
 
 
 @pytest.mark.parametrize(

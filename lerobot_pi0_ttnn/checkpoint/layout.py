@@ -108,7 +108,7 @@ def recognise(saved_names: Iterable[str], where: str) -> Layout:
         layout.names[EMBEDDING] = head
     layout.traits = _traits(saved, head, layout)
     if is_pi05:
-        layout.traits.insert(0, "pi0.5")
+        layout.traits.insert(0, layout.model)
     return layout
 
 
@@ -116,8 +116,8 @@ def _traits(saved: list[str], head: str | None, layout: Layout) -> list[str]:
     traits = ["prefix `model.`" if any(name.startswith("model.") for name in saved) else "no prefix"]
     if head is not None and layout.names.get(EMBEDDING) == head:
         traits.append("embedding tied to lm_head")
-    if any("time_mlp" in name and "action_time_mlp" not in name for name in saved):
-        traits.append("time_mlp_*")
+    other_name, _ = OTHER_NAME[layout.model == "pi0.5"]
+    traits += sorted({f"{found[0]}*" for name in saved if (found := other_name.match(canonical(name)))})
     if any(".paligemma.language_model." in name for name in saved):
         traits.append("LeRobot <= 0.3")
     return traits

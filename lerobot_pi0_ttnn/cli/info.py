@@ -1,4 +1,4 @@
-"""`lerobot-pi0-ttnn info CKPT`: what a checkpoint holds, and whether this package can run it.
+"""`lerobot-pi0-ttnn info CKPT`: what a checkpoint holds, of which model it is, and whether this package can run it.
 
 Reads headers only, so a checkpoint of 14 GB takes no longer than a small one. With --board emulated:NAME, also what its model
 asks of that board, and whether it fits. Exit status 1 where it cannot run.
@@ -190,7 +190,7 @@ def as_text(info: CheckpointInfo) -> str:
     renamed = ", ".join(f"{theirs} -> {ours}" for theirs, ours in info.rename_map.items())
     rows = {
         "checkpoint": info.checkpoint,
-        "policy type": f"{info.policy_type} ({info.architecture})",
+        "policy type": f"{info.policy_type}, tiny" if info.architecture == "tiny" else info.policy_type,
         "files": ", ".join(info.files),
         "layout": info.layout,
         "dtypes": ", ".join(f"{count} x {dtype}" for dtype, count in info.dtypes.items()),
