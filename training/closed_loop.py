@@ -17,17 +17,16 @@ import numpy as np
 import torch
 from lerobot.envs.utils import preprocess_observation
 from lerobot.policies.factory import make_pre_post_processors
-from lerobot.policies.pi0.modeling_pi0 import PI0Policy
 from lerobot.policies.rtc.configuration_rtc import RTCConfig
 from safetensors.torch import load_file
 from torch import Tensor
 
 from lerobot_pi0_ttnn import PI0TTNNPolicy, load_policy
 from lerobot_pi0_ttnn.checkpoint.files import CheckpointSource
-from lerobot_pi0_ttnn.config_loading import load_config
+from lerobot_pi0_ttnn.config_loading import load_config, saved_type
 from lerobot_pi0_ttnn.demo import LEARNED_CHECKPOINT
 
-from .model import FIELDS, build_policy
+from .model import FIELDS, Policy, build_policy
 from .simulation import Simulation
 from .tasks import MAX_STEPS, OPPOSITE
 
@@ -39,7 +38,7 @@ WHO = {
     "balanced": {"precision": "balanced"},
     "fast": {"precision": "fast"},
 }
-"""LeRobot's own `PI0Policy` in float32; ours by how they are loaded: on a board unless they say `torch`."""
+"""LeRobot's own `PI0Policy` or `PI05Policy` in float32; ours by how they are loaded: on a board unless they say `torch`."""
 CONTROLS = ("image", "prompt", "state")
 OTHER_EPISODE = 1
 """Seed of the episode whose first picture stands for every picture in the control of that name."""
@@ -118,9 +117,9 @@ class Player:
             self.policy.close()
 
 
-def load_lerobot(checkpoint: Path) -> PI0Policy:
+def load_lerobot(checkpoint: Path) -> Policy:
     """Returns LeRobot's own policy with the weights of a checkpoint of tiny size."""
-    policy = build_policy()
+    policy = build_policy(saved_type(CheckpointSource(checkpoint)))
     policy.load_state_dict(load_file(checkpoint / "model.safetensors"))
     return policy.eval()
 
