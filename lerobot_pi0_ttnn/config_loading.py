@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import draccus
-from lerobot.configs import PreTrainedConfig, parser
+from lerobot.configs import PreTrainedConfig
 from lerobot.policies.rtc.configuration_rtc import RTCConfig
 
 from .checkpoint.config_fields import settle_fields
@@ -83,6 +83,7 @@ def parse_config(fields: dict[str, Any], where: str, cli_overrides: Sequence[str
             config: PI0TTNNConfig = draccus.parse(config_class, file, args=list(cli_overrides))
         except draccus.ParsingError as error:
             raise ValueError(f"{where}: {error.__cause__ or error}") from error
+    config.given = frozenset(field.name for field in dataclasses.fields(config))  # what it left out had its default
     return config
 
 
@@ -125,19 +126,27 @@ PreTrainedConfig.from_pretrained = classmethod(_reading(PreTrainedConfig.from_pr
 
 
 def adopt_checkpoint_config(config: PI0TTNNConfig, source: CheckpointSource) -> None:
-    """Lets a config that LeRobot built from `--policy.type` alone take all that the user left open from the checkpoint.
+    """Lets a config that names some fields only take all the others from the checkpoint.
 
     With `--policy.path` LeRobot reads the checkpoint's config itself; with `--policy.type` and `--policy.pretrained_path`
-    it does not, and would run, say, a checkpoint of 10 action steps with 50. The environment's or data set's
-    `output_features` are kept where LeRobot has filled them in.
+    it does not, and would run, say, a checkpoint of 10 action steps with 50. What was given when the config was made, or has
+    been changed since, is kept: LeRobot writes the environment's or the data set's features into it. Its cameras' names are
+    not those of the checkpoint, whose input features count.
     """
-    if parser.get_type_arg("policy") is None or parser.get_path_arg("policy") is not None:
-        return
-    outputs = config.output_features
-    saved = load_config(source, parser.get_cli_overrides("policy") or ())
-    for field in dataclasses.fields(config):
-        setattr(config, field.name, getattr(saved, field.name))
-    config.output_features = outputs or saved.output_features
+    left_open = [
+        field.name
+        for field in dataclasses.fields(config)
+        if field.name not in config.given
+        and (field.name == "input_features" or getattr(config, field.name) == _default(field))
+    ]
+    if left_open:
+        saved = load_config(source)
+        for name in left_open:
+            setattr(config, name, getattr(saved, name))
+
+
+def _default(field: dataclasses.Field[Any]) -> Any:
+    return field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
 
 
 def check_type(policy_type: str, wanted: type[PI0TTNNConfig], where: object) -> None:

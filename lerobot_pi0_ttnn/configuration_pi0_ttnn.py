@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, Self
 
 from lerobot.configs import PolicyFeature, PreTrainedConfig
 from lerobot.policies.pi0.configuration_pi0 import PI0Config
@@ -73,6 +73,12 @@ class PI0TTNNConfig(PI0Config):
     """Whether `policy.latency()` tells the stages of a chunk apart on a card, which then runs eagerly and waits for each."""
     recording_path: Path | None = None
     """If set: every predicted chunk and every executed action is written to this file, see `recording.py`."""
+
+    def __new__(cls, *args: object, **kwargs: object) -> Self:
+        """Returns a config that knows which fields it was given by name, as draccus and LeRobot give them."""
+        config: Self = super().__new__(cls)
+        config.given = frozenset(kwargs)
+        return config
 
     def __post_init__(self) -> None:
         self.checkpoint: CheckpointSource | None = None  # not a field: where it was loaded from is nothing to save

@@ -1,13 +1,14 @@
 """The config: what is accepted, what is refused with the valid choices, and what a checkpoint's config.json becomes."""
 
+import copy
 import dataclasses
 import json
 import logging
 import re
-import sys
 
+import draccus
 import pytest
-from lerobot.configs import NormalizationMode, PreTrainedConfig
+from lerobot.configs import FeatureType, NormalizationMode, PolicyFeature, PreTrainedConfig
 from lerobot.policies.pi0.configuration_pi0 import PI0Config
 from lerobot.policies.pi05.configuration_pi05 import PI05Config
 
@@ -217,26 +218,32 @@ def test_no_config(tmp_path):
         load_config(CheckpointSource(tmp_path))
 
 
-def test_type_alone_takes_the_rest_from_the_checkpoint(pi0_folder, monkeypatch):
+def test_type_alone_takes_the_rest_from_the_checkpoint(pi0_folder):
     """`--policy.type=pi0_ttnn --policy.pretrained_path=...`: LeRobot fills in defaults and the environment's features."""
-    monkeypatch.setattr(
-        sys,
-        "argv",
-        ["eval", "--policy.type=pi0_ttnn", f"--policy.pretrained_path={pi0_folder}", "--policy.n_action_steps=3"],
-    )
-    config = PI0TTNNConfig(n_action_steps=3, pretrained_path=pi0_folder)
+
+    @dataclasses.dataclass
+    class Script:
+        policy: PreTrainedConfig | None = None
+
+    flags = ["--policy.type=pi0_ttnn", f"--policy.pretrained_path={pi0_folder}", "--policy.n_action_steps=50"]
+    config = draccus.parse(Script, args=flags).policy
+    config.input_features = {"observation.images.other": PolicyFeature(FeatureType.VISUAL, (3, 8, 8))}
+    config.output_features = {"action": PolicyFeature(FeatureType.ACTION, (5,))}
+    config.clamp_actions = True
     saved = json.loads((pi0_folder / "config.json").read_text())
     adopt_checkpoint_config(config, CheckpointSource(pi0_folder))
-    assert config.n_action_steps == 3  # the user's
+    assert config.n_action_steps == 50 != saved["n_action_steps"]  # the user's, though it is the default
     assert config.num_inference_steps == 5  # the checkpoint's
     assert list(config.input_features) == list(saved["input_features"])
-    assert config.output_features["action"].shape == (7,)
+    assert config.output_features["action"].shape == (5,)  # LeRobot's
+    assert config.clamp_actions  # set since
     assert config.pretrained_path == pi0_folder
     assert config.normalization_mapping["STATE"] is NormalizationMode.MEAN_STD
 
 
-def test_a_config_of_the_callers_own_is_left_alone(pi0_folder, monkeypatch):
-    monkeypatch.setattr(sys, "argv", ["eval", f"--policy.path={pi0_folder}"])
-    config = PI0TTNNConfig(n_action_steps=50)
-    adopt_checkpoint_config(config, CheckpointSource(pi0_folder))
-    assert config == PI0TTNNConfig(n_action_steps=50)
+def test_a_whole_config_is_left_alone(pi0_folder):
+    loaded = load_config(CheckpointSource(pi0_folder))
+    for config in (loaded, dataclasses.replace(loaded), copy.deepcopy(loaded)):
+        config.num_inference_steps = PI0TTNNConfig.num_inference_steps
+        adopt_checkpoint_config(config, CheckpointSource(pi0_folder))
+        assert config.num_inference_steps == PI0TTNNConfig.num_inference_steps != 5
