@@ -15,7 +15,6 @@ from safetensors.torch import load_file
 from lerobot_pi0_ttnn import PI0TTNNPolicy, load_policy
 from lerobot_pi0_ttnn.cli import main
 from lerobot_pi0_ttnn.cli.demo import check_gl
-from lerobot_pi0_ttnn.demo import LEARNED_CHECKPOINTS
 from lerobot_pi0_ttnn.demo.stand_in import make_demo_checkpoint
 from lerobot_pi0_ttnn.recording import read_recording
 from tests.checkpoints import STATS, lerobot_0_3, save_lerobot_checkpoint, write
@@ -221,11 +220,6 @@ def test_demo_without_gl_names_the_package():
         (["--steps", "10"], r"--steps: LeRobot's MetaWorld ends an episode when the task is done, or after 500"),
         (["--checkpoint", "nowhere"], r"--checkpoint: expected a folder with config.json, got nowhere"),
         (["--episodes", "0"], r"--episodes: expected at least 1, got 0"),
-        pytest.param(
-            ["--model", "pi05"],
-            r"--model pi05: nothing was trained with it for MetaWorld yet; give --checkpoint, or --env pusht",
-            marks=pytest.mark.skipif("pi05" in LEARNED_CHECKPOINTS, reason="it was"),
-        ),
     ],
 )
 def test_demo_rejects(arguments, message, capsys):

@@ -1,12 +1,14 @@
 """The learned checkpoint in a closed loop: the one judge of cameras, prompt, state, statistics, queue and units together."""
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
 
 from lerobot_pi0_ttnn.checkpoint.files import CheckpointSource
 from lerobot_pi0_ttnn.config_loading import load_config, saved_type
-from lerobot_pi0_ttnn.demo import LEARNED_CHECKPOINT
+from lerobot_pi0_ttnn.demo import LEARNED_CHECKPOINTS
 from lerobot_pi0_ttnn.review import review
 from tests.quality import assert_quality
 
@@ -34,12 +36,14 @@ def episodes(players, simulation):
     return {seed: play(players["lerobot"], simulation, seed) for seed in SEEDS}
 
 
-def test_it_is_a_checkpoint_as_any_other():
-    source = CheckpointSource(LEARNED_CHECKPOINT)
-    assert saved_type(source) == "pi0"
+@pytest.mark.parametrize("model", LEARNED_CHECKPOINTS)
+def test_it_is_a_checkpoint_as_any_other(model):
+    folder = LEARNED_CHECKPOINTS[model]
+    source = CheckpointSource(folder)
+    assert saved_type(source) == model
     assert review(load_config(source), source) == []
-    assert sum(file.stat().st_size for file in LEARNED_CHECKPOINT.rglob("*") if file.is_file()) < 10e6
-    assert (LEARNED_CHECKPOINT / "README.md").read_text().startswith("---\n")  # the Hub's model card
+    assert sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()) < 10e6
+    assert (folder / "README.md").read_text().startswith("---\n")  # the Hub's model card
 
 
 def test_lerobot_solves_it(episodes):
@@ -126,3 +130,67 @@ def test_part_by_part(board, monkeypatch, capsys):
     assert [row[0].strip() for row in rows][-1] == "whole chunk"
     assert len(rows) == 2 + 2 * 3 + 3 + 1
     assert all(0 < float(cell.split()[0]) < 0.02 for _, *cells in rows for cell in cells)
+
+
+PI05_SEED = 1000
+
+
+@pytest.fixture(scope="module")
+def pi05_players(simulation, board):
+    from training.closed_loop import Player
+
+    players = {
+        who: Player(who, LEARNED_CHECKPOINTS["pi05"], board=board.name) for who in ("lerobot", "torch", "balanced")
+    }
+    yield players
+    for player in players.values():
+        player.close()
+
+
+@pytest.fixture(scope="module")
+def pi05_episode(pi05_players, simulation):
+    from training.closed_loop import play
+
+    return play(pi05_players["lerobot"], simulation, PI05_SEED)
+
+
+@pytest.mark.parametrize(("who", "limit"), [("torch", 1e-4), ("balanced", 0.05)])
+def test_pi05_solves_it(pi05_players, pi05_episode, simulation, who, limit):
+    """As LeRobot's own `PI05Policy`; the state is in the prompt, by LeRobot's own step."""
+    from training.closed_loop import play
+
+    assert pi05_episode.solved
+    got = play(pi05_players[who], simulation, PI05_SEED)
+    assert got.solved
+    every = pi05_players[who].policy.config.n_action_steps
+    assert_quality(got.actions[:every], pi05_episode.actions[:every], pcc=1 - limit**2, rel_rmse=limit)
+
+
+def off_by_one_bin(player):
+    """Of the words of the prompt that are numbers."""
+    (tokenizer,) = (step.input_tokenizer for step in player.preprocess.steps if hasattr(step, "input_tokenizer"))
+    ids = tokenizer.convert_tokens_to_ids([str(number) for number in range(256)])
+    following = dict(itertools.pairwise(ids))
+
+    def change(batch):
+        tokens = batch["observation.language.tokens"]
+        return batch | {"observation.language.tokens": tokens.clone().apply_(lambda token: following.get(token, token))}
+
+    return change
+
+
+@pytest.mark.parametrize("mistake", ["bins off by one", "state fixed", "prompt of the opposite task"])
+def test_a_mistake_with_pi05s_prompt_shows(pi05_players, pi05_episode, simulation, mistake):
+    """The test above would see it in the first eight actions, or the task is not done."""
+    from training.closed_loop import play
+
+    player = pi05_players["torch"]
+    options = {
+        "bins off by one": {"change": off_by_one_bin(player)},
+        "state fixed": {"state": player.mean_state},
+        "prompt of the opposite task": {"prompt": OTHER_PROMPT},
+    }[mistake]
+    played = play(player, simulation, PI05_SEED, **options)
+    got, want = (each.actions[: player.policy.config.n_action_steps] for each in (played, pi05_episode))
+    error = ((got - want).square().mean().sqrt() / want.std()).item()
+    assert not played.solved or error > 0.005, error

@@ -23,6 +23,7 @@ from torch import Tensor
 
 from lerobot_pi0_ttnn import PI0TTNNPolicy, load_policy
 from lerobot_pi0_ttnn.checkpoint.files import CheckpointSource
+from lerobot_pi0_ttnn.checkpoint.processors import read_processors
 from lerobot_pi0_ttnn.config_loading import load_config, saved_type
 from lerobot_pi0_ttnn.demo import LEARNED_CHECKPOINT
 
@@ -90,13 +91,17 @@ class Player:
                 options["board"] = board
             self.policy = load_policy(checkpoint, **options)
         # LeRobot's config has no name for the size; of it the factory of the processors takes only the type.
-        config = load_config(CheckpointSource(checkpoint))
+        source = CheckpointSource(checkpoint)
+        config = load_config(source)
+        self.mean_state = read_processors(source).state_stats["mean"]
         self.preprocess, self.postprocess = make_pre_post_processors(config, str(checkpoint))
 
-    def batch(self, seen: dict[str, np.ndarray[Any, Any]], prompt: str) -> dict[str, Any]:
-        """Returns an observation of LeRobot's MetaWorld as the policy takes it."""
-        rows = {name: values[None] for name, values in seen.items()}
-        batch: dict[str, Any] = self.preprocess(preprocess_observation(rows) | {"task": [prompt]})
+    def batch(self, seen: dict[str, np.ndarray[Any, Any]], prompt: str, state: Tensor | None = None) -> dict[str, Any]:
+        """Returns an observation of LeRobot's MetaWorld as the policy takes it; `state`, if any, replaces the robot's."""
+        raw = preprocess_observation({name: values[None] for name, values in seen.items()}) | {"task": [prompt]}
+        if state is not None:
+            raw["observation.state"] = state[None]
+        batch: dict[str, Any] = self.preprocess(raw)
         return batch
 
     def chunk(self, batch: dict[str, Any], generator: torch.Generator, **rtc: Any) -> Tensor:
@@ -130,6 +135,7 @@ def play(
     seed: int,
     *,
     prompt: str | None = None,
+    state: Tensor | None = None,
     change: Callable[[dict[str, Any]], dict[str, Any]] | None = None,
     delay: int = 0,
     rtc: bool = False,
@@ -144,6 +150,7 @@ def play(
         simulation: of the task.
         seed: of the episode and of the noise.
         prompt: another one than the task's.
+        state: in place of the robot's.
         change: of each batch, before the policy gets it.
         delay: ticks from an observation to the first action that is chosen by it; the actions due meanwhile are dropped. The
             first chunk of an episode is waited for.
@@ -165,7 +172,7 @@ def play(
             actions = player.actions(current[1])
             switches.append(tick)
         if tick % every == 0:
-            batch = player.batch(simulation.look(), prompt or simulation.prompt)
+            batch = player.batch(simulation.look(), prompt or simulation.prompt, state)
             guidance: dict[str, Any] = {}
             if rtc and current:
                 guidance = {"prev_chunk_left_over": current[1][tick - current[0] :], "inference_delay": delay}
@@ -196,7 +203,7 @@ def control(name: str, player: Player, simulation: Simulation) -> dict[str, Any]
 
         return {"prompt": TASK_DESCRIPTIONS[OPPOSITE[simulation.lerobot.task]]}
     if name == "state":
-        return {"change": lambda batch: batch | {"observation.state": torch.zeros_like(batch["observation.state"])}}
+        return {"state": player.mean_state}
     simulation.reset(OTHER_EPISODE)
     picture = player.batch(simulation.look(), simulation.prompt)["observation.image"]
     return {"change": lambda batch: batch | {"observation.image": picture}}

@@ -141,11 +141,6 @@ def plan(options: argparse.Namespace) -> list[Episodes]:
         print("Stand-ins made, with random weights: nothing was trained for this environment.", flush=True)
         length = f"--env.episode_length={options.steps or STEPS}"
         return [Episodes(stand_in, output, [f"--env.type={options.env}", length])]
-    if options.checkpoint is None and options.model not in LEARNED_CHECKPOINTS:
-        raise ValueError(
-            f"--model {options.model}: nothing was trained with it for MetaWorld yet; give --checkpoint, or --env "
-            f"{STAND_IN_ENVS[0]}."
-        )
     checkpoint: Path = options.checkpoint or LEARNED_CHECKPOINTS[options.model]
     if not (checkpoint / CONFIG_FILE).is_file():
         raise FileNotFoundError(f"--checkpoint: expected a folder with {CONFIG_FILE}, got {checkpoint}")
