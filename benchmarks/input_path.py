@@ -25,7 +25,7 @@ from lerobot.policies.pi0.modeling_pi0 import PI0Policy
 from lerobot_pi0_ttnn.analysis.markdown import markdown_table
 from lerobot_pi0_ttnn.device.board import open_board
 from lerobot_pi0_ttnn.device.uploads import InputMaker, make_prompt
-from lerobot_pi0_ttnn.model.config import PI0_BASE
+from lerobot_pi0_ttnn.model.config import PI0_BASE, PI05_BASE
 from lerobot_pi0_ttnn.observation import ObservationReader
 from lerobot_pi0_ttnn.tt.precision import preset
 from lerobot_pi0_ttnn.tt.siglip import patch_rows
@@ -47,7 +47,7 @@ def timed() -> dict[str, Callable[[], Any]]:
     noise = torch.randn(PI0_BASE.horizon, PI0_BASE.action_dim)
     seen = read(batch)
     images, prompt = [image[0] for image in seen.images], seen.lang_tokens[0][seen.lang_masks[0]]
-    rows = patch_rows(images, vision)
+    rows, with_state = patch_rows(images, vision), torch.arange(78)
 
     # Of the policy no more than these two methods look at: it would have 3 billion random numbers.
     cameras = {key: PolicyFeature(FeatureType.VISUAL, (3, 480, 640)) for key in keys}
@@ -76,6 +76,7 @@ def timed() -> dict[str, Callable[[], Any]]:
         "state and noise handed to ttnn": lambda: make_inputs([], prompt, seen.state[0], noise),
         "not done: pixels put in tiles": lambda: on_host(rows, ttnn.bfloat16),
         "only for a new prompt: tokens, padding, tables": lambda: make_prompt(PRESENT, prompt, PI0_BASE, precision),
+        "pi0.5, besides at each tick: a prompt of 78": lambda: make_prompt(PRESENT, with_state, PI05_BASE, precision),
     }
 
 
