@@ -27,6 +27,9 @@ from .trace import Traces
 from .uploads import Contexts, InputMaker, uploads_per_prompt, uploads_per_row
 from .weight_cache import WeightCache
 
+SCHEDULES = 2
+"""Numbers of steps whose tables are kept: pi0.5's for ten steps take 146 MB."""
+
 PARTS = {
     "vision_tower": VISION_TOWER,
     "multi_modal_projector": PROJECTOR,
@@ -60,11 +63,15 @@ class Chip:
         self._identity = object()
 
     def steps(self, times: Sequence[float]) -> list[Step]:
-        """Returns what `PI0GraphTTNN.steps` does, made once and kept."""
+        """Returns what `PI0GraphTTNN.steps` does, made once and kept until `SCHEDULES` others have been asked for since."""
         key = tuple(times)
         if key not in self._steps:
             if self.traces is not None:
                 self.traces.release()
+            while len(self._steps) >= SCHEDULES:
+                for step in self._steps.pop(next(iter(self._steps))):
+                    for tensor in step.tensors():
+                        ttnn.deallocate(tensor)
             self._steps[key] = self.graph.steps(times)
         return self._steps[key]
 

@@ -185,6 +185,16 @@ class TestWhole:
         pixels = sum(int(mask[0]) for mask in one["img_masks"]) * 256 * 608 * 2
         assert counts.uploads.bytes - pixels < 210_000
 
+    def test_tables_of_few_schedules_are_kept(self, board, exact, inputs):
+        one, noise = only_row(inputs, 1), make_noise(1)
+        want = exact.sample_actions(**one, noise=noise, num_steps=1)
+        in_use = []
+        for steps in (2, 3, 4, 3, 4):
+            exact.sample_actions(**one, noise=noise, num_steps=steps)
+            in_use.append(board.describe()["dram_bytes_in_use"])
+        assert in_use[2] == in_use[3] == in_use[4]
+        assert torch.equal(exact.sample_actions(**one, noise=noise, num_steps=1), want)
+
 
 class TestPrompts:
     def test_each_tick_says_another_state(self, board, exact, policy, twin, monkeypatch):
