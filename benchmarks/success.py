@@ -3,6 +3,7 @@
     uv run python -m benchmarks.success                    # the table of docs/success.md; hours on two cores
     uv run python -m benchmarks.success --who torch --controls image prompt state
     uv run python -m benchmarks.success --who torch --delays 0 2 4 8
+    uv run python -m benchmarks.success --model pi05
 
 What has been played already is not played again: the outcomes are kept, a file for each task and policy.
 """
@@ -19,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lerobot_pi0_ttnn.analysis.markdown import markdown_table
-from lerobot_pi0_ttnn.demo import LEARNED_CHECKPOINT
+from lerobot_pi0_ttnn.demo import LEARNED_CHECKPOINTS
 from training.closed_loop import CONTROLS, WHO, Outcomes, Series
 from training.tasks import OPPOSITE, TASKS
 
@@ -141,10 +142,13 @@ def main() -> None:
     parser.add_argument("--tasks", nargs="+", default=TASKS)
     parser.add_argument("--episodes", type=int, default=50)
     parser.add_argument("--board", default="emulated:n150")
-    parser.add_argument("--checkpoint", type=Path, default=LEARNED_CHECKPOINT)
-    parser.add_argument("--output", type=Path, default=Path("outputs/success"))
+    parser.add_argument("--model", choices=LEARNED_CHECKPOINTS, default="pi0")
+    parser.add_argument("--checkpoint", type=Path, help="default: the package's own of --model")
+    parser.add_argument("--output", type=Path, help="default: outputs/success, or outputs/success_pi05")
     parser.add_argument("--jobs", type=int, default=2)
     options = parser.parse_args()
+    options.checkpoint = options.checkpoint or LEARNED_CHECKPOINTS[options.model]
+    options.output = options.output or Path("outputs") / {"pi0": "success", "pi05": "success_pi05"}[options.model]
     options.output.mkdir(parents=True, exist_ok=True)
     all_series = [Series(who) for who in options.who]
     all_series += [Series(who, control) for who in options.who for control in options.controls]
