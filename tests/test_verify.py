@@ -5,6 +5,7 @@ import json
 import socket
 from contextlib import contextmanager
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -12,7 +13,8 @@ from safetensors.torch import load_file, save_file
 ttnn = pytest.importorskip("ttnn", reason="the TTNN backend's package is not installed")
 
 from lerobot_pi0_ttnn import PI0TTNNPolicy, PI05TTNNConfig, PI05TTNNPolicy  # noqa: E402
-from lerobot_pi0_ttnn.analysis.behaviour import make_cases  # noqa: E402
+from lerobot_pi0_ttnn.analysis import soak  # noqa: E402
+from lerobot_pi0_ttnn.analysis.behaviour import Case, make_cases  # noqa: E402
 from lerobot_pi0_ttnn.analysis.operations import compare  # noqa: E402
 from lerobot_pi0_ttnn.certificate import check_seal  # noqa: E402
 from lerobot_pi0_ttnn.cli import main  # noqa: E402
@@ -20,6 +22,7 @@ from lerobot_pi0_ttnn.cli.verify import checks  # noqa: E402
 from lerobot_pi0_ttnn.cli.verify.findings import ADVICE, Line, Lines  # noqa: E402
 from lerobot_pi0_ttnn.cli.verify.report import make_report, without_names  # noqa: E402
 from lerobot_pi0_ttnn.device import uploads  # noqa: E402
+from lerobot_pi0_ttnn.device.executor import PI0ModelTTNN  # noqa: E402
 from lerobot_pi0_ttnn.device.uploads import Contexts  # noqa: E402
 from lerobot_pi0_ttnn.model.config import TINY_PI05  # noqa: E402
 from lerobot_pi0_ttnn.ttnn_api.hook import add_layer, remove_layer  # noqa: E402
@@ -146,6 +149,31 @@ class TestWhole:
         save_file(tensors, file)
         with pytest.raises(ValueError, match="no task"):
             read_batches(file, policy.config, CheckpointSource(checkpoint), 1)
+
+    def test_observations_of_a_data_set(self, checkpoint, policy, tmp_path):
+        """LeRobot writes it; its first and its last frame are taken, with their task."""
+        from lerobot.datasets.lerobot_dataset import LeRobotDataset
+
+        from lerobot_pi0_ttnn.checkpoint.files import CheckpointSource
+        from lerobot_pi0_ttnn.cli.verify.observations import read_batches
+
+        image = {"dtype": "image", "shape": (60, 80, 3), "names": ["height", "width", "channel"]}
+        numbers = {"dtype": "float32", "names": None}
+        features = {f"observation.images.{camera}": image for camera in CAMERAS}
+        features |= {"observation.state": numbers | {"shape": (14,)}, "action": numbers | {"shape": (7,)}}
+        data_set = LeRobotDataset.create("made/up", 10, features, root=tmp_path / "set", use_videos=False)
+        for shade in (10, 20, 30):
+            frame = {f"observation.images.{camera}": np.full((60, 80, 3), shade, np.uint8) for camera in CAMERAS}
+            frame |= {"observation.state": np.ones(14, np.float32), "action": np.ones(7, np.float32), "task": "push"}
+            data_set.add_frame(frame)
+        data_set.save_episode()
+        data_set.finalize()
+        kind, batches = read_batches(tmp_path / "set", policy.config, CheckpointSource(checkpoint), 2)
+        assert kind == "of a data set"
+        shades = [float(policy._read(batch).images[0].max()) for batch in batches]
+        assert shades == pytest.approx([10 / 127.5 - 1, 30 / 127.5 - 1], abs=1e-3)
+        with pytest.raises(ValueError, match=r"no meta/info\.json"):
+            read_batches(tmp_path, policy.config, CheckpointSource(checkpoint), 1)
 
 
 class TestCompare:
@@ -413,6 +441,50 @@ class TestBehaviour:
             for tensor, value in kept:
                 subject.board._emulator.memory.write(tensor, value)
         assert [kind for kind, _ in failed(subject)] == ["other policy"]
+
+
+class TestSoak:
+    @pytest.fixture
+    def ticks(self, monkeypatch):
+        """A minute is so many looks at the clock, and the questions are few."""
+        monkeypatch.setattr(soak, "SEEDS", 3)
+        monkeypatch.setattr(soak, "SETTLES", 4)
+        defaults = soak.soak.__kwdefaults__ | {"clock": iter(range(0, 600, 5)).__next__}
+        monkeypatch.setattr(soak.soak, "__kwdefaults__", defaults)
+
+    def test_good(self, subject, ticks):
+        checks.check_soak(subject, 1, 0)
+        assert failed(subject) == []
+        numbers = subject.lines.all[0].numbers
+        assert numbers["calls"] > 8
+        assert numbers["reloads"] > 1
+
+    def test_a_leak_on_the_board(self, subject, ticks, monkeypatch):
+        forget, kept = PI0ModelTTNN.forget, []
+
+        def leaking(model):
+            forget(model)
+            kept.append(ttnn.zeros((1024, 1024), ttnn.float32, ttnn.TILE_LAYOUT, subject.board.device))
+
+        monkeypatch.setattr(PI0ModelTTNN, "forget", leaking)
+        checks.check_soak(subject, 1, 0)
+        assert [kind for kind, _ in failed(subject)] == ["memory"]
+
+    def test_another_answer_names_its_seed(self, subject, ticks, monkeypatch):
+        ask, asked = Case.ask, []
+
+        def sometimes(case, model):
+            asked.append(case)
+            return ask(case, model) + (len(asked) == 7) * 1e-3
+
+        monkeypatch.setattr(Case, "ask", sometimes)
+        checks.check_soak(subject, 1, 2)
+        (line,) = subject.lines.failed
+        assert line.kind == "repetition"
+        assert line.detail.startswith("call 7, to the ")
+        assert f"{asked[6].name}, soak seed 2: not the first answer: 1600 of 1600" in line.detail
+        again = soak.random_case(subject.model.config, int(asked[6].name.split()[1]), cameras=3, tokens=48)
+        assert torch.equal(again.noise, asked[6].noise)
 
 
 def test_stock_is_recommended_where_it_helps(subject):

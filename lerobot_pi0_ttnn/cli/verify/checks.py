@@ -11,6 +11,7 @@ from ...analysis.behaviour import Behaviour, Case, answers, beside_another, in_t
 from ...analysis.operations import LIMITS as OPERATION_LIMITS
 from ...analysis.operations import OperationCheck, OperationResult
 from ...analysis.parts import Part, layers, parts
+from ...analysis.soak import soak
 from ...backend import weight_cache
 from ...certificate import chunk_limit
 from ...deviation import deviation
@@ -305,3 +306,27 @@ def check_time(subject: Subject, batch: dict[str, Any], chunks: int) -> dict[str
             Line("time", f"clock of {card}", "warn" if is_low else "ok", "low clock" if is_low else "", detail, clock)
         )
     return report
+
+
+def check_soak(subject: Subject, minutes: float, seed: int) -> None:
+    """Random questions to two policies on the board for some minutes."""
+    config = subject.policy.config
+    result = soak(
+        subject.board,
+        subject.model,
+        lambda: make_model(subject, config.programs),
+        seconds=60 * minutes,
+        cameras=len(config.image_features),
+        tokens=config.tokenizer_max_length,
+        seed=seed,
+    )
+    numbers = {"calls": result.calls, "reloads": result.reloads, "minutes": round(result.minutes, 2), "seed": seed}
+    what = f"{result.calls} random chunks in {result.minutes:.1f} minutes: each question always answered alike"
+    subject.lines.add(Line("soak", what, "fail" if result.kind else "ok", result.kind, result.detail, numbers))
+    host, dram = result.host_mb, result.board_mb
+    detail = f"host {host[0]:.0f} to {host[1]:.0f} MB, board {dram[0]:.1f} to {dram[1]:.1f} MB"
+    numbers = {"host_mb": list(host), "board_mb": list(dram)}
+    is_flat = result.is_flat
+    subject.lines.add(
+        Line("soak", "memory is flat", "ok" if is_flat else "fail", "" if is_flat else "memory", detail, numbers)
+    )

@@ -56,6 +56,10 @@ def register(subparsers: Any) -> None:
         help=f"of the same observation (default: {REPEATS['card']} on a card, else {FEW_REPEATS})",
     )
     parser.add_argument("--chunks", type=_positive, default=100, help="timed calls, on a card (default: 100)")
+    parser.add_argument(
+        "--soak", type=_positive, metavar="MINUTES", help="also ask two policies at random for so long, memory watched"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="of --soak (default: 0)")
     parser.add_argument("--report", type=Path, metavar="DIR", help="write verify.md, verify.json and tensors there")
     parser.set_defaults(run=run)
 
@@ -162,6 +166,9 @@ def check(policy: Any, source: CheckpointSource, options: argparse.Namespace, li
         for section in (checks.check_parts, checks.check_operations, checks.check_behaviour, checks.check_stock):
             with board.in_use(f"verifying: {section.__name__.removeprefix('check_')}"):
                 section(subject)
+        if options.soak:
+            with board.in_use("verifying: soak"):
+                checks.check_soak(subject, options.soak, options.seed)
         about["latency"] = checks.check_time(subject, batches[0], options.chunks)
     except BoardError as error:
         lines.add(Line("board", board.doing, "fail", "board", str(error)))

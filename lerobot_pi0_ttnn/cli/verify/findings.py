@@ -70,6 +70,10 @@ ADVICE: dict[str, Advice] = {
         "Look at its temperature and power (`tt-smi`; a Wormhole slows down at 75 C), update its firmware, and time again. "
         "What was found correct stays correct.",
     ),
+    "memory": Advice(
+        "Memory of the host or of the board grows from chunk to chunk: a session that is long enough ends by it.",
+        "Send the report with the soak's seed; load the policy again before it is full.",
+    ),
     "board": Advice(
         "The board failed: it hung, refused an operation, or fell off the bus.",
         "`tt-smi -r` resets it; a Blackhole that does not come back wants the machine switched off and on. Run again with "
