@@ -132,6 +132,35 @@ class TestWhole:
         assert "libnuma.so.1" in printed
         assert "parts" not in printed
 
+    def test_an_operation_that_ttnn_refuses_is_a_line(self, checkpoint, board, monkeypatch, capsys):
+        """And what comes after it is tried; what the board itself fails at ends it."""
+        message = (
+            "TT_FATAL @ /project/ttnn/cpp/ttnn/operations/matmul/x.cpp:5: a == b\ninfo:\nwidth 3 is odd\nbacktrace:\n"
+        )
+
+        def refused(subject):
+            raise RuntimeError(message)
+
+        for section in ("parts", "operations", "behaviour"):
+            monkeypatch.setattr(checks, f"check_{section}", refused if section == "parts" else lambda subject: None)
+        command = ["verify", str(checkpoint), "--board", board.name]
+        assert main(command) == 1
+        printed = capsys.readouterr().out
+        assert "fail  parts       ended early: width 3 is odd\n" in printed
+        assert ADVICE["refused"].action in printed
+        assert "ok    stock " in printed
+        message = "TT_THROW @ /project/tt_metal/impl/dispatch/x.cpp:5: TIMEOUT: device timeout"
+        monkeypatch.setattr(checks, "check_operations", refused)
+        monkeypatch.setattr(checks, "check_parts", lambda subject: None)
+        try:
+            assert main(command) == 1
+        finally:
+            board.failure = None
+        printed = capsys.readouterr().out
+        assert "device timeout" in printed
+        assert ADVICE["board"].action in printed
+        assert "stock" not in printed.split("fail  board")[0]
+
     def test_observations_of_a_file(self, checkpoint, policy, tmp_path):
         from lerobot_pi0_ttnn.checkpoint.files import CheckpointSource
         from lerobot_pi0_ttnn.cli.verify.observations import read_batches

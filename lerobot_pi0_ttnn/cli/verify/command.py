@@ -7,7 +7,8 @@ or a simulated board it says what it cannot show. Exit status 1 where something 
 """
 
 import argparse
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from ...checkpoint import CheckpointWeights
 from ...checkpoint.files import CheckpointSource
 from ...config_loading import load_config, saved_type
 from ...configuration_pi0_ttnn import PRECISIONS, PROGRAMS, PI0TTNNConfig
+from ...device.failure import BoardError, error_summary
 from ...emulation.boards import PREFIX
 from ..bench.command import SYS
 from ..doctor.card import read_cards
@@ -80,13 +82,17 @@ def run(options: argparse.Namespace) -> int:
     about: dict[str, Any] = {"board": None, "observations": None, "latency": {}}
     fingerprint = ""
     if not lines.failed:
-        policy = load(source, config, options)
         try:
-            if isinstance(policy.weights, CheckpointWeights):
-                fingerprint = policy.weights.fingerprint()
-            about |= check(policy, source, options, lines)
-        finally:
-            policy.close()
+            policy = load(source, config, options)
+        except BoardError as error:
+            lines.add(Line("board", "loading", "fail", "board", str(error)))
+        else:
+            try:
+                if isinstance(policy.weights, CheckpointWeights):
+                    fingerprint = policy.weights.fingerprint()
+                about |= check(policy, source, options, lines)
+            finally:
+                policy.close()
     chosen = {name: getattr(config, name) for name in ("precision", "programs", "throttle")}
     given = {name: getattr(options, name) for name in chosen if getattr(options, name) is not None}
     report = make_report(
@@ -146,7 +152,6 @@ def load(source: CheckpointSource, config: PI0TTNNConfig, options: argparse.Name
 
 def check(policy: Any, source: CheckpointSource, options: argparse.Namespace, lines: Lines) -> dict[str, Any]:
     """Returns board, observations and latency for the report, having added all lines."""
-    from ...device.failure import BoardError
     from . import checks
     from .observations import read_batches
 
@@ -159,16 +164,26 @@ def check(policy: Any, source: CheckpointSource, options: argparse.Namespace, li
         if options.report:
             save_tensors(options.report, name, tensors)
 
+    observations = [policy._read(batch) for batch in batches]
+    subject = checks.Subject(policy, board, observations, lines, save, repeats)
+    sections: dict[str, Callable[[], object]] = {
+        "parts": partial(checks.check_parts, subject),
+        "operations": partial(checks.check_operations, subject),
+        "behaviour": partial(checks.check_behaviour, subject),
+        "stock": partial(checks.check_stock, subject),
+    }
+    if options.soak:
+        sections["soak"] = partial(checks.check_soak, subject, options.soak, options.seed)
     try:
-        observations = [policy._read(batch) for batch in batches]
-        with board.in_use("verifying: building the float32 twin"):
-            subject = checks.Subject(policy, board, observations, lines, save, repeats)
-        for section in (checks.check_parts, checks.check_operations, checks.check_behaviour, checks.check_stock):
-            with board.in_use(f"verifying: {section.__name__.removeprefix('check_')}"):
-                section(subject)
-        if options.soak:
-            with board.in_use("verifying: soak"):
-                checks.check_soak(subject, options.soak, options.seed)
+        for name, section in sections.items():
+            try:
+                with board.in_use(f"verifying: {name}"):
+                    section()
+            except BoardError:
+                raise
+            except RuntimeError as error:
+                # ttnn refuses an operation, and the board is as it was: what comes next may pass without it.
+                lines.add(Line(name, "ended early", "fail", "refused", error_summary(error)))
         about["latency"] = checks.check_time(subject, batches[0], options.chunks)
     except BoardError as error:
         lines.add(Line("board", board.doing, "fail", "board", str(error)))

@@ -20,8 +20,9 @@ class Advice:
 ADVICE: dict[str, Advice] = {
     "deviation": Advice(
         "The board computes something else than the checkpoint means: more than rounding explains.",
-        "The first layer and the first operation that deviate are named above it, their tensors are saved with --report: "
-        "send both with the report. Until then run --policy.programs=stock if that passes, else --policy.backend=torch.",
+        "With made-up observations, run again with your own (--observations): a trained model is less exact on noise. The "
+        "first layer and the first operation that deviate are named, --report saves their tensors: send them with it. Until "
+        "then run --policy.programs=stock if that passes, else --policy.backend=torch.",
     ),
     "outlier": Advice(
         "Single outputs of an operation are wrong, in one place, while all others are right: a kernel, or its program, writes "
@@ -75,9 +76,14 @@ ADVICE: dict[str, Advice] = {
         "Send the report with the soak's seed; load the policy again before it is full.",
     ),
     "board": Advice(
-        "The board failed: it hung, refused an operation, or fell off the bus.",
+        "The board failed: it hung, or fell off the bus.",
         "`tt-smi -r` resets it; a Blackhole that does not come back wants the machine switched off and on. Run again with "
         "--throttle 1, then 2 to 5, and with --programs stock; docs/faults.md names what each error means.",
+    ),
+    "refused": Advice(
+        "ttnn refuses an operation on this board, or cannot build its kernel.",
+        "If the whole chunk by ttnn's own operations passes, run with --policy.programs=stock; `lerobot-pi0-ttnn doctor` says "
+        "which kernel compiler (sfpi) this ttnn wants. Send the report.",
     ),
     "stock": Advice(
         "Our own kernels or program configs fail on this board, and ttnn's own operations pass.",
