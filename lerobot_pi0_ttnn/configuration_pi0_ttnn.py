@@ -64,6 +64,9 @@ class PI0TTNNConfig(PI0Config):
     """Folder or Hub id of the tokenizer, where processors are made anew; saved ones name their own."""
     warm_up: bool = True
     """Whether `from_pretrained` runs the model before it returns, so that the first tick costs what every tick costs."""
+    verify_first: bool = False
+    """Whether the first chunk of a session is compared with the float32 twin on the CPU before it is handed out; over the limit
+    it raises. Takes the twin's memory and seconds, once, see `certificate.py`."""
     camera_aliases: dict[str, str] = dataclasses.field(default_factory=dict)
     """The robot's name of a camera -> the checkpoint's. Loading adds what the saved preprocessor renames: lerobot-eval and
     lerobot-rollout replace its renaming by --rename_map, and by none where that is not given."""

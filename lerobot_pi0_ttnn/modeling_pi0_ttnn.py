@@ -20,6 +20,7 @@ from torch import Tensor
 
 from .action_limits import ActionLimits, check_finite, read_action_limits
 from .backend import build_model, open_backend, warm_up
+from .certificate import FirstChunkCheck
 from .checkpoint import CheckpointWeights, open_weights
 from .checkpoint.files import SINGLE, CheckpointSource
 from .checkpoint.tokenizer import FOLDER, save_tokenizer
@@ -88,6 +89,7 @@ class PI0TTNNPolicy(PreTrainedPolicy):
                 self._free.atexit = False
             self._read = _observation_reader(config)
             self._stopwatch = Stopwatch()
+            self._first_chunk = FirstChunkCheck(config, weights, self.board) if config.verify_first else None
             self._recorder = Recorder(config.recording_path) if config.recording_path else None
             self.init_rtc_processor()
             self.reset()
@@ -307,7 +309,7 @@ class PI0TTNNPolicy(PreTrainedPolicy):
             KeyError, TypeError, ValueError: the batch is not what it should be, see `ObservationReader`; nor the rest of
                 the former chunk, see `make_guidance`.
             BoardError: the board fails, or has failed before; it is a RuntimeError.
-            RuntimeError: the policy is closed.
+            RuntimeError: the policy is closed; or `config.verify_first`, and the first chunk is not what it should be.
         """
         self._refuse_if_closed()
         with self._stopwatch.stage(TOTAL):
@@ -318,6 +320,9 @@ class PI0TTNNPolicy(PreTrainedPolicy):
             guidance = None
             if prev_chunk_left_over is not None and self._rtc_enabled():
                 guidance = self._guidance(prev_chunk_left_over, observation.rows, inference_delay, execution_horizon)
+            check = self._first_chunk if self._first_chunk and self._first_chunk.is_due else None
+            if check and noise is None:
+                noise = self.model.sample_noise(check.noise_shape(observation), generator=generator)
             with self._backend("predicting a chunk"):
                 if self.board:
                     self.model.eager = self.config.time_stages  # type: ignore[union-attr] # the board's model has it
@@ -330,6 +335,8 @@ class PI0TTNNPolicy(PreTrainedPolicy):
                     stage=device_stage(self.config, self.board, self._stopwatch),
                 )
             check_finite(actions)
+            if check and noise is not None:
+                check(actions, observation, noise=noise, num_steps=num_steps, guidance=guidance)
             actions = actions[:, :, : self.config.output_features[ACTION].shape[0]]
             if self._action_limits and self.config.clamp_actions:
                 actions = self._action_limits.clamp(actions)

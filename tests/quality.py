@@ -31,14 +31,13 @@ def assert_quality(got: Tensor, want: Tensor, *, pcc: float, rel_rmse: float) ->
         pcc: the least correlation.
         rel_rmse: the greatest root mean square error, relative to the standard deviation of `want`.
     """
-    import torch  # here, because a process that computes nothing reads this file, too
+    from lerobot_pi0_ttnn.deviation import deviation  # here: a process that computes nothing reads this file, too
 
     assert got.shape == want.shape, f"shape: expected {tuple(want.shape)}, got {tuple(got.shape)}"
     for name, tensor in (("got", got), ("want", want)):
         assert tensor.isfinite().all(), f"{name}: {int((~tensor.isfinite()).sum())} of {tensor.numel()} not finite"
-    got, want = got.double().flatten(), want.double().flatten()
-    correlation = torch.corrcoef(torch.stack([got, want]))[0, 1].item()
-    error = ((got - want).square().mean().sqrt() / want.std(correction=0)).item()
+    measure = deviation(got, want)
+    correlation, error = measure.pcc, measure.rel_rmse
     measurements.append(Measurement(correlation, error, rel_rmse))
     measured = f"PCC {correlation:.6f} (at least {pcc}), relative RMSE {error:.6f} (at most {rel_rmse})"
     # Written so that NaN, the correlation with a constant, fails too.

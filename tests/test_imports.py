@@ -13,7 +13,7 @@ import lerobot_pi0_ttnn
 ROOT = Path(lerobot_pi0_ttnn.__file__).parent
 
 LAYERS = [
-    {"ttnn_api", "latency", "joints", "device.cards", "device.failure"},
+    {"ttnn_api", "latency", "deviation", "joints", "device.cards", "device.failure"},
     {"model"},
     {"observation", "recording", "checkpoint", "reference", "tt", "emulation"},
     {"device"},
@@ -27,6 +27,7 @@ LAYERS = [
         "processor_pi05_ttnn",
         "backend",
         "action_limits",
+        "certificate",
         "latency_report",
         "rollout_robot",
         "modeling_pi0_ttnn",

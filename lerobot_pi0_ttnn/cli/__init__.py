@@ -12,6 +12,7 @@ from . import convert, demo, info, plot
 from .bench import command as bench_command
 from .doctor import command as doctor_command
 from .serve import command as serve_command
+from .verify import command as verify_command
 
 SUBCOMMANDS = {
     "demo": demo,
@@ -21,6 +22,7 @@ SUBCOMMANDS = {
     "bench": bench_command,
     "serve": serve_command,
     "doctor": doctor_command,
+    "verify": verify_command,
 }
 """The module of each, by name."""
 

@@ -11,6 +11,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
 from ..checkpoint import CheckpointWeights, MergedWeights, open_weights
@@ -21,6 +22,7 @@ from ..configuration_pi0_ttnn import PRECISIONS, PI0TTNNConfig
 from ..joints import names_of_actions
 from ..review import review, settle_features
 from .hub import add_checkpoint_options, checkpoint_source
+from .verify.report import certificate_lines
 
 
 @dataclass
@@ -69,6 +71,12 @@ def register(subparsers: Any) -> None:
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.add_argument("--board", help="walk its model on an emulated board: emulated:n150, emulated:p150, ...")
     parser.add_argument("--precision", choices=PRECISIONS, default="balanced", help="for --board (default: balanced)")
+    parser.add_argument(
+        "--certificate",
+        type=Path,
+        metavar="FILE",
+        help="also show the verify.json of `verify --report`, if it is whole",
+    )
     parser.set_defaults(run=run)
 
 
@@ -80,7 +88,8 @@ def run(options: argparse.Namespace) -> int:
     info = inspect_checkpoint(source, config, loader)
     if options.board and not info.problems:
         walk_board(info, config, loader, options.board, options.precision)
-    print(json.dumps(asdict(info), indent=2) if options.json else as_text(info))
+    shown = certificate_lines(options.certificate, loader.fingerprint()) if options.certificate else []
+    print(json.dumps(asdict(info), indent=2) if options.json else "\n".join([as_text(info), *shown]))
     return 1 if info.problems else 0
 
 

@@ -111,6 +111,15 @@ class Chip:
         key = (len(times), guidance and guidance.max_gain, tuple(block.start for block in context.layout))
         return Row(self.graph, inputs, context, times, steps, traces, self._identity, key)
 
+    def forget(self) -> None:
+        """Frees what is kept of former calls: traces, contexts, prompts, caches. The next call makes them anew."""
+        if self.traces is not None:
+            self.traces.release()
+            self.traces.forget(self._identity)
+        for tensor in self.contexts.tensors():
+            ttnn.deallocate(tensor)
+        self.contexts = Contexts(self.graph.backbone, self.traces)
+
     def release(self) -> None:
         """Frees all that is on the chip, traces included; it cannot compute any more."""
         if self.traces is not None:
@@ -293,6 +302,11 @@ class PI0ModelTTNN:
         shapes = [(present, prompt) for present in range(cameras, 0, -1) for prompt in prompts]
         calls = blank_calls(self.config, shapes, rows=len(self.chips), max_gain=max_gain)
         return calls if self.chips[0].traces is None else calls * 2
+
+    def forget(self) -> None:
+        """Frees what is kept of former calls: the next one is answered as by a model that was asked nothing yet."""
+        for chip in self.chips:
+            chip.forget()
 
     def release(self) -> None:
         """Frees all that the model has on its chips; it cannot compute any more."""

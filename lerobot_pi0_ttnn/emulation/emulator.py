@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from functools import partial
 from typing import Any
 
 import torch
 import ttnn
-from ttnn import decorators
 
 from ..ttnn_api.hook import Call, Proceed, add_layer, remove_layer
-from .goldens import GOLDENS
+from .golden_call import board_tensors, golden_call, written
 from .memory import ShadowMemory
-from .storage import for_computing, on_board, rounded, value_of_host_tensor
+from .storage import on_board, value_of_host_tensor
 from .transfers import TRANSFERS
 
 
@@ -35,18 +33,15 @@ class Emulator:
         # ttnn itself is not meant for two threads at once, and a value has to be read before the next call frees it.
         self._lock = threading.RLock()
         self._begin_trace_capture = ttnn.begin_trace_capture
-        self._golden_input = decorators.to_torch_for_comparison
 
     def start(self) -> None:
         """Follows every call of ttnn from now on, and refuses trace capture."""
         ttnn.begin_trace_capture = _refuse_trace
-        decorators.to_torch_for_comparison = self._value_for_golden
         add_layer(self, innermost=True)
 
     def stop(self) -> None:
         """Gives ttnn its own functions back."""
         remove_layer(self)
-        decorators.to_torch_for_comparison = self._golden_input
         ttnn.begin_trace_capture = self._begin_trace_capture
 
     @contextmanager
@@ -66,10 +61,10 @@ class Emulator:
                 return transfer(self, call, proceed)
             if not self.follows_values:
                 outputs = proceed(*call.args, **call.kwargs)
-                for output in _board_tensors(outputs):
+                for output in board_tensors(outputs):
                     self.memory.drop(output)
                 return outputs
-            return self._compute(call, proceed)
+            return self.compute(call, proceed)
 
     def value(self, tensor: Any) -> torch.Tensor:
         """Returns the value of a tensor, in its shadow dtype; on the board it is not a copy."""
@@ -82,50 +77,16 @@ class Emulator:
             )
         return self.memory.read(tensor)
 
-    def _compute(self, call: Call, proceed: Proceed) -> Any:
-        golden = self._golden(call)
+    def compute(self, call: Call, proceed: Proceed) -> Any:
+        """Returns what the call returns, with the values of all that it wrote by its golden function."""
         # Before the real call, which may free its inputs (`ttnn.move`), or be given its output as an input.
-        args, kwargs = self._golden_inputs(call)
+        golden = golden_call(call, self.value)
         outputs = proceed(*call.args, **call.kwargs)
-        targets = _board_tensors(outputs)
+        targets = written(call, outputs)
         if targets:
-            results = _torch_tensors(golden(*args, **kwargs))
-            if len(results) != len(targets):
-                raise RuntimeError(
-                    f"{call.name}: ttnn returned {len(targets)} tensors, its golden function {len(results)}"
-                )
-            for target, result in zip(targets, results, strict=True):
-                self.memory.write(target, _fitted(call.name, rounded(result, target.dtype), tuple(target.shape)))
+            for target, value in zip(targets, golden.values(targets), strict=True):
+                self.memory.write(target, value)
         return outputs
-
-    def _golden(self, call: Call) -> Callable[..., Any]:
-        golden: Callable[..., Any] | None = GOLDENS.get(call.name) or call.operation.golden_function
-        if golden is None:
-            raise NotImplementedError(
-                f"{call.name}: the emulated board has no golden function for it: add one to "
-                "lerobot_pi0_ttnn/emulation/goldens, or use another op"
-            )
-        return golden
-
-    def _golden_inputs(self, call: Call) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        kwargs = {
-            name: value
-            for name, value in call.kwargs.items()
-            if name not in ("queue_id", "cq_id") and not self._is_only_written(call, name, value)
-        }
-        prepare = decorators.default_preprocess_golden_function_inputs
-        if call.name not in GOLDENS:
-            prepare = call.operation.preprocess_golden_function_inputs or prepare
-        return prepare(call.args, kwargs)  # type: ignore[no-any-return]
-
-    def _is_only_written(self, call: Call, name: str, value: Any) -> bool:
-        # Its former content is no input, and need not have a value.
-        return on_board(value) and name in call.operation.output_tensor_kwarg_names
-
-    def _value_for_golden(self, tensor: Any, *args: Any, **kwargs: Any) -> Any:
-        if isinstance(tensor, torch.Tensor):
-            return self._golden_input(tensor, *args, **kwargs)
-        return for_computing(self.value(tensor))
 
 
 def _refuse_trace(*args: Any, **kwargs: Any) -> Any:
@@ -133,25 +94,3 @@ def _refuse_trace(*args: Any, **kwargs: Any) -> Any:
         "ttnn.begin_trace_capture: an emulated board cannot capture a trace (the mocked device would end the process): "
         "run the operations eagerly, or use a card or the ttsim simulator"
     )
-
-
-def _leaves(values: Any, of: type) -> list[Any]:
-    if isinstance(values, of):
-        return [values]
-    if isinstance(values, (list, tuple)):
-        return [leaf for value in values for leaf in _leaves(value, of)]
-    return []
-
-
-_torch_tensors = partial(_leaves, of=torch.Tensor)
-
-
-def _board_tensors(outputs: Any) -> list[Any]:
-    return [tensor for tensor in _leaves(outputs, ttnn.Tensor) if on_board(tensor)]
-
-
-def _fitted(name: str, value: torch.Tensor, shape: tuple[int, ...]) -> torch.Tensor:
-    """Returns `value` in `shape`. Golden functions are free with dimensions of size 1, and with no others."""
-    if [size for size in value.shape if size != 1] != [size for size in shape if size != 1]:
-        raise RuntimeError(f"{name}: ttnn returned shape {shape}, its golden function {tuple(value.shape)}")
-    return value.reshape(shape)

@@ -9,7 +9,8 @@ import torch
 import ttnn
 
 from ..ttnn_api.hook import Call, Proceed
-from .storage import BLOCK_FORMATS, for_computing, host_tensor, on_board, rounded, value_of_host_tensor
+from .golden_call import written
+from .storage import BLOCK_FORMATS, host_tensor, on_board, rounded, value_of_host_tensor
 
 if TYPE_CHECKING:
     from .emulator import Emulator
@@ -143,22 +144,17 @@ def _represented(emulator: Emulator, call: Call, proceed: Proceed) -> Any:
 
 
 def _program(emulator: Emulator, call: Call, proceed: Proceed) -> Any:
-    tensors, descriptor = call.argument(0, "io_tensors"), call.argument(1, "program_descriptor")
-    program = call.program
-    if program is None:
+    descriptor = call.argument(1, "program_descriptor")
+    if call.program is None:
         raise NotImplementedError(
             f"{call.name}: the emulated board does not know what {descriptor.kernels[0].kernel_source} computes: run it by "
             "an `OwnProgram` (lerobot_pi0_ttnn/ttnn_api/own_program.py), which has its golden function"
         )
-    result = proceed(*call.args, **call.kwargs)
-    written = tensors[-program.writes :]
     if emulator.follows_values:
-        values = program.golden([for_computing(emulator.value(tensor)) for tensor in tensors], descriptor)
-        for tensor, value in zip(written, values, strict=True):
-            emulator.memory.write(tensor, rounded(value, tensor.dtype))
-    else:
-        for tensor in written:
-            emulator.memory.drop(tensor)
+        return emulator.compute(call, proceed)
+    result = proceed(*call.args, **call.kwargs)
+    for tensor in written(call, result):
+        emulator.memory.drop(tensor)
     return result
 
 

@@ -84,6 +84,16 @@ def own_program(program: OwnProgram) -> Iterator[None]:
         _thread.program = None
 
 
+@contextmanager
+def followed_again() -> Iterator[None]:
+    """Lets what a layer asks of ttnn inside the context pass through all layers, that one included, as a call of its own."""
+    before, _thread.inside = getattr(_thread, "inside", False), False
+    try:
+        yield
+    finally:
+        _thread.inside = before
+
+
 def _install() -> None:
     import ttnn
     from ttnn import decorators

@@ -14,7 +14,7 @@ import json
 import math
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -27,6 +27,9 @@ from ..doctor.card import CLOCK_MHZ, read_cards
 from ..hub import add_checkpoint_options, checkpoint_source
 from . import predict
 from .report import as_text, draw
+
+if TYPE_CHECKING:
+    from ...modeling_pi0_ttnn import PI0TTNNPolicy
 
 SYS = Path("/sys")
 
@@ -185,28 +188,44 @@ def measure(
     ready = time.perf_counter() - start
     try:
         is_timed = policy.board is None or policy.board.kind == "card"
-        clocks = read_cards(SYS) if policy.board and is_timed else []
-        for _ in range(options.chunks if is_timed else 1):
-            actions = policy.predict_action_chunk(batch, noise=noise)
-        report = policy.latency()
-        after = {card.address: card.clock for card in read_cards(SYS)} if clocks else {}
-        report["clock_mhz"] = {
-            str(card): {"before": card.clock, "after": after.get(card.address, ""), "full": CLOCK_MHZ.get(card.arch)}
-            for card in clocks
-            if card.clock
-        }
-        if policy.board and is_timed:
-            # Waiting for the card after each stage costs a little: the totals above are without it.
-            policy.config.time_stages = True
-            for _ in range(options.chunks):
-                policy.predict_action_chunk(batch, noise=noise)
-            report["milliseconds"] = policy.latency()["milliseconds"] | report["milliseconds"]
+        report, actions = time_chunks(policy, batch, noise, options.chunks if is_timed else 1)
     finally:
         policy.close()
         # The next backend finds the memory free: a policy refers to itself.
         del policy
         gc.collect()
     return report | {"ready_s": round(ready, 1) if is_timed else None}, actions
+
+
+def time_chunks(
+    policy: "PI0TTNNPolicy", batch: dict[str, Tensor], noise: Tensor, chunks: int
+) -> tuple[dict[str, Any], Tensor]:
+    """Returns the policy's latency report after so many calls, on a card with its clock and by stage; and the chunk.
+
+    Args:
+        policy: that is warm.
+        batch: see `predict_action_chunk`.
+        noise: of the chunks.
+        chunks: calls; on a card so many again, to time the stages.
+    """
+    is_timed = policy.board is None or policy.board.kind == "card"
+    clocks = read_cards(SYS) if policy.board and is_timed else []
+    for _ in range(chunks):
+        actions = policy.predict_action_chunk(batch, noise=noise)
+    report = policy.latency()
+    after = {card.address: card.clock for card in read_cards(SYS)} if clocks else {}
+    report["clock_mhz"] = {
+        str(card): {"before": card.clock, "after": after.get(card.address, ""), "full": CLOCK_MHZ.get(card.arch)}
+        for card in clocks
+        if card.clock
+    }
+    if policy.board and is_timed:
+        # Waiting for the card after each stage costs a little: the totals above are without it.
+        policy.config.time_stages = True
+        for _ in range(chunks):
+            policy.predict_action_chunk(batch, noise=noise)
+        report["milliseconds"] = policy.latency()["milliseconds"] | report["milliseconds"]
+    return report, actions
 
 
 def _correlation(a: Tensor, b: Tensor) -> float:

@@ -1,0 +1,1 @@
+"""The subcommand `verify`: whether a board computes what a checkpoint means, always the same, and how fast."""

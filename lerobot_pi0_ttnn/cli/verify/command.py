@@ -1,0 +1,199 @@
+"""`lerobot-pi0-ttnn verify CKPT`: whether a board computes what a checkpoint means, always the same, and how fast.
+
+First light on a card: run it before an arm moves. It asks doctor first, then compares every part, layer and operation with the
+float32 twin and with ttnn's golden functions, asks the same again and again, by traces and without, and times chunks. Each kind
+of finding says what it means and what to do; with --report they are a page and a JSON to send (docs/verify.md). On an emulated
+or a simulated board it says what it cannot show. Exit status 1 where something fails.
+"""
+
+import argparse
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from ...certificate import check_seal
+from ...checkpoint import CheckpointWeights
+from ...checkpoint.files import CheckpointSource
+from ...config_loading import load_config, saved_type
+from ...configuration_pi0_ttnn import PRECISIONS, PROGRAMS
+from ...device.failure import BoardError, error_summary
+from ...emulation.boards import PREFIX
+from ..bench.command import SYS
+from ..doctor.card import read_cards
+from ..doctor.command import check_board, check_host, check_packages
+from ..hub import add_checkpoint_options, checkpoint_source
+from .findings import Line, Lines
+from .report import make_report, write_report
+
+REPEATS = {"card": 1000}
+"""How often the same is asked, by kind of board; elsewhere, where nothing is random, `FEW_REPEATS`."""
+FEW_REPEATS = 4
+
+
+def register(subparsers: Any) -> None:
+    """Adds the subcommand."""
+    parser = subparsers.add_parser(
+        "verify", help="whether a board computes what a checkpoint means", description=__doc__
+    )
+    add_checkpoint_options(parser, "checkpoint")
+    parser.add_argument("--board", default="auto", help="as --policy.board (default: auto)")
+    parser.add_argument("--precision", choices=PRECISIONS, help="default: the checkpoint's")
+    parser.add_argument("--programs", choices=PROGRAMS, help="as --policy.programs (default: the checkpoint's)")
+    parser.add_argument(
+        "--throttle", type=int, choices=range(6), help="as --policy.throttle (default: the checkpoint's)"
+    )
+    parser.add_argument(
+        "--observations",
+        type=Path,
+        metavar="FILE|FOLDER",
+        help="a LeRobot data set's folder, or a .safetensors file of one observation (default: made up)",
+    )
+    parser.add_argument("--frames", type=_positive, default=1, help="so many of a data set (default: 1)")
+    parser.add_argument(
+        "--repeats",
+        type=_positive,
+        help=f"of the same observation (default: {REPEATS['card']} on a card, else {FEW_REPEATS})",
+    )
+    parser.add_argument("--chunks", type=_positive, default=100, help="timed calls, on a card (default: 100)")
+    parser.add_argument(
+        "--soak", type=_positive, metavar="MINUTES", help="also ask two policies at random for so long, memory watched"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="of --soak (default: 0)")
+    parser.add_argument("--report", type=Path, metavar="DIR", help="write verify.md, verify.json and tensors there")
+    parser.set_defaults(run=run)
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"expected at least 1, got {value}")
+    return value
+
+
+def run(options: argparse.Namespace) -> int:
+    """Prints lines as they come."""
+    source = checkpoint_source(options, "checkpoint")
+    config = load_config(source, [f"--base_model={options.base_model}"] if options.base_model else [])
+    lines = Lines(lambda text: print(text, flush=True))
+    ask_doctor(lines, options)
+    about: dict[str, Any] = {"board": None, "observations": None, "latency": {}}
+    fingerprint = ""
+    if not lines.failed:
+        try:
+            policy = load(source, options)
+        except BoardError as error:
+            lines.add(Line("board", "loading", "fail", "board", str(error)))
+        else:
+            try:
+                if isinstance(policy.weights, CheckpointWeights):
+                    fingerprint = policy.weights.fingerprint()
+                about |= check(policy, source, options, lines)
+            finally:
+                policy.close()
+    chosen = {name: getattr(config, name) for name in ("precision", "programs", "throttle")}
+    given = {name: getattr(options, name) for name in chosen if getattr(options, name) is not None}
+    report = make_report(
+        lines,
+        cards=read_cards(SYS),
+        about={
+            "checkpoint": {
+                "type": saved_type(source),
+                "architecture": config.architecture,
+                "fingerprint": fingerprint,
+            },
+            "options": {**chosen, **given, "frames": options.frames},
+            **about,
+        },
+    )
+    check_seal(report)
+    if options.report:
+        for file in write_report(report, options.report):
+            print(file)
+    print("passed" if report["passed"] else f"FAILED: {', '.join(lines.kinds)} (docs/verify.md)")
+    return 0 if report["passed"] else 1
+
+
+def ask_doctor(lines: Lines, options: argparse.Namespace) -> None:
+    """Adds what doctor complains of; an emulated board needs no card."""
+    findings = check_packages("ttnn")
+    if not options.board.startswith(PREFIX):
+        findings += check_board(None)
+    findings += check_host(options.checkpoint, "ttnn", base_model=options.base_model)
+    for finding in findings:
+        if finding.status != "ok":
+            kind = "doctor" if finding.status == "fail" else ""
+            lines.add(Line("doctor", finding.check, finding.status, kind, f"{finding.found}; fix: {finding.fix}"))
+    good = sum(finding.status == "ok" for finding in findings)
+    lines.add(Line("doctor", "the machine", "ok", detail=f"{good} of {len(findings)} checks are ok"))
+
+
+def load(source: CheckpointSource, options: argparse.Namespace) -> Any:
+    """Returns the checkpoint's policy on the board."""
+    from ...policy_loading import load_policy
+
+    overrides: dict[str, Any] = {"backend": "ttnn", "board": options.board, "rtc_config": None, "recording_path": None}
+    for name in ("base_model", "precision", "programs", "throttle"):
+        if getattr(options, name) is not None:
+            overrides[name] = getattr(options, name)
+    return load_policy(
+        source.path_or_repo_id,
+        revision=source.revision,
+        cache_dir=source.cache_dir,
+        local_files_only=source.local_files_only,
+        subfolder=source.subfolder,
+        **overrides,
+    )
+
+
+def check(policy: Any, source: CheckpointSource, options: argparse.Namespace, lines: Lines) -> dict[str, Any]:
+    """Returns board, observations and latency for the report, having added all lines."""
+    from . import checks
+    from .observations import read_batches
+
+    kind, batches = read_batches(options.observations, policy.config, source, options.frames)
+    board = policy.board
+    repeats = options.repeats or REPEATS.get(board.kind, FEW_REPEATS)
+    about: dict[str, Any] = {"board": board.describe(), "observations": f"{len(batches)}, {kind}", "latency": {}}
+
+    def save(name: str, tensors: Mapping[str, Tensor]) -> None:
+        if options.report:
+            save_tensors(options.report, name, tensors)
+
+    observations = [policy._read(batch) for batch in batches]
+    subject = checks.Subject(policy, board, observations, lines, save, repeats)
+    sections: dict[str, Callable[[], object]] = {
+        "parts": partial(checks.check_parts, subject),
+        "operations": partial(checks.check_operations, subject),
+        "behaviour": partial(checks.check_behaviour, subject),
+        "stock": partial(checks.check_stock, subject),
+    }
+    if options.soak:
+        sections["soak"] = partial(checks.check_soak, subject, options.soak, options.seed)
+    try:
+        for name, section in sections.items():
+            try:
+                with board.in_use(f"verifying: {name}"):
+                    section()
+            except BoardError:
+                raise
+            except RuntimeError as error:
+                # ttnn refuses an operation, and the board is as it was: what comes next may pass without it.
+                lines.add(Line(name, "ended early", "fail", "refused", error_summary(error)))
+        about["latency"] = checks.check_time(subject, batches[0], options.chunks)
+    except BoardError as error:
+        lines.add(Line("board", board.doing, "fail", "board", str(error)))
+    return about
+
+
+def save_tensors(folder: Path, name: str, tensors: Mapping[str, Tensor]) -> None:
+    """Writes tensors of a finding beside the report; inputs of the first operations hold the user's pictures."""
+    from safetensors.torch import save_file
+
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file(
+        {each: tensor.contiguous().clone() for each, tensor in tensors.items()},
+        folder / f"{name.replace(' ', '_')}.safetensors",
+    )
