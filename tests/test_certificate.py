@@ -90,10 +90,10 @@ def test_guidance_and_steps_are_the_chunks_own(load, board, caplog):
     from lerobot.policies.rtc.configuration_rtc import RTCConfig
 
     policy = load(board=board.name, precision="accurate", rtc_config=RTCConfig(enabled=True))
-    policy.predict_action_chunk(
-        make_batch(), noise=make_noise(), num_steps=2, prev_chunk_left_over=torch.ones(30, 7), inference_delay=3
-    )
+    asked = {"noise": make_noise(), "num_steps": 2, "prev_chunk_left_over": torch.ones(30, 7), "inference_delay": 3}
+    chunks = [policy.predict_action_chunk(make_batch(), **asked) for _ in range(2)]
     assert len(said(caplog)) == 1
+    assert torch.equal(*chunks), "the noise was given, and none is drawn"
 
 
 def test_float32_has_nothing_to_compare_itself_with(load, twins, caplog):

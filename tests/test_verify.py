@@ -16,6 +16,7 @@ from lerobot_pi0_ttnn import PI0TTNNPolicy, PI05TTNNConfig, PI05TTNNPolicy  # no
 from lerobot_pi0_ttnn.analysis import soak  # noqa: E402
 from lerobot_pi0_ttnn.analysis.behaviour import Case, make_cases  # noqa: E402
 from lerobot_pi0_ttnn.analysis.operations import compare  # noqa: E402
+from lerobot_pi0_ttnn.analysis.parts import layers  # noqa: E402
 from lerobot_pi0_ttnn.certificate import check_seal  # noqa: E402
 from lerobot_pi0_ttnn.cli import main  # noqa: E402
 from lerobot_pi0_ttnn.cli.verify import checks  # noqa: E402
@@ -29,6 +30,7 @@ from lerobot_pi0_ttnn.ttnn_api.hook import add_layer, remove_layer  # noqa: E402
 from tests.checkpoints import edit_json, save_lerobot_checkpoint  # noqa: E402
 from tests.oracle import CAMERAS, make_batch, make_lerobot_policy, state_dict  # noqa: E402
 from tests.parity.test_tt_context import EmulatedTraces  # noqa: E402
+from tests.quality import assert_quality  # noqa: E402
 
 
 @pytest.fixture(autouse=True)
@@ -207,11 +209,12 @@ class TestWhole:
 
 class TestCompare:
     def test_rounding_is_no_outlier(self):
-        """Of bfloat16 values of all sizes, some are one or two units in the last place off: powers of two as well."""
-        want = (torch.randn(64, 256, generator=torch.Generator().manual_seed(0)) * 4).exp().bfloat16().float()
+        """Of bfloat16 values some are a few units in the last place off: powers of two as well, and large where they are."""
+        want = torch.randn(64, 256, generator=torch.Generator().manual_seed(0)).bfloat16().float()
         got = want.clone()
-        got[::7] *= 1 + 2**-7
-        assert compare(got, want, 0.05).outliers == 0
+        got[::7] *= 1 + 2**-6
+        assert (got - want).abs().max() > 4 * 0.012
+        assert compare(got, want, 0.012).outliers == 0
 
     def test_power_of_two(self):
         want = torch.randn(64, 256, generator=torch.Generator().manual_seed(0))
@@ -284,6 +287,13 @@ class TestOperations:
 
 
 class TestParts:
+    def test_layers_need_no_walk_of_the_parts_before(self, subject):
+        """They find the twin's keys and values in the caches, not those that another check has left there."""
+        found = list(layers(subject.twin, subject.model, subject.observations[0], subject.noise()))
+        assert len(found) == 2 + 2 + 3 + 3
+        for part in found:
+            assert_quality(part.got, part.want, pcc=0.9999, rel_rmse=part.limit("accurate"))
+
     def test_weights_of_two_layers_swapped(self, subject):
         expert = subject.model.backbone.expert_layers
         expert[0], expert[1] = expert[1], expert[0]
