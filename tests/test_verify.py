@@ -456,6 +456,31 @@ class TestBehaviour:
         found = list(checks.padding(subject.model, case, case.ask(subject.model)))
         assert [behaviour.kind for behaviour in found] == (["padding", "", ""] if off > 0 else ["", "", "padding"])
 
+    @pytest.mark.parametrize("factor", [1.0, 1.001], ids=["as the first", "otherwise"])
+    def test_each_chip_is_asked(self, subject, factor):
+        """The second is the first under another name, and may get another noise."""
+        (chip,) = subject.model.chips
+
+        class Second:
+            def __getattr__(self, name):
+                return getattr(chip, name)
+
+            def upload(self, observation, noise, *arguments, **options):
+                asked.append(observation.rows)
+                return chip.upload(observation, noise * factor, *arguments, **options)
+
+        asked = []
+        case = make_cases(subject.observations[0], subject.noise())["given"]
+        want = case.ask(subject.model)
+        subject.model.chips.append(Second())
+        try:
+            found = checks.on_every_chip(subject.model, case, want)
+        finally:
+            subject.model.chips.pop()
+        assert asked == [1]
+        assert found.kind == ("" if factor == 1.0 else "chip")
+        assert found.detail.startswith("" if factor == 1.0 else "chip 2: ")
+
     def test_a_second_policy_that_disturbs_the_first(self, subject, monkeypatch):
         """Its weights lie where the first one's do."""
         make = checks.make_model

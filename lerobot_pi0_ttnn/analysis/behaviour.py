@@ -16,7 +16,7 @@ from ..model.observation import Observation
 from ..model.rtc import Guidance, make_guidance
 from ..reference import PI0ModelTorch
 
-Kind = Literal["", "deviation", "stale context", "trace", "repetition", "padding", "other policy"]
+Kind = Literal["", "deviation", "stale context", "trace", "repetition", "padding", "other policy", "chip"]
 
 
 UNLIKE = 2
@@ -178,6 +178,31 @@ def repeated(model: PI0ModelTTNN, cases: Sequence[Case], want: Tensor, count: in
     first, seen = wrong[0]
     kind: Kind = "trace" if mode == "traced" and len(wrong) == count else "repetition"
     return Behaviour(what, kind, f"{len(wrong)} of {count} differ, the first is number {first}: {seen}", numbers)
+
+
+def on_every_chip(model: PI0ModelTTNN, case: Case, want: Tensor) -> Behaviour:
+    """Returns whether each chip of a board answers as the first one, which alone computes single rows.
+
+    Args:
+        model: on several chips.
+        case: to ask, without guidance.
+        want: the first chip's answer.
+    """
+    chips = len(model.chips)
+    one = case.observation
+    rows = Observation(
+        images=[image.expand(chips, -1, -1, -1) for image in one.images],
+        img_masks=[mask.expand(chips) for mask in one.img_masks],
+        lang_tokens=one.lang_tokens.expand(chips, -1),
+        lang_masks=one.lang_masks.expand(chips, -1),
+        state=one.state.expand(chips, -1),
+    )
+    got = model.sample_actions(rows, noise=case.noise.expand(chips, -1, -1))
+    what = f"each of {chips} chips: the answer of the first"
+    for number, row in enumerate(got):
+        if not torch.equal(row, want[0]):
+            return Behaviour(what, "chip", f"chip {number + 1}: {difference(row, want[0])}")
+    return Behaviour(what)
 
 
 def difference(got: Tensor, want: Tensor) -> str:

@@ -7,7 +7,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...analysis.behaviour import Behaviour, Case, answers, beside_another, in_turn, make_cases, padding, repeated
+from ...analysis.behaviour import (
+    Behaviour,
+    Case,
+    answers,
+    beside_another,
+    in_turn,
+    make_cases,
+    on_every_chip,
+    padding,
+    repeated,
+)
 from ...analysis.operations import LIMITS as OPERATION_LIMITS
 from ...analysis.operations import OperationCheck, OperationResult
 from ...analysis.parts import Part, layers, parts
@@ -211,6 +221,8 @@ def check_behaviour(subject: Subject) -> None:
             _add(lines, repeated(model, list(cases.values()), want["given"], subject.repeats, mode))
         finally:
             model.eager = False
+    if len(model.chips) > 1:
+        _add(lines, on_every_chip(model, cases["given"], want["given"]))
     for behaviour in padding(model, cases["given"], want["given"]):
         _add(lines, behaviour)
     _check_another(subject, cases, want)
@@ -325,8 +337,8 @@ def check_soak(subject: Subject, minutes: float, seed: int) -> None:
     subject.lines.add(Line("soak", what, "fail" if result.kind else "ok", result.kind, result.detail, numbers))
     host, dram = result.host_mb, result.board_mb
     detail = f"host {host[0]:.0f} to {host[1]:.0f} MB, board {dram[0]:.1f} to {dram[1]:.1f} MB"
-    numbers = {"host_mb": list(host), "board_mb": list(dram)}
+    memory = {"host_mb": list(host), "board_mb": list(dram)}
     is_flat = result.is_flat
     subject.lines.add(
-        Line("soak", "memory is flat", "ok" if is_flat else "fail", "" if is_flat else "memory", detail, numbers)
+        Line("soak", "memory is flat", "ok" if is_flat else "fail", "" if is_flat else "memory", detail, memory)
     )
