@@ -111,6 +111,7 @@ def test_bfloat16_on_the_cpu_is_compared(load, caplog):
 
 def test_limits_grow_with_the_root_of_the_depth():
     assert chunk_limit("balanced", TINY) == 0.03
+    assert chunk_limit("balanced", TINY, made_up=True) == pytest.approx(0.09)
     assert chunk_limit("accurate", PI0_BASE) == pytest.approx(0.012 * 6**0.5)
 
 

@@ -119,6 +119,8 @@ class TestWhole:
         assert names == want
         errors = [line["numbers"]["rel_rmse"] for line in report["lines"] if line["section"] in ("parts", "layers")]
         assert all(0 < error < 0.04 for error in errors)
+        limits = {line["what"]: line["numbers"].get("limit") for line in report["lines"]}
+        assert limits["whole chunk"] == limits["given: chunk"] == pytest.approx(3 * 0.03), "the observation is made up"
         page = (tmp_path / "report" / "verify.md").read_text()
         for text in (page, json.dumps(report)):
             for name in (str(checkpoint), "secret-project", str(tmp_path), socket.gethostname(), "/home/"):
@@ -306,6 +308,12 @@ class TestParts:
         assert layers == want
         assert not [line for line in subject.lines.failed if line.what.startswith(("vision", "keys", "language"))]
         assert set(subject.saved) == {"first of parts", "first of layers"}
+
+    def test_observations_of_ones_own_are_held_to_the_limit(self, subject):
+        subject.made_up = False
+        checks.check_parts(subject)
+        (limit,) = [line.numbers["limit"] for line in subject.lines.all if line.what == "whole chunk"]
+        assert limit == 0.012
 
 
 class TestPi05:
@@ -562,9 +570,12 @@ def test_a_low_clock_is_no_basis(subject, monkeypatch):
     monkeypatch.setattr(subject.board, "kind", "card")
     clock = {"p150 at 0000:01:00.0": {"before": "1350", "after": "800", "full": 1350}}
     report = {"milliseconds": {"readback": {"count": 1, "p50": 1.0}}, "clock_mhz": clock}
-    monkeypatch.setattr(checks, "time_chunks", lambda *_: (report, None))
+    done = []
+    monkeypatch.setattr(subject.policy, "warm_up", lambda: done.append("warm"))
+    monkeypatch.setattr(checks, "time_chunks", lambda *_: done.append("timed") or (report, None))
     checks.check_time(subject, {}, 1)
     assert [(line.status, line.kind) for line in subject.lines.all] == [("ok", ""), ("warn", "low clock")]
+    assert done == ["warm", "timed"]
     assert "no basis" in subject.lines.all[-1].detail
 
 

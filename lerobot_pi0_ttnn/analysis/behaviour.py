@@ -19,11 +19,6 @@ from ..reference import PI0ModelTorch
 Kind = Literal["", "deviation", "stale context", "trace", "repetition", "padding", "other policy", "chip"]
 
 
-UNLIKE = 2
-"""Times the limit, for questions that nobody would ask: a model that learned with a camera is less exact without. (The learned
-checkpoint, `balanced`: 0.010 with it, 0.030 without.)"""
-
-
 @dataclass(frozen=True)
 class Behaviour:
     """One thing that was tried.
@@ -105,7 +100,13 @@ def _other(observation: Observation) -> Observation:
 
 
 def answers(
-    model: PI0ModelTTNN, twin: PI0ModelTorch, cases: Mapping[str, Case], limit: float, actions: int
+    model: PI0ModelTTNN,
+    twin: PI0ModelTorch,
+    cases: Mapping[str, Case],
+    *,
+    limit: float,
+    unlike: float,
+    actions: int,
 ) -> Iterator[tuple[Behaviour, Tensor]]:
     """Yields for each case whether it is near enough to the twin, asked of a model that remembers nothing; and the answer.
 
@@ -114,13 +115,14 @@ def answers(
         twin: float32.
         cases: to ask.
         limit: of the relative RMSE of the given question.
+        unlike: of the others', which nobody would ask.
         actions: so many of the dimensions of an action count.
     """
     for name, case in cases.items():
         model.forget()
         got = case.ask(model)
         measure = deviation(got[..., :actions], case.ask(twin)[..., :actions])
-        most = limit if name == "given" else UNLIKE * limit
+        most = limit if name == "given" else unlike
         detail = f"relative RMSE {measure.rel_rmse:.4f} of at most {most:.4f}"
         numbers = {"rel_rmse": measure.rel_rmse, "pcc": measure.pcc, "limit": most}
         yield Behaviour(f"{name}: chunk", "" if measure.within(most) else "deviation", detail, numbers), got
