@@ -90,10 +90,10 @@ def test_guidance_and_steps_are_the_chunks_own(load, board, caplog):
     from lerobot.policies.rtc.configuration_rtc import RTCConfig
 
     policy = load(board=board.name, precision="accurate", rtc_config=RTCConfig(enabled=True))
-    policy.predict_action_chunk(
-        make_batch(), noise=make_noise(), num_steps=2, prev_chunk_left_over=torch.ones(30, 7), inference_delay=3
-    )
+    asked = {"noise": make_noise(), "num_steps": 2, "prev_chunk_left_over": torch.ones(30, 7), "inference_delay": 3}
+    chunks = [policy.predict_action_chunk(make_batch(), **asked) for _ in range(2)]
     assert len(said(caplog)) == 1
+    assert torch.equal(*chunks), "the noise was given, and none is drawn"
 
 
 def test_float32_has_nothing_to_compare_itself_with(load, twins, caplog):
@@ -111,6 +111,7 @@ def test_bfloat16_on_the_cpu_is_compared(load, caplog):
 
 def test_limits_grow_with_the_root_of_the_depth():
     assert chunk_limit("balanced", TINY) == 0.03
+    assert chunk_limit("balanced", TINY, made_up=True) == pytest.approx(0.09)
     assert chunk_limit("accurate", PI0_BASE) == pytest.approx(0.012 * 6**0.5)
 
 

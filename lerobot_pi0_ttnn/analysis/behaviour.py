@@ -16,12 +16,7 @@ from ..model.observation import Observation
 from ..model.rtc import Guidance, make_guidance
 from ..reference import PI0ModelTorch
 
-Kind = Literal["", "deviation", "stale context", "trace", "repetition", "padding", "other policy"]
-
-
-UNLIKE = 2
-"""Times the limit, for questions that nobody would ask: a model that learned with a camera is less exact without. (The learned
-checkpoint, `balanced`: 0.010 with it, 0.030 without.)"""
+Kind = Literal["", "deviation", "stale context", "trace", "repetition", "padding", "other policy", "chip"]
 
 
 @dataclass(frozen=True)
@@ -105,7 +100,13 @@ def _other(observation: Observation) -> Observation:
 
 
 def answers(
-    model: PI0ModelTTNN, twin: PI0ModelTorch, cases: Mapping[str, Case], limit: float, actions: int
+    model: PI0ModelTTNN,
+    twin: PI0ModelTorch,
+    cases: Mapping[str, Case],
+    *,
+    limit: float,
+    unlike: float,
+    actions: int,
 ) -> Iterator[tuple[Behaviour, Tensor]]:
     """Yields for each case whether it is near enough to the twin, asked of a model that remembers nothing; and the answer.
 
@@ -114,13 +115,14 @@ def answers(
         twin: float32.
         cases: to ask.
         limit: of the relative RMSE of the given question.
+        unlike: of the others', which nobody would ask.
         actions: so many of the dimensions of an action count.
     """
     for name, case in cases.items():
         model.forget()
         got = case.ask(model)
         measure = deviation(got[..., :actions], case.ask(twin)[..., :actions])
-        most = limit if name == "given" else UNLIKE * limit
+        most = limit if name == "given" else unlike
         detail = f"relative RMSE {measure.rel_rmse:.4f} of at most {most:.4f}"
         numbers = {"rel_rmse": measure.rel_rmse, "pcc": measure.pcc, "limit": most}
         yield Behaviour(f"{name}: chunk", "" if measure.within(most) else "deviation", detail, numbers), got
@@ -178,6 +180,31 @@ def repeated(model: PI0ModelTTNN, cases: Sequence[Case], want: Tensor, count: in
     first, seen = wrong[0]
     kind: Kind = "trace" if mode == "traced" and len(wrong) == count else "repetition"
     return Behaviour(what, kind, f"{len(wrong)} of {count} differ, the first is number {first}: {seen}", numbers)
+
+
+def on_every_chip(model: PI0ModelTTNN, case: Case, want: Tensor) -> Behaviour:
+    """Returns whether each chip of a board answers as the first one, which alone computes single rows.
+
+    Args:
+        model: on several chips.
+        case: to ask, without guidance.
+        want: the first chip's answer.
+    """
+    chips = len(model.chips)
+    one = case.observation
+    rows = Observation(
+        images=[image.expand(chips, -1, -1, -1) for image in one.images],
+        img_masks=[mask.expand(chips) for mask in one.img_masks],
+        lang_tokens=one.lang_tokens.expand(chips, -1),
+        lang_masks=one.lang_masks.expand(chips, -1),
+        state=one.state.expand(chips, -1),
+    )
+    got = model.sample_actions(rows, noise=case.noise.expand(chips, -1, -1))
+    what = f"each of {chips} chips: the answer of the first"
+    for number, row in enumerate(got):
+        if not torch.equal(row, want[0]):
+            return Behaviour(what, "chip", f"chip {number + 1}: {difference(row, want[0])}")
+    return Behaviour(what)
 
 
 def difference(got: Tensor, want: Tensor) -> str:

@@ -163,7 +163,7 @@ def check(policy: Any, source: CheckpointSource, options: argparse.Namespace, li
             save_tensors(options.report, name, tensors)
 
     observations = [policy._read(batch) for batch in batches]
-    subject = checks.Subject(policy, board, observations, lines, save, repeats)
+    subject = checks.Subject(policy, board, observations, lines, save, repeats, made_up=options.observations is None)
     sections: dict[str, Callable[[], object]] = {
         "parts": partial(checks.check_parts, subject),
         "operations": partial(checks.check_operations, subject),

@@ -66,6 +66,11 @@ ADVICE: dict[str, Advice] = {
         "A second policy on the board changes an answer: one of them lies where the other computes.",
         "Load one policy per process, and send the report.",
     ),
+    "chip": Advice(
+        "A chip of the board computes otherwise than the first, which all else here was asked of.",
+        "Run again with --board 1 (or the number of that chip): the first operation that is wrong there is named. Until then "
+        "use the other chip alone.",
+    ),
     "low clock": Advice(
         "The card's clock was low while it was busy: times that were taken say nothing of the card.",
         "Look at its temperature and power (`tt-smi`; a Wormhole slows down at 75 C), update its firmware, and time again. "
