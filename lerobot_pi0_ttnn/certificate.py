@@ -27,8 +27,8 @@ CHUNK_LIMITS = {"accurate": 0.012, "balanced": 0.03, "fast": 0.06, "bfloat16": 0
 those of docs/parity.md, for models of `TESTED_DEPTH` layers; `fast`, whose kernels need 0.029 of it, twice that."""
 
 UNLIKE = 3
-"""Times the limit of a whole chunk, for observations that a checkpoint was not trained on: it is less exact there. (The learned
-ones, `balanced`: 0.012 on what their robot sees, 0.048 on noise, 0.030 without their camera.)"""
+"""Times the limit of a whole chunk, for observations that a checkpoint was not trained on: it may be less exact there. (The
+learned pi0, `balanced`: 0.012 on what its robot sees, 0.030 without its camera; the learned pi0.5: 0.048 on noise.)"""
 
 TESTED_DEPTH = 3
 

@@ -145,6 +145,7 @@ class TestWhole:
         def refused(subject):
             raise RuntimeError(message)
 
+        monkeypatch.setattr("lerobot_pi0_ttnn.cli.verify.command.ask_doctor", lambda lines, options: None)
         for section in ("parts", "operations", "behaviour"):
             monkeypatch.setattr(checks, f"check_{section}", refused if section == "parts" else lambda subject: None)
         command = ["verify", str(checkpoint), "--board", board.name]
