@@ -33,10 +33,8 @@ def load_policy(
     """
     if config is None:
         hub = {field.name for field in dataclasses.fields(CheckpointSource)} & arguments.keys()
-        source = CheckpointSource(pretrained_name_or_path, **{name: arguments[name] for name in hub})
-        kind: type[PreTrainedConfig] = type(load_config(source))
-    else:
-        kind = type(config)
+        config = load_config(CheckpointSource(pretrained_name_or_path, **{name: arguments[name] for name in hub}))
+    kind = type(config)
     if kind not in POLICIES:
         raise TypeError(f"config: expected one of pi0_ttnn or pi05_ttnn, got {kind.__name__}; leave it out.")
     return POLICIES[kind].from_pretrained(pretrained_name_or_path, config=config, **arguments)

@@ -45,6 +45,15 @@ def save_robot_checkpoint(folder: Path, model: str = "pi0") -> PI0Policy | PI05P
     return policy
 
 
+def save_robot_checkpoints(parent: Path) -> dict[str, Path]:
+    """A folder for each model, with its `save_robot_checkpoint`, of tiny size and for the torch backend."""
+    folders = {model: parent / model for model in MODELS}
+    for model, folder in folders.items():
+        save_robot_checkpoint(folder, model)
+        edit_json(folder / "config.json", architecture="tiny", backend="torch")
+    return folders
+
+
 def damage(checkpoint: Path, copy: Path, word: str) -> Path:
     """A copy of the checkpoint that computes NaN for prompts with that word in them, and only for those."""
     shutil.copytree(checkpoint, copy)

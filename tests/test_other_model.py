@@ -18,7 +18,7 @@ from tests.broken_checkpoints import copy_of
 from tests.checkpoints import edit_json, save_adapter
 from tests.models import MODELS
 from tests.oracle import make_lerobot_policy
-from tests.robots import CAMERAS, JOINTS, save_robot_checkpoint
+from tests.robots import CAMERAS, JOINTS, save_robot_checkpoints
 from tests.servers import Client, ToldError
 
 CLASSES = {"pi0": PI0TTNNPolicy, "pi05": PI05TTNNPolicy}
@@ -28,12 +28,7 @@ OTHER = {"pi0": "pi05", "pi05": "pi0"}
 
 @pytest.fixture(scope="module")
 def checkpoints(tmp_path_factory):
-    folders = {}
-    for model in MODELS:
-        folders[model] = tmp_path_factory.mktemp("checkpoints") / model
-        save_robot_checkpoint(folders[model], model)
-        edit_json(folders[model] / "config.json", architecture="tiny", backend="torch")
-    return folders
+    return save_robot_checkpoints(tmp_path_factory.mktemp("checkpoints"))
 
 
 @pytest.fixture(params=["LeRobot's", "ours"])

@@ -38,10 +38,9 @@ from tests.broken_checkpoints import (
     wide,
     with_stats,
 )
-from tests.checkpoints import edit_json
 from tests.models import MODELS
 from tests.oracle import make_batch, make_noise
-from tests.robots import CAMERAS, JOINTS, STATS, save_robot_checkpoint
+from tests.robots import CAMERAS, JOINTS, STATS, save_robot_checkpoints
 
 CASES = {
     **{("pi0", name): case for name, case in (STATISTICS | RELATIVE_ACTIONS | NAMES | PROMPT).items()},
@@ -51,12 +50,7 @@ CASES = {
 
 @pytest.fixture(scope="module")
 def goods(tmp_path_factory):
-    folders = {}
-    for model in MODELS:
-        folders[model] = tmp_path_factory.mktemp("good") / model
-        save_robot_checkpoint(folders[model], model)
-        edit_json(folders[model] / "config.json", architecture="tiny", backend="torch")
-    return folders
+    return save_robot_checkpoints(tmp_path_factory.mktemp("good"))
 
 
 @pytest.fixture

@@ -20,7 +20,7 @@ from .tokenizer import check_tokenizer
 from .weights import check_weights_fit
 from .widths import adopt_widths, check_widths
 
-__all__ = ["CHECKS", "Problem", "Severity", "Subject", "refuse", "refuse_or_warn", "review", "settle_features"]
+__all__ = ["CHECKS", "Problem", "Severity", "Subject", "admit", "refuse", "refuse_or_warn", "review", "settle_features"]
 
 Check = Callable[[Subject], Iterator[Problem]]
 
@@ -78,6 +78,19 @@ def settle_features(config: PI0TTNNConfig, source: CheckpointSource) -> None:
     adopt_widths(subject)
     adopt_camera_aliases(subject)
     config.use_relative_actions = are_relative(subject)
+
+
+def admit(config: PI0TTNNConfig, source: CheckpointSource) -> list[str]:
+    """Returns the warnings about a checkpoint that can run, its config settled and with LeRobot's features; reads no weights.
+
+    Raises:
+        ValueError: it cannot run.
+    """
+    problems = review(config, source)
+    refuse(problems, source)
+    settle_features(config, source)
+    config.validate_features()
+    return [str(problem) for problem in problems if problem.severity == "warning"]
 
 
 def refuse_or_warn(problems: Sequence[Problem], source: CheckpointSource | str, logger: logging.Logger) -> None:

@@ -53,22 +53,23 @@ def register(subparsers: Any) -> None:
     parser.add_argument(
         "--dtype", choices=("float32", "bfloat16"), help="of the torch backend (default: the checkpoint's)"
     )
-    parser.add_argument("--chunks", type=_positive, default=20, help="timed calls for each backend (default: 20)")
-    parser.add_argument("--cameras", type=_positive, help="how many of the policy's are present (default: all)")
-    parser.add_argument("--batch", type=_positive, default=1, help="observations at a time (default: 1)")
+    parser.add_argument("--chunks", type=positive, default=20, help="timed calls for each backend (default: 20)")
+    parser.add_argument("--cameras", type=positive, help="how many of the policy's are present (default: all)")
+    parser.add_argument("--batch", type=positive, default=1, help="observations at a time (default: 1)")
     parser.add_argument(
-        "--tokens", type=_positive, help="of the prompt (default: 12; of pi0.5, with the state in it, more)"
+        "--tokens", type=positive, help="of the prompt (default: 12; of pi0.5, with the state in it, more)"
     )
     parser.add_argument(
         "--model", choices=MODELS, help="for --predict and --graph without a checkpoint (default: pi0_base's sizes)"
     )
-    parser.add_argument("--steps", type=_positive, help="Euler steps (default: the checkpoint's)")
+    parser.add_argument("--steps", type=positive, help="Euler steps (default: the checkpoint's)")
     parser.add_argument("--fps", type=_rate, default=30.0, help="of the robot that the policy drives (default: 30)")
     parser.add_argument("--plot", type=Path, help="draw where the time goes into this picture")
     parser.set_defaults(run=run)
 
 
-def _positive(text: str) -> int:
+def positive(text: str) -> int:
+    """Returns a positive number of the command line, for argparse."""
     value = int(text)
     if value < 1:
         raise argparse.ArgumentTypeError(f"expected at least 1, got {value}")

@@ -26,7 +26,7 @@ from ...config_loading import CONFIGS, check_type, load_config, saved_type
 from ...configuration_pi0_ttnn import PI0TTNNConfig
 from ...modeling_pi0_ttnn import PI0TTNNPolicy
 from ...policy_loading import load_policy
-from ...review import refuse, review, settle_features
+from ...review import admit
 from .message import message_of
 from .movement import Movement, read_movement
 from .observation import check_pictures, read_observation
@@ -103,12 +103,8 @@ class PI0TTNNPolicyServer(PolicyServer):
         source = CheckpointSource(asked.pretrained_name_or_path)
         check_type(saved_type(source), CONFIGS[asked.policy_type], source)
         config = load_config(source, self._policy_overrides)
-        problems = review(config, source)
-        refuse(problems, source)
-        settle_features(config, source)
-        config.validate_features()
+        warnings = admit(config, source)
         check_pictures(asked.lerobot_features)
-        warnings = [str(problem) for problem in problems if problem.severity == "warning"]
         processors = read_processors(source)
         renamed = config.camera_aliases | (asked.rename_map or processors.rename_map)
         try:

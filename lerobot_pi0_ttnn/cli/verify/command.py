@@ -21,7 +21,7 @@ from ...config_loading import load_config, saved_type
 from ...configuration_pi0_ttnn import PRECISIONS, PROGRAMS
 from ...device.failure import BoardError, error_summary
 from ...emulation.boards import PREFIX
-from ..bench.command import SYS
+from ..bench.command import SYS, positive
 from ..doctor.card import read_cards
 from ..doctor.command import check_board, check_host, check_packages
 from ..hub import add_checkpoint_options, checkpoint_source
@@ -51,26 +51,19 @@ def register(subparsers: Any) -> None:
         metavar="FILE|FOLDER",
         help="a LeRobot data set's folder, or a .safetensors file of one observation (default: made up)",
     )
-    parser.add_argument("--frames", type=_positive, default=1, help="so many of a data set (default: 1)")
+    parser.add_argument("--frames", type=positive, default=1, help="so many of a data set (default: 1)")
     parser.add_argument(
         "--repeats",
-        type=_positive,
+        type=positive,
         help=f"of the same observation (default: {REPEATS['card']} on a card, else {FEW_REPEATS})",
     )
-    parser.add_argument("--chunks", type=_positive, default=100, help="timed calls, on a card (default: 100)")
+    parser.add_argument("--chunks", type=positive, default=100, help="timed calls, on a card (default: 100)")
     parser.add_argument(
-        "--soak", type=_positive, metavar="MINUTES", help="also ask two policies at random for so long, memory watched"
+        "--soak", type=positive, metavar="MINUTES", help="also ask two policies at random for so long, memory watched"
     )
     parser.add_argument("--seed", type=int, default=0, help="of --soak (default: 0)")
     parser.add_argument("--report", type=Path, metavar="DIR", help="write verify.md, verify.json and tensors there")
     parser.set_defaults(run=run)
-
-
-def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"expected at least 1, got {value}")
-    return value
 
 
 def run(options: argparse.Namespace) -> int:

@@ -17,7 +17,7 @@ from ....config_loading import load_config
 from ....configuration_pi0_ttnn import PI0TTNNConfig
 from ....modeling_pi0_ttnn import PI0TTNNPolicy
 from ....policy_loading import load_policy
-from ....review import refuse, review, settle_features
+from ....review import admit
 
 logger = logging.getLogger(__name__)
 
@@ -60,15 +60,11 @@ def read_checkpoint(path_or_repo_id: str, overrides: Sequence[str]) -> Checkpoin
     """
     source = CheckpointSource(path_or_repo_id)
     config = load_config(source, overrides)
-    problems = review(config, source)
-    refuse(problems, source)
-    settle_features(config, source)
-    config.validate_features()
+    warnings = admit(config, source)
     processors = read_processors(source)
     if processors.preprocessor is None or processors.postprocessor is None:
         raise ValueError(f"{source}: without processors it cannot be served.")
-    warnings = tuple(str(problem) for problem in problems if problem.severity == "warning")
-    return Checkpoint(source, config, processors, warnings)
+    return Checkpoint(source, config, processors, tuple(warnings))
 
 
 class ServedPolicy:
