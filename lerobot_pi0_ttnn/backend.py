@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from huggingface_hub import constants
@@ -14,7 +14,7 @@ from .action_limits import check_finite
 from .checkpoint import CheckpointWeights
 from .configuration_pi0_ttnn import PI0TTNNConfig
 from .model.observation import blank_calls
-from .model.tensors import Shapes, check_weights, shapes_of
+from .model.tensors import check_weights
 from .reference import PI0ModelTorch
 
 logger = logging.getLogger(__name__)
@@ -59,10 +59,15 @@ def build_model(config: PI0TTNNConfig, weights: Mapping[str, Tensor], board: "Bo
     """
     model = config.model_config()
     check_weights(model, weights)
+    taken: set[str] = set()
     with tqdm(total=len(weights), unit="tensor", desc=f"Loading {config.model_name}", delay=2) as bar:
-        counted = _Counted(weights, bar)
+
+        def count(name: str) -> None:
+            taken.add(name)
+            bar.update(len(taken) - bar.n)
+
         if board is None:
-            return PI0ModelTorch(model, counted, dtype=getattr(torch, config.dtype))
+            return PI0ModelTorch(model, weights, dtype=getattr(torch, config.dtype), on_take=count)
         from .device.executor import PI0ModelTTNN
 
         traces = board.traces
@@ -72,13 +77,14 @@ def build_model(config: PI0TTNNConfig, weights: Mapping[str, Tensor], board: "Bo
         with board.in_use("loading the weights"):
             return PI0ModelTTNN(
                 model,
-                counted,
+                weights,
                 board.devices,
                 precision=config.precision,
                 throttle=config.throttle,
                 programs=config.programs,
                 cache=weight_cache(config, weights, board),
                 traces=traces,
+                on_take=count,
             )
 
 
@@ -119,29 +125,3 @@ def weight_cache(config: PI0TTNNConfig, weights: Mapping[str, Tensor], board: "B
     if config.programs == "stock":
         key["programs"] = config.programs  # they have tensors of their own
     return WeightCache(folder, key, check=weights.check_unchanged)
-
-
-class _Counted(Mapping[str, Tensor]):
-    """Weights that move a progress bar as they are taken."""
-
-    def __init__(self, weights: Mapping[str, Tensor], bar: Any) -> None:
-        self._weights, self._bar = weights, bar
-        self._taken: set[str] = set()
-
-    def __getitem__(self, name: str) -> Tensor:
-        if name not in self._taken:
-            self._taken.add(name)
-            self._bar.update()
-        return self._weights[name]
-
-    def __str__(self) -> str:
-        return str(self._weights)
-
-    def __iter__(self) -> Any:
-        return iter(self._weights)
-
-    def __len__(self) -> int:
-        return len(self._weights)
-
-    def shapes(self) -> Shapes:
-        return shapes_of(self._weights)

@@ -23,12 +23,18 @@ from .joints import match_joints, names_of_actions
 
 logger = logging.getLogger(__name__)
 
+ROLLOUT = "lerobot.rollout"
+"""What `lerobot-rollout` imports, and nobody else: another program may have flags of the same names."""
+
 SCALARS = (".pos", ".vel")
 """Of what a robot gives and takes, what LeRobot's rollout routes to a policy."""
 
 
 def check_rollout(config: PI0TTNNConfig, where: str) -> None:
-    """Says which joint goes where, for the robot of the command line; does nothing where there is none.
+    """Says which joint goes where, for the robot of `lerobot-rollout`'s command line; does nothing in any other program.
+
+    It is called where LeRobot builds the policy, which is before it connects the robot, and hands over neither the robot nor
+    its config.
 
     Args:
         config: the policy's.
@@ -37,7 +43,7 @@ def check_rollout(config: PI0TTNNConfig, where: str) -> None:
     Raises:
         ValueError: the robot's joints are not the checkpoint's, or in another order, which LeRobot's rollout would not heed.
     """
-    robot = robot_of_command_line()
+    robot = robot_of_command_line() if ROLLOUT in sys.modules else None
     if robot is None:
         return
     names, width = scalars(robot.action_features), config.action_feature.shape[0]

@@ -234,7 +234,8 @@ class TestRollout:
     @pytest.fixture
     def command_line(self, tmp_path, monkeypatch):
         monkeypatch.syspath_prepend(str(FAKE_ROBOT))
-        import lerobot.cameras.opencv  # noqa: F401 - as `lerobot-rollout` does
+        import lerobot.cameras.opencv
+        import lerobot.rollout  # noqa: F401 - both as `lerobot-rollout` does
         import lerobot_robot_fake  # noqa: F401
 
         flags = robot_flags(tmp_path / "diary.jsonl")
@@ -266,6 +267,15 @@ class TestRollout:
     def test_without_a_robot(self, monkeypatch):
         monkeypatch.setattr(sys, "argv", ["lerobot-eval", "--env.type=pusht"])
         assert robot_of_command_line() is None
+
+    @named(SHUFFLED)
+    def test_another_program_may_have_such_flags(self, command_line, checkpoint, names, tmp_path, monkeypatch):
+        monkeypatch.delitem(sys.modules, "lerobot.rollout")
+        self.load(checkpoint)
+        unreadable = tmp_path / "mine.cfg"
+        unreadable.write_text("robot: [")
+        monkeypatch.setattr(sys, "argv", ["mine", f"--config_path={unreadable}"])
+        self.load(checkpoint)
 
     @named(SHUFFLED)
     def test_another_order_is_refused_before_the_weights(self, command_line, checkpoint, names, monkeypatch):

@@ -1,7 +1,7 @@
 """What runs the graph of `tt/model.py`: rows of a batch on one chip or several, eager or traced, from upload to readback."""
 
 from collections import deque
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -185,6 +185,7 @@ class PI0ModelTTNN:
         programs: `ours`, or `stock`: no kernel of our own and no program config, see `tt/program.py`.
         cache: where to keep the converted weights of a checkpoint, so that it loads in seconds the next time.
         traces: of each device; without, ops run eager. Whoever shares the device shares them.
+        on_take: see `Weights`.
 
     Attributes:
         chips: The graph on each chip.
@@ -207,6 +208,7 @@ class PI0ModelTTNN:
         programs: str = "ours",
         cache: WeightCache | None = None,
         traces: Sequence[Traces] | None = None,
+        on_take: Callable[[str], object] | None = None,
     ) -> None:
         devices = list(device) if isinstance(device, Sequence) else [device]
         self.precision = throttled(preset(precision, devices[0].arch()), throttle)
@@ -221,7 +223,9 @@ class PI0ModelTTNN:
                 own.release()
             first = self.chips[0].uploaded if self.chips else None
             own_cache = cache if first is None else None
-            on_device = DeviceWeights(Weights(weights), each, own_cache, first, stock=programs == "stock")
+            on_device = DeviceWeights(
+                Weights(weights, on_take=on_take), each, own_cache, first, stock=programs == "stock"
+            )
             self.chips.append(Chip(PI0GraphTTNN(config, on_device, self.precision), on_device, own))
             if cache is not None and first is None:
                 cache.commit()

@@ -4,7 +4,7 @@ The names are those of LeRobot's `PI0Policy.state_dict()` and `PI05Policy.state_
 attributes bear them too.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -146,15 +146,19 @@ class Weights:
     Args:
         tensors: all tensors by name.
         name: where this cursor stands.
+        on_take: is told the full name of each tensor that is taken, for a progress bar.
     """
 
-    def __init__(self, tensors: Mapping[str, Tensor], name: str = "") -> None:
+    def __init__(
+        self, tensors: Mapping[str, Tensor], name: str = "", *, on_take: Callable[[str], object] | None = None
+    ) -> None:
         self.name = name
         self._tensors = tensors
+        self._on_take = on_take
 
     def at(self, name: str) -> "Weights":
         """Returns the cursor that stands at `name` below this one."""
-        return Weights(self._tensors, f"{self.name}.{name}" if self.name else name)
+        return Weights(self._tensors, f"{self.name}.{name}" if self.name else name, on_take=self._on_take)
 
     def take(self, name: str, dtype: torch.dtype) -> Tensor:
         """Returns the tensor `name` below this cursor in `dtype`, as stored (no copy) where it already is.
@@ -162,4 +166,7 @@ class Weights:
         Raises:
             KeyError: where there is no such tensor.
         """
-        return self._tensors[self.at(name).name].to(dtype)
+        full_name = self.at(name).name
+        if self._on_take:
+            self._on_take(full_name)
+        return self._tensors[full_name].to(dtype)

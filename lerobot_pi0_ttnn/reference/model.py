@@ -1,6 +1,6 @@
 """pi0 and pi0.5 from images, prompt and state to a chunk of actions, in PyTorch. Twin: `tt/model.py`, of pi0."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -37,6 +37,7 @@ class PI0ModelTorch:
         config: sizes of the model.
         weights: all tensors by name, `PI0WeightLoader` or a plain dict; kept without a copy where they have `dtype`.
         dtype: of the matmuls; norms, softmax, RoPE, the time table, x_t and the suffix projections are always float32.
+        on_take: see `Weights`.
 
     Raises:
         ValueError: with every missing, unexpected and mis-shaped tensor.
@@ -46,12 +47,18 @@ class PI0ModelTorch:
     advance = staticmethod(advanced)
 
     def __init__(
-        self, config: PI0ModelConfig, weights: Mapping[str, Tensor], *, dtype: torch.dtype = torch.float32
+        self,
+        config: PI0ModelConfig,
+        weights: Mapping[str, Tensor],
+        *,
+        dtype: torch.dtype = torch.float32,
+        on_take: Callable[[str], object] | None = None,
     ) -> None:
         check_weights(config, weights)
         self.config = config
-        self.backbone = PaliGemmaBackboneTorch(config, Weights(weights), dtype)
-        self.suffix_embedding = SuffixEmbeddingTorch(config, Weights(weights))
+        cursor = Weights(weights, on_take=on_take)
+        self.backbone = PaliGemmaBackboneTorch(config, cursor, dtype)
+        self.suffix_embedding = SuffixEmbeddingTorch(config, cursor)
 
     def embed_prefix(self, observation: Observation, context: Context) -> Tensor:
         """Returns the embeddings of images and prompt."""
