@@ -24,6 +24,7 @@ from lerobot.policies.pi0.modeling_pi0 import PI0Policy
 
 from lerobot_pi0_ttnn.analysis.markdown import markdown_table
 from lerobot_pi0_ttnn.device.board import open_board
+from lerobot_pi0_ttnn.device.executor import present_images, real_prompts
 from lerobot_pi0_ttnn.device.uploads import InputMaker, make_prompt
 from lerobot_pi0_ttnn.model.config import PI0_BASE, PI05_BASE
 from lerobot_pi0_ttnn.observation import ObservationReader
@@ -44,10 +45,10 @@ def timed() -> dict[str, Callable[[], Any]]:
     keys = [f"observation.images.{camera}" for camera in CAMERAS[:PRESENT]]
     read = ObservationReader(keys, vision.image_size, PI0_BASE.state_dim, PI0_BASE.vocab_size)
     make_inputs = InputMaker(PI0_BASE, precision)
-    noise = torch.randn(PI0_BASE.horizon, PI0_BASE.action_dim)
+    noise = torch.randn(1, PI0_BASE.horizon, PI0_BASE.action_dim)
     seen = read(batch)
-    images, prompt = [image[0] for image in seen.images], seen.lang_tokens[0][seen.lang_masks[0]]
-    rows, with_state = patch_rows(images, vision), torch.arange(78)
+    images, prompt = present_images(seen), real_prompts(seen)
+    rows, with_state = patch_rows(images, vision), [torch.arange(78)]
 
     # Of the policy no more than these two methods look at: it would have 3 billion random numbers.
     cameras = {key: PolicyFeature(FeatureType.VISUAL, (3, 480, 640)) for key in keys}
@@ -60,9 +61,8 @@ def timed() -> dict[str, Callable[[], Any]]:
 
     def ours() -> None:
         new = read(batch)
-        present = [image[0] for image, mask in zip(new.images, new.img_masks, strict=True) if mask[0]]
-        tuple(new.lang_tokens[0][new.lang_masks[0]].tolist())  # by which the prompt is known again
-        make_inputs(present, prompt, new.state[0], noise)
+        tuple(real_prompts(new)[0].tolist())  # by which the prompt is known again
+        make_inputs(present_images(new), prompt, new.state, noise)
 
     return {
         LEROBOT: theirs,
@@ -73,7 +73,7 @@ def timed() -> dict[str, Callable[[], Any]]:
         ],
         "pixels rounded, in the order of the patches": lambda: patch_rows(images, vision),
         "pixels handed to ttnn": lambda: on_host(rows, ttnn.bfloat16, layout=ttnn.ROW_MAJOR_LAYOUT),
-        "state and noise handed to ttnn": lambda: make_inputs([], prompt, seen.state[0], noise),
+        "state and noise handed to ttnn": lambda: make_inputs([], prompt, seen.state, noise),
         "not done: pixels put in tiles": lambda: on_host(rows, ttnn.bfloat16),
         "only for a new prompt: tokens, padding, tables": lambda: make_prompt(PRESENT, prompt, PI0_BASE, precision),
         "pi0.5, besides at each tick: a prompt of 78": lambda: make_prompt(PRESENT, with_state, PI05_BASE, precision),

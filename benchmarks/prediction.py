@@ -40,7 +40,7 @@ def left_to_ttnn() -> Iterator[None]:
 
 
 def predictions(board: Board, points: Mapping[Point, Mapping[str, int]] = POINTS) -> dict[Point, dict[str, Any]]:
-    """Returns the prediction for each of the points; the batch is 1 in all of them.
+    """Returns the prediction for each of the points.
 
     Args:
         board: an emulated one.
@@ -48,25 +48,24 @@ def predictions(board: Board, points: Mapping[Point, Mapping[str, int]] = POINTS
     """
     with board.lock, board.shapes_only():
         model = PI0ModelTTNN(PI0_BASE, ShapesOnly(made_up_weights(PI0_BASE)), board.device, precision=PRECISION)
-        walks: dict[tuple[int, int], dict[str, Stage]] = {}
+        walks: dict[tuple[int, ...], dict[str, Stage]] = {}
         for call in points.values():
-            shape = call["cameras"], call["tokens"]
+            cameras, tokens, rows = shape = _shape(call)
             if shape not in walks:
-                walks[shape] = operations_by_stage(model, board, cameras=call["cameras"], tokens=call["tokens"])
+                walks[shape] = operations_by_stage(model, board, cameras=cameras, tokens=tokens, rows=rows)
         on = machine(board.describe())
-    return {
-        key: predict(walks[call["cameras"], call["tokens"]], on, steps=call["steps"]) for key, call in points.items()
-    }
+    return {key: predict(walks[_shape(call)], on, steps=call["steps"]) for key, call in points.items()}
+
+
+def _shape(call: Mapping[str, int]) -> tuple[int, int, int]:
+    return call["cameras"], call["tokens"], call["batch"]
 
 
 def milliseconds(found: dict[tuple[str, int], dict[str, Any]]) -> Costs:
-    """Returns what each stage of `predictions` takes; the rows of a batch run one after another."""
+    """Returns what each stage of `predictions` takes."""
     return {
-        (what, value): {
-            stage: (value if what == "batch" else 1) * predicted["ms"]
-            for stage, predicted in prediction["stages"].items()
-        }
-        for (what, value), prediction in found.items()
+        point: {stage: predicted["ms"] for stage, predicted in prediction["stages"].items()}
+        for point, prediction in found.items()
     }
 
 

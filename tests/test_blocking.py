@@ -36,6 +36,7 @@ PREFIX = {
     "vlm gate": Matmul(17, 64, 512),
     "vlm down": Matmul(17, 512, 64),
     "three cameras, gate": Matmul(26, 64, 512),
+    "four rows of a batch, gate": Matmul(68, 64, 512),
     "siglip qkv": Matmul(16, 36, 144),
     "siglip out": Matmul(16, 48, 36),
     "siglip fc1": Matmul(16, 36, 136),
@@ -92,8 +93,11 @@ def test_every_tile_is_somebodys_and_fits(role, grid):
         # Handing 17.8 MB to all of them would take longer than multiplying: two dimensions.
         ("vlm down", "8x8", Blocks((8, 8), 3, 8, 32, (1, 4), True)),
         ("siglip qkv", "11x10", Blocks((11, 10), 2, 14, 9, (1, 2), True)),
-        # 26 rows: sums of 4 x 64 tiles do not fit, so 32 columns and then 32, each handed the rows.
-        ("three cameras, gate", "8x8", Blocks((8, 8), 4, 64, 2, (1, 4), True, passes=2)),
+        # 26 rows: sums of 4 x 64 tiles do not fit. 32 columns twice leave room for two tiles of the inner dimension, and each
+        # block of it is waited for: 16 columns four times, each handed the rows.
+        ("three cameras, gate", "8x8", Blocks((8, 8), 4, 64, 8, (1, 4), True, passes=4)),
+        # 47 columns are prime: 48, in passes of 16.
+        ("four rows of a batch, gate", "11x10", Blocks((11, 10), 7, 48, 8, (1, 4), True, passes=3)),
         # 19 is prime: all of it, or one at a time.
         ("patches", "11x10", Blocks((11, 10), 2, 4, 19, (1, 4), True)),
     ],
@@ -110,7 +114,7 @@ def test_a_result_in_shards_is_made_where_it_is_left():
 def test_less_memory_smaller_blocks_more_passes_and_at_last_none():
     matmul = Matmul(2, 64, 512)
     blocks = [matmul_blocks(matmul, (8, 8), kilobytes * 1024) for kilobytes in (1000, 250, 150, 20)]
-    assert [(b.inner, b.passes) for b in blocks[:3]] == [(16, 1), (2, 1), (4, 2)]
+    assert [(b.inner, b.passes) for b in blocks[:3]] == [(16, 1), (8, 2), (4, 2)]
     assert blocks[3] is None
 
 

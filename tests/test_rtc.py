@@ -431,7 +431,7 @@ class TestTTNN:
                 model.sample_actions(**inputs, noise=make_noise(), num_steps=num_steps, guidance=guided_by)
             counts.append(counted)
         plain, with_guidance = counts
-        per_row = model.describe()["transfers"]["uploads_per_row"]
+        per_row = model.describe()["transfers"]["uploads_per_pass"]
         assert plain.uploads.count == per_row * 2
         assert with_guidance.uploads.count == (per_row + 2) * 2
         assert with_guidance.readbacks.count == 1

@@ -9,7 +9,7 @@ import ttnn
 from torch import Tensor
 
 from ..deviation import deviation
-from ..device.executor import PI0ModelTTNN, Row
+from ..device.executor import Pass, PI0ModelTTNN
 from ..latency import untimed
 from ..model.flow import schedule
 from ..model.observation import Observation
@@ -250,12 +250,12 @@ def padding(model: PI0ModelTTNN, case: Case, want: Tensor) -> Iterator[Behaviour
             yield Behaviour(what)
 
 
-def _eager_row(model: PI0ModelTTNN, case: Case) -> Row:
+def _eager_row(model: PI0ModelTTNN, case: Case) -> Pass:
     times = schedule(model.config.num_steps)
-    return model.chips[0].upload(case.observation, case.noise[0], times, case.guidance, eager=True, stage=untimed)
+    return model.chips[0].upload(case.observation, case.noise, times, case.guidance, eager=True, stage=untimed)
 
 
-def _padded(row: Row, case: Case, model: PI0ModelTTNN) -> Iterator[tuple[ttnn.Tensor, int, int]]:
+def _padded(row: Pass, case: Case, model: PI0ModelTTNN) -> Iterator[tuple[ttnn.Tensor, int, int]]:
     """Yields tensors on the chip that end in padding: what is real of them, and along which axis."""
     inputs, tokens = row.inputs, int(case.observation.lang_masks[0].sum())
     yield inputs.noise, model.config.horizon, 2

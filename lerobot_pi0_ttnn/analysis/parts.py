@@ -9,7 +9,7 @@ import ttnn
 from torch import Tensor
 
 from ..certificate import CHUNK_LIMITS, grown
-from ..device.executor import PI0ModelTTNN
+from ..device.executor import PI0ModelTTNN, present_images, real_prompts
 from ..model.flow import schedule
 from ..model.observation import Observation
 from ..reference import PI0ModelTorch
@@ -73,11 +73,10 @@ def upload_row(model: PI0ModelTTNN, observation: Observation, row: int, noise: T
         row: of the batch.
         noise: (B, horizon, action_dim) float32.
     """
-    chip, one = model.chips[0], observation.row(row)
-    tokens = one.lang_tokens[0][one.lang_masks[0]]
-    present = [image[0] for image, mask in zip(one.images, one.img_masks, strict=True) if mask[0]]
-    uploaded = chip.make_inputs(present, tokens, one.state[0], noise[row]).on(chip.device)
-    context = chip.contexts.load(len(present), tokens)
+    chip, one = model.chips[0], observation.select([row])
+    images, tokens = present_images(one), real_prompts(one)
+    uploaded = chip.make_inputs(images, tokens, one.state, noise[row : row + 1]).on(chip.device)
+    context = chip.contexts.load(len(images), tokens)
     return Row(model.backbone.read_prompt(uploaded.prompt, context) if uploaded.prompt else context, uploaded)
 
 

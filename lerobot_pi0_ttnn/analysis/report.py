@@ -113,8 +113,10 @@ def dispatched(
         return operations_by_stage(model, board, cameras=cameras, tokens=tokens)
 
 
-def operations_by_stage(model: PI0ModelTTNN, board: Board, *, cameras: int, tokens: int) -> dict[str, Stage]:
-    """Returns for each stage of a call, as run on a made-up row, its device operations, uploads and readbacks.
+def operations_by_stage(
+    model: PI0ModelTTNN, board: Board, *, cameras: int, tokens: int, rows: int = 1
+) -> dict[str, Stage]:
+    """Returns for each stage of a call, as run on made-up rows in one pass, its device operations, uploads and readbacks.
 
     A layer of the expert, part of each denoising step, is added; what only the first call with a prompt does comes first.
 
@@ -123,12 +125,13 @@ def operations_by_stage(model: PI0ModelTTNN, board: Board, *, cameras: int, toke
         board: any kind.
         cameras: present ones.
         tokens: of the prompt.
+        rows: of the batch.
     """
     config, chip = model.config, model.chips[0]
     graph = chip.graph
     size = config.vision.image_size
-    images = [torch.zeros(3, size, size) for _ in range(cameras)]
-    noise = torch.zeros(config.horizon, config.action_dim)
+    images = [torch.zeros(3, size, size) for _ in range(rows * cameras)]
+    noise = torch.zeros(rows, config.horizon, config.action_dim)
     times = schedule(1)
     steps = chip.steps(times)
     stages: dict[str, Stage] = {}
@@ -139,12 +142,12 @@ def operations_by_stage(model: PI0ModelTTNN, board: Board, *, cameras: int, toke
             yield
         stages[name] = Stage(graph.operations, counts.uploads.count, counts.uploads.bytes, counts.readbacks.count)
 
-    prompt = torch.ones(tokens, dtype=torch.long)
-    chip.contexts.load(cameras, torch.zeros(tokens, dtype=torch.long))
+    prompt = [torch.ones(tokens, dtype=torch.long)] * rows
+    chip.contexts.load(cameras, [torch.zeros(tokens, dtype=torch.long)] * rows)
     with stage(NEW_PROMPT):
         context = chip.contexts.load(cameras, prompt)
     with stage("upload"):
-        inputs = chip.make_inputs(images, prompt, torch.zeros(config.state_dim), noise).on(chip.device)
+        inputs = chip.make_inputs(images, prompt, torch.zeros(rows, config.state_dim), noise).on(chip.device)
     with stage("vision and language"):
         if inputs.prompt is not None:
             context = graph.backbone.read_prompt(inputs.prompt, context)

@@ -1,8 +1,9 @@
-"""What runs the graph of `tt/model.py`: rows of a batch on one chip or several, eager or traced, from upload to readback."""
+"""What runs the graph of `tt/model.py`: a batch on one chip or several, eager or traced, from upload to readback."""
 
 from collections import deque
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from typing import Any
 
 import torch
@@ -24,8 +25,11 @@ from ..tt.program import TILE, round_up
 from ..tt.suffix import SuffixEmbeddingTTNN
 from ..tt.weights import DeviceWeights
 from .trace import Traces
-from .uploads import Contexts, InputMaker, uploads_per_prompt, uploads_per_row
+from .uploads import Contexts, InputMaker, uploads_per_pass, uploads_per_prompt
 from .weight_cache import WeightCache
+
+MAX_ROWS = 8
+"""Rows that a chip computes together at most: from there on reading the weights is a small part of the time."""
 
 SCHEDULES = 2
 """Numbers of steps whose tables are kept: pi0.5's for ten steps take 146 MB."""
@@ -84,14 +88,14 @@ class Chip:
         *,
         eager: bool,
         stage: Stage,
-    ) -> "Row":
-        """Returns a row that is ready to be enqueued.
+    ) -> "Pass":
+        """Returns a pass that is ready to be enqueued.
 
         Args:
-            observation: of one row.
-            noise: (horizon, action_dim) float32.
+            observation: of rows that have as many cameras each.
+            noise: (B, horizon, action_dim) float32.
             times: see `flow.schedule`.
-            guidance: of the row.
+            guidance: of the rows.
             eager: even where a trace could be replayed.
             stage: see `PI0ModelTTNN.sample_actions`.
         """
@@ -100,16 +104,14 @@ class Chip:
             self.traces.release()
         steps = self.steps(times)
         with stage("upload"):
-            cameras = zip(observation.images, observation.img_masks, strict=True)
-            images = [image[0] for image, mask in cameras if mask[0]]
-            tokens = observation.lang_tokens[0][observation.lang_masks[0]]
-            context = self.contexts.load(len(images), tokens)
-            inputs = self.make_inputs(images, tokens, observation.state[0], noise, guidance)
+            images, tokens = present_images(observation), real_prompts(observation)
+            context = self.contexts.load(len(images) // observation.rows, tokens)
+            inputs = self.make_inputs(images, tokens, observation.state, noise, guidance)
             if traces is None:
                 inputs = inputs.on(self.device)
 
         key = (len(times), guidance and guidance.max_gain, tuple(block.start for block in context.layout))
-        return Row(self.graph, inputs, context, times, steps, traces, self._identity, key)
+        return Pass(self.graph, inputs, context, times, steps, traces, self._identity, key)
 
     def forget(self) -> None:
         """Frees what is kept of former calls: traces, contexts, prompts, caches. The next call makes them anew."""
@@ -130,8 +132,8 @@ class Chip:
 
 
 @dataclass(frozen=True)
-class Row:
-    """What a chip computes a chunk from.
+class Pass:
+    """What a chip computes the chunks of some rows from, together: it reads each weight once for all of them.
 
     An object, not a closure: `Board.in_use` can clear the locals of the frames that an error has ended, but not what their
     functions close over, and that would then be freed in whatever thread drops the error.
@@ -157,7 +159,7 @@ class Row:
     key: Hashable
 
     def enqueue(self, stage: Stage) -> ttnn.Tensor:
-        """Returns the actions on the chip, (1, 1, rows of tiles, columns of tiles) float32, maybe before they are computed."""
+        """Returns the actions on the chip, shaped like the noise of `Inputs`, maybe before they are computed."""
         if self.traces is None:
             return self._compute(self.inputs, stage)
         with stage("trace"):
@@ -170,11 +172,44 @@ class Row:
         return sample(self.graph, inputs, context, inputs.noise, self.steps, self.times, guidance, stage)
 
 
+def present_images(observation: Observation) -> list[Tensor]:
+    """Returns row by row the images, (3, image_size, image_size), of the cameras that the row has."""
+    cameras = list(zip(observation.images, observation.img_masks, strict=True))
+    return [image[row] for row in range(observation.rows) for image, mask in cameras if mask[row]]
+
+
+def real_prompts(observation: Observation) -> list[Tensor]:
+    """Returns of each row its tokens without padding, (L,) int64."""
+    return [tokens[mask] for tokens, mask in zip(observation.lang_tokens, observation.lang_masks, strict=True)]
+
+
+def passes(observation: Observation, chips: int) -> list[tuple[int, list[int]]]:
+    """Returns which chip computes which rows of a batch together, in the order in which that begins.
+
+    Row i is chip i's, round-robin. Those of its rows that have as many cameras it computes together, in equal parts where they
+    are more than `MAX_ROWS`, so that all passes are of one size, or of two.
+    """
+    of_chips: list[list[list[int]]] = []
+    for chip in range(chips):
+        by_cameras: dict[int, list[int]] = {}
+        for row in range(chip, observation.rows, chips):
+            cameras = sum(bool(mask[row]) for mask in observation.img_masks)
+            by_cameras.setdefault(cameras, []).append(row)
+        of_chips.append([part for rows in by_cameras.values() for part in _equal_parts(rows)])
+    turns = zip_longest(*of_chips, fillvalue=None)
+    return [(chip, rows) for turn in turns for chip, rows in enumerate(turn) if rows]
+
+
+def _equal_parts(rows: list[int]) -> list[list[int]]:
+    count = -(-len(rows) // MAX_ROWS)
+    return [rows[part * len(rows) // count : (part + 1) * len(rows) // count] for part in range(count)]
+
+
 class PI0ModelTTNN:
     """pi0, or pi0.5 where its config says so, on Tenstorrent chips: the host lays out what goes in, the chips compute the rest.
 
     Each chip has the whole model, and knows nothing of the others. A batch of one row is computed by the first. In larger ones
-    row i is chip i's, round-robin; the chips compute at the same time.
+    row i is chip i's, round-robin; the chips compute at the same time, each its rows in as few passes as `passes` says.
 
     Args:
         config: sizes of the model.
@@ -267,25 +302,29 @@ class PI0ModelTTNN:
         if noise is None:
             noise = self.sample_noise((rows, config.horizon, config.action_dim), generator=generator)
         eager = self.eager or self.chips[0].traces is None
-        # A trace writes in one place, and a chip is not given a row while another waits: its former row comes down first.
+        # A trace writes in one place, and a chip is not given a pass while another waits: its former one comes down first.
         takes_turns = len(self.chips) > 1 or not eager
         done: list[Tensor] = []
         running: deque[ttnn.Tensor] = deque()
-        for row in range(rows):
-            chip = self.chips[row % len(self.chips)]
-            guided_by = guidance_of(guidance, row) if guidance else None
-            prepared = chip.upload(observation.row(row), noise[row], times, guided_by, eager=eager, stage=stage)
+        order: list[int] = []
+        for number, together in passes(observation, len(self.chips)):
+            some, chip = observation.select(together), self.chips[number]
+            guided_by = guidance_of(guidance, together) if guidance else None
+            prepared = chip.upload(some, noise[together], times, guided_by, eager=eager, stage=stage)
             if takes_turns and len(running) == len(self.chips):
                 done.append(self._read(running.popleft(), stage))
             running.append(prepared.enqueue(stage))
-        if not takes_turns and rows > 1:
-            running = deque([ttnn.concat(list(running), dim=0)])
-        return torch.cat([*done, *(self._read(actions, stage) for actions in running)])
+            order += together
+        if not takes_turns and len(running) > 1:
+            running = deque([ttnn.concat(list(running), dim=2)])
+        chunks = torch.cat([*done, *(self._read(actions, stage) for actions in running)])
+        return chunks[torch.tensor(order).argsort()]
 
     def _read(self, actions: ttnn.Tensor, stage: Stage) -> Tensor:
         with stage("readback"):
-            chunk: Tensor = ttnn.to_torch(actions)
-        return chunk[:, 0, : self.config.horizon, : self.config.action_dim]
+            chunks: Tensor = ttnn.to_torch(actions)
+        padded = chunks.view(-1, round_up(self.config.horizon, TILE), chunks.shape[-1])
+        return padded[:, : self.config.horizon, : self.config.action_dim]
 
     def warm_up_calls(
         self, *, cameras: int, tokens: tuple[int, int], max_gain: float | None
@@ -339,7 +378,7 @@ class PI0ModelTTNN:
             "programs": "stock" if chip.programs.stock else "ours",
             "programs_refused": dict(chip.programs.refused),
             "transfers": {
-                "uploads_per_row": uploads_per_row(self.config),
+                "uploads_per_pass": uploads_per_pass(self.config),
                 "uploads_per_new_prompt": uploads_per_prompt(self.config) if self.config.state_dim else 0,
                 "readbacks_per_call": 1,
             },

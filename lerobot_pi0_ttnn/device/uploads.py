@@ -1,7 +1,8 @@
-"""What goes up to a chip: what is new in a row at every call, its prompt, and what stays for all prompts of a size.
+"""What goes up to a chip: what is new in rows at every call, their prompts, and what stays for all prompts of a size.
 
-Absent cameras and language padding stay on the host: the device has the row's real tokens, and padding only up to whole
-tiles. The keys lie in the cache block by block, and the mask of each block of queries hides what it must not see:
+Absent cameras and language padding stay on the host: the device has each row's real tokens, and padding only up to whole
+tiles, as many for each row as the longest prompt of its pass takes. The keys lie in the cache block by block, and the mask
+of each block of queries hides what it must not see:
 
                prefix  pads   state  pads   actions  pads
     prefix        1      0      0      0       0       0
@@ -32,6 +33,9 @@ from ..tt.siglip import patch_rows
 from ..tt.weights import on_host
 from .trace import Traces
 
+type Size = tuple[int, int, int]
+"""Rows that are computed together, the cameras of each, the tokens of its prefix."""
+
 MASKED = -1e4
 """Added to the scores of hidden keys: far enough for exp to give zero, and finite, since -inf - -inf is NaN."""
 
@@ -41,13 +45,13 @@ def uploads_per_prompt(config: PI0ModelConfig) -> int:
     return 2 + 2 * len(config.suffix_blocks)
 
 
-def uploads_per_row(config: PI0ModelConfig) -> int:
-    """Returns how many tensors go up at every call, two more with guidance: pixels, noise, and the state or the prompt."""
+def uploads_per_pass(config: PI0ModelConfig) -> int:
+    """Returns how many tensors go up for one pass, two more with guidance: pixels, noise, and the states or the prompts."""
     return 2 + (1 if config.state_dim else uploads_per_prompt(config))
 
 
 class InputMaker:
-    """Lays out rows of a batch on the host as the device wants them.
+    """Lays out rows that are computed together on the host as the device wants them.
 
     Args:
         config: sizes of the model.
@@ -61,19 +65,19 @@ class InputMaker:
     def __call__(
         self,
         images: Sequence[Tensor],
-        tokens: Tensor,
+        tokens: Sequence[Tensor],
         state: Tensor,
         noise: Tensor,
         guidance: Guidance[Tensor] | None = None,
     ) -> Inputs:
-        """Returns what is new in one row, on the host.
+        """Returns what is new in rows that have as many cameras each, on the host.
 
         Args:
-            images: for each camera that the row has (3, image_size, image_size) float32 in [-1, 1].
-            tokens: (L,) int64, real ones only.
-            state: (state_dim,) float32.
-            noise: (horizon, action_dim) float32.
-            guidance: with a prefix of (horizon, action_dim) and weights of (horizon, 1).
+            images: row by row, for each camera that it has, (3, image_size, image_size) float32 in [-1, 1].
+            tokens: of each row (L,) int64, real ones only.
+            state: (B, state_dim) float32.
+            noise: (B, horizon, action_dim) float32.
+            guidance: of the rows.
         """
         has_state = self.config.state_dim > 0
         return Inputs(
@@ -81,23 +85,23 @@ class InputMaker:
             proprioception=self._proprioception(state) if has_state else None,
             noise=self._actions(noise),
             guidance=self._guidance(guidance) if guidance else None,
-            prompt=None if has_state else make_prompt(len(images), tokens, self.config, self.precision),
+            prompt=None if has_state else make_prompt(len(images) // len(tokens), tokens, self.config, self.precision),
         )
 
     def _proprioception(self, state: Tensor) -> ttnn.Tensor:
-        token = pad_rows(pad_columns(state[None, None, None, :], round_up(state.shape[-1], TILE)), TILE)
-        return on_host(token, self.precision.suffix.activations)
+        tokens = pad_rows(pad_columns(state[:, None, :], round_up(state.shape[-1], TILE)), TILE)
+        return on_host(tokens.flatten(0, 1)[None, None], self.precision.suffix.activations)
 
     def _pixels(self, images: Sequence[Tensor]) -> ttnn.Tensor:
         return on_host(patch_rows(images, self.config.vision), ttnn.bfloat16, layout=ttnn.ROW_MAJOR_LAYOUT)
 
     def _actions(self, actions: Tensor) -> ttnn.Tensor:
         columns, rows = round_up(self.config.action_dim, TILE), round_up(self.config.horizon, TILE)
-        padded = pad_rows(pad_columns(actions[None, None], columns), rows)
-        return on_host(padded, self.precision.suffix.activations)
+        padded = pad_rows(pad_columns(actions, columns), rows)
+        return on_host(padded.flatten(0, 1)[None, None], self.precision.suffix.activations)
 
     def _guidance(self, guidance: Guidance[Tensor]) -> Guidance[ttnn.Tensor]:
-        weights = guidance.weights.expand(-1, self.config.action_dim)
+        weights = guidance.weights.expand(-1, -1, self.config.action_dim)
         return Guidance(self._actions(guidance.prefix), self._actions(weights), guidance.max_gain)
 
 
@@ -118,26 +122,28 @@ def cache_length(layout: Sequence[Block]) -> int:
     return round_up(layout[-1].end, KEY_CHUNK)
 
 
-def make_prompt(cameras: int, tokens: Tensor, config: PI0ModelConfig, precision: Precision) -> Prompt:
-    """Returns a prompt on the host.
+def make_prompt(cameras: int, tokens: Sequence[Tensor], config: PI0ModelConfig, precision: Precision) -> Prompt:
+    """Returns the prompts of rows that are computed together, on the host.
 
     Args:
-        cameras: present ones.
-        tokens: (L,) int64, real ones only.
+        cameras: that each row has.
+        tokens: of each row (L,) int64, real ones only.
         config: sizes of the model.
         precision: dtypes.
 
     Raises:
         ValueError: there is neither a camera nor a token.
     """
-    layout = token_layout(cameras, tokens.shape[0], config)
+    layout = token_layout(cameras, max(map(len, tokens)), config)
     prefix, *suffix = layout
-    is_real = real_tokens(layout, cache_length(layout))
+    patches = cameras * config.vision.num_patches
+    real = [real_tokens((replace(prefix, tokens=patches + len(row)), *suffix), cache_length(layout)) for row in tokens]
+    is_real = torch.cat(real)
     places = positions(is_real)
     hides = ~is_real & (torch.arange(is_real.shape[1]) < prefix.end)
-    padding = torch.where(hides, MASKED, 0.0).bfloat16()[None, None]
-    language = prefix.size - cameras * config.vision.num_patches
-    padded = pad_columns(tokens[None, :].to(torch.int32), language)
+    padding = torch.where(hides, MASKED, 0.0).bfloat16()[:, None, None]
+    language = prefix.size - patches
+    padded = torch.cat([pad_columns(row[None, :].to(torch.int32), language) for row in tokens], dim=1)
     return Prompt(
         tokens=on_host(padded, ttnn.uint32, layout=ttnn.ROW_MAJOR_LAYOUT) if language else None,
         padding=on_host(padding, ttnn.bfloat16),
@@ -147,11 +153,12 @@ def make_prompt(cameras: int, tokens: Tensor, config: PI0ModelConfig, precision:
     )
 
 
-def make_context(prefix: int, config: PI0ModelConfig, precision: Precision) -> Context:
+def make_context(rows: int, prefix: int, config: PI0ModelConfig, precision: Precision) -> Context:
     """Returns a context on the host.
 
     Args:
-        prefix: tokens in it, a multiple of `TILE`.
+        rows: that are computed together.
+        prefix: tokens in that of each row, a multiple of `TILE`.
         config: sizes of the model.
         precision: dtypes.
     """
@@ -164,6 +171,7 @@ def make_context(prefix: int, config: PI0ModelConfig, precision: Precision) -> C
         return on_host(row.repeat(1, 1, block.size, 1), ttnn.bfloat16)
 
     return Context(
+        rows,
         layout,
         rotary_tables(torch.arange(prefix)[None], config.vlm, precision.rotary),
         tuple(all_visible(block) for block in layout),
@@ -171,11 +179,11 @@ def make_context(prefix: int, config: PI0ModelConfig, precision: Precision) -> C
 
 
 class Contexts:
-    """The contexts on the device, one for each number of cameras and of tiles of prompt, and a prompt that each may keep.
+    """The contexts on the device, one for each number of rows, cameras and tiles of prompt, and the prompts that each may keep.
 
     A context stays where it is, since traces know addresses: the blocks that `load` returned are overwritten by the next
-    prompt of its size. That allocates nothing and compiles nothing that the first prompt had not. Rows of one length share
-    their caches: a row is done with them before the next one begins.
+    prompts of its size. That allocates nothing and compiles nothing that the first ones had not. Contexts of one length share
+    their caches: one batch is done with them before the next one begins.
 
     Args:
         backbone: whose embeddings and caches they are.
@@ -185,32 +193,33 @@ class Contexts:
     def __init__(self, backbone: PaliGemmaBackboneTTNN, traces: Traces | None) -> None:
         self._backbone = backbone
         self._traces = traces
-        self._contexts: dict[tuple[int, int], Context] = {}
-        self._prompts: dict[tuple[int, int], Prompt] = {}
-        self._tokens: dict[tuple[int, int], tuple[int, ...]] = {}
-        self._caches: dict[int, list[KeyValueCache]] = {}
+        self._contexts: dict[Size, Context] = {}
+        self._prompts: dict[Size, Prompt] = {}
+        self._tokens: dict[Size, tuple[tuple[int, ...], ...]] = {}
+        self._caches: dict[tuple[int, int], list[KeyValueCache]] = {}
 
-    def load(self, cameras: int, tokens: Tensor) -> Context:
-        """Returns the context for a row; where the prompt is not among its inputs, with the blocks of its prompt.
+    def load(self, cameras: int, tokens: Sequence[Tensor]) -> Context:
+        """Returns the context for rows; where prompts are not among their inputs, with the blocks of their prompts.
 
         Uploads only what is not there yet.
 
         Args:
-            cameras: present ones.
-            tokens: (L,) int64, real ones only.
+            cameras: that each row has.
+            tokens: of each row (L,) int64, real ones only.
 
         Raises:
             ValueError: there is neither a camera nor a token.
         """
         config, precision = self._backbone.config, self._backbone.precision
-        size = (cameras, token_layout(cameras, tokens.shape[0], config)[0].size)
+        rows, prefix = len(tokens), token_layout(cameras, max(map(len, tokens)), config)[0].size
+        size, prompts = (rows, cameras, prefix), tuple(tuple(row.tolist()) for row in tokens)
         if size not in self._contexts:
-            self._contexts[size] = self._allocated(cameras, make_context(size[1], config, precision))
-        if config.state_dim and self._tokens.get(size) != tuple(tokens.tolist()):
+            self._contexts[size] = self._allocated(cameras, make_context(rows, prefix, config, precision))
+        if config.state_dim and self._tokens.get(size) != prompts:
             # Until it is whole again it holds no prompt at all.
             self._tokens.pop(size, None)
             self._fill(size, make_prompt(cameras, tokens, config, precision))
-            self._tokens[size] = tuple(tokens.tolist())
+            self._tokens[size] = prompts
         return self._contexts[size]
 
     def tensors(self) -> list[ttnn.Tensor]:
@@ -223,7 +232,7 @@ class Contexts:
             *(tensor for layers in caches for cache in layers for tensor in (cache.keys, cache.values)),
         ]
 
-    def _fill(self, size: tuple[int, int], prompt: Prompt) -> None:
+    def _fill(self, size: Size, prompt: Prompt) -> None:
         if size in self._prompts:
             prompt.copy_over(self._prompts[size])
         else:
@@ -235,20 +244,20 @@ class Contexts:
         self._release_traces()
         backbone, on_device = self._backbone, context.on(self._backbone.device)
         tokens = context.layout[0].size - cameras * backbone.config.vision.num_patches
-        length = cache_length(context.layout)
-        if length not in self._caches:
-            self._caches[length] = backbone.make_caches(length)
+        rows, length = context.rows, cache_length(context.layout)
+        if (rows, length) not in self._caches:
+            self._caches[rows, length] = backbone.make_caches(rows, length)
 
         def empty(shape: Sequence[int], dtype: ttnn.DataType) -> ttnn.Tensor:
             return ttnn.empty(shape, dtype, ttnn.TILE_LAYOUT, backbone.device, ttnn.DRAM_MEMORY_CONFIG)
 
         return replace(
             on_device,
-            masks=tuple(empty(mask.shape, ttnn.bfloat16) for mask in context.all_visible),
-            language=empty((1, 1, tokens, backbone.config.vlm.width), backbone.precision.vlm.stream)
+            masks=tuple(empty((rows, *list(mask.shape)[1:]), ttnn.bfloat16) for mask in context.all_visible),
+            language=empty((1, 1, rows * tokens, backbone.config.vlm.width), backbone.precision.vlm.stream)
             if tokens
             else None,
-            caches=self._caches[length],
+            caches=self._caches[rows, length],
         )
 
     def _release_traces(self) -> None:

@@ -32,15 +32,17 @@ class Observation:
         """Returns B."""
         return self.lang_tokens.shape[0]
 
-    def row(self, number: int) -> "Observation":
-        """Returns the batch of that row alone."""
-        one = slice(number, number + 1)
+    def select(self, rows: Sequence[int]) -> "Observation":
+        """Returns the batch of these rows alone, without a copy where they are all there are."""
+        numbers = list(rows)
+        if numbers == list(range(self.rows)):
+            return self
         return Observation(
-            images=[image[one] for image in self.images],
-            img_masks=[mask[one] for mask in self.img_masks],
-            lang_tokens=self.lang_tokens[one],
-            lang_masks=self.lang_masks[one],
-            state=self.state[one],
+            images=[image[numbers] for image in self.images],
+            img_masks=[mask[numbers] for mask in self.img_masks],
+            lang_tokens=self.lang_tokens[numbers],
+            lang_masks=self.lang_masks[numbers],
+            state=self.state[numbers],
         )
 
 

@@ -51,10 +51,10 @@ class Guidance[T]:
     max_gain: float
 
 
-def guidance_of(guidance: Guidance[Tensor], row: int | slice) -> Guidance[Tensor]:
-    """Returns the guidance of one row, or of some, of the batch."""
+def guidance_of(guidance: Guidance[Tensor], rows: slice | Sequence[int]) -> Guidance[Tensor]:
+    """Returns the guidance of some rows of the batch."""
     weights = guidance.weights.expand(*guidance.prefix.shape[:2], 1)
-    return replace(guidance, prefix=guidance.prefix[row], weights=weights[row])
+    return replace(guidance, prefix=guidance.prefix[rows], weights=weights[rows])
 
 
 def guided[T: Guidable](velocity: T, x_t: T, guidance: Guidance[T], time: float, gain: float) -> T:

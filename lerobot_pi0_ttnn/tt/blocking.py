@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cache
-from math import ceil, log2
+from math import ceil, log2, prod
 
 from ..ttnn_api.tiles import TILE_BYTES
 
@@ -24,6 +24,9 @@ CYCLES_PER_PRODUCT = 32
 FED_BYTES_PER_CYCLE = 11
 """What weighs multiplying against feeding where a cut is chosen: HiFi2's cycles for two tiles, and the bytes that a core of a
 Wormhole reads and hands on in one (`chips.py`)."""
+
+CYCLES_PER_ROUND = 1400
+"""In which a core waits for a block of the inner dimension: a microsecond, see `ROUNDS`."""
 
 MEMORY_SHARE = 0.9
 """Of a core's L1, for the circular buffers of a matmul; the rest is for tensors and what a program needs besides."""
@@ -113,12 +116,21 @@ def busy(matmul: Matmul, blocks: Blocks) -> float:
 def _fitted(
     matmul: Matmul, grid: tuple[int, int], rows: int, columns: int, memory: int, *, is_2d: bool
 ) -> Blocks | None:
-    for passes in (passes for passes in range(1, columns + 1) if columns % passes == 0):
-        wide = columns // passes
+    """Returns the quickest blocks for these rows and columns of a core, or for some columns more where there are passes."""
+    fitting = []
+    for passes in range(1, columns + 1):
+        wide = ceil(columns / passes)
+        while passes > 1 and prod(subblock(rows, wide)) == 1:
+            wide += 1
         for inner in inner_blocks(matmul):
             if circular_buffers(matmul, rows, wide, inner) <= MEMORY_SHARE * memory:
-                return Blocks(grid, rows, columns, inner, subblock(rows, wide), is_2d, passes)
-    return None
+                fitting.append(Blocks(grid, rows, wide * passes, inner, subblock(rows, wide), is_2d, passes))
+                break
+
+    def cycles(blocks: Blocks) -> float:
+        return busy(matmul, blocks) + blocks.passes * matmul.inner // blocks.inner * CYCLES_PER_ROUND
+
+    return min(fitting, key=cycles, default=None)
 
 
 def inner_blocks(matmul: Matmul) -> list[int]:

@@ -1,4 +1,8 @@
-"""Gemma's block with pi0's key/value cache. Source: transformers `modeling_gemma.py`. Twin: `reference/gemma.py`."""
+"""Gemma's block with pi0's key/value cache. Source: transformers `modeling_gemma.py`. Twin: `reference/gemma.py`.
+
+The tokens of a batch lie one row after another, (1, 1, B * T, D): to all but attention they are rows of one matrix, and each
+weight is read once for all of them.
+"""
 
 from dataclasses import dataclass
 from functools import partial
@@ -9,7 +13,7 @@ from torch import Tensor
 
 from ..model.blocks import rotary_angles
 from ..model.config import GemmaConfig
-from .layers import Linear, Modulation, RMSNorm, add_branch, attention
+from .layers import Linear, Modulation, RMSNorm, add_branch, attention, by_rows
 from .movable import Move
 from .ops.heads import split_heads, split_heads_by_ttnn
 from .precision import OpPrecision
@@ -18,7 +22,7 @@ from .weights import DeviceWeights, on_host
 
 @dataclass(frozen=True)
 class RotaryTables:
-    """Cosines and sines for RoPE, (1, 1, T, H) each; the sines of the first half of H are negated."""
+    """Cosines and sines for RoPE, (1, 1, B * T, H) each, row by row; the sines of the first half of H are negated."""
 
     cos: ttnn.Tensor
     sin: ttnn.Tensor
@@ -32,11 +36,11 @@ def rotary_tables(positions: Tensor, config: GemmaConfig, dtype: ttnn.DataType) 
     """Returns the host's tables for split-half RoPE.
 
     Args:
-        positions: (1, T) int64.
+        positions: (B, T) int64.
         config: sizes of the transformer.
         dtype: of the tables.
     """
-    angles = rotary_angles(positions, config.head_dim, config.rope_theta)
+    angles = rotary_angles(positions.flatten()[None], config.head_dim, config.rope_theta)
     cos, sin = angles.cos(), angles.sin()
     cos, sin = torch.cat([cos, cos], dim=-1), torch.cat([-sin, sin], dim=-1)
     return RotaryTables(on_host(cos, dtype), on_host(sin, dtype))
@@ -48,8 +52,8 @@ class TokenBlock:
 
     Attributes:
         start: number of its first token in the cache.
-        rotary: tables for its tokens.
-        mask: (1, 1, T, S) for all S tokens of the cache, added to the scores.
+        rotary: tables for its tokens; of one row of the batch where they are the same for all.
+        mask: (B, 1, T, S) for all S tokens of the cache, added to the scores.
     """
 
     start: int
@@ -71,10 +75,13 @@ class KeyValueCache:
         config: sizes of the transformer.
         dtype: of what is stored.
         device: where it is.
+        rows: of the batch.
     """
 
-    def __init__(self, length: int, config: GemmaConfig, dtype: ttnn.DataType, device: ttnn.Device) -> None:
-        shape = (1, config.num_kv_heads, length, config.head_dim)
+    def __init__(
+        self, length: int, config: GemmaConfig, dtype: ttnn.DataType, device: ttnn.Device, *, rows: int = 1
+    ) -> None:
+        shape = (rows, config.num_kv_heads, length, config.head_dim)
         self.keys, self.values = (ttnn.zeros(shape, dtype, ttnn.TILE_LAYOUT, device) for _ in range(2))
 
 
@@ -99,7 +106,7 @@ class _SplitHeads:
         )
 
     def __call__(self, projection: ttnn.Tensor, block: TokenBlock, cache: KeyValueCache) -> ttnn.Tensor | None:
-        """Returns the rotated queries, (1, N, T, H); None where there are none."""
+        """Returns the rotated queries, (B, N, T, H); None where there are none."""
         tables = block.rotary
         given = (projection, tables.cos, tables.sin, cache.keys, cache.values, block.start, self.num_heads)
         if self.sign is not None:
@@ -128,7 +135,7 @@ class GemmaKeyValuesTTNN:
         self.kv_proj = Linear(weights, "kv_proj", fused, None, precision, reads=norm.modulation)
 
     def write(self, x: ttnn.Tensor, block: TokenBlock, cache: KeyValueCache) -> None:
-        """Puts the keys and values of `x`, (1, 1, T, D), in the cache, where the block has its place."""
+        """Puts the keys and values of `x`, (1, 1, B * T, D), in the cache, where the block has its place."""
         self.split_heads(self.kv_proj(x), block, cache)
 
 
@@ -157,20 +164,20 @@ class GemmaAttentionTTNN:
         )
 
     def write_keys_values(self, x: ttnn.Tensor, block: TokenBlock, cache: KeyValueCache) -> ttnn.Tensor:
-        """Returns the queries, scaled and rotated, (1, N, T, H), having put the keys and values of `x` in the cache."""
+        """Returns the queries, scaled and rotated, (B, N, T, H), having put the keys and values of `x` in the cache."""
         return self.split_heads(self.qkv_proj(x), block, cache)
 
     def __call__(self, x: ttnn.Tensor, block: TokenBlock, cache: KeyValueCache) -> ttnn.Tensor:
-        """Returns (1, 1, T, D) in the stream's dtype, and leaves the tokens' own keys and values in the cache.
+        """Returns (1, 1, B * T, D) in the stream's dtype, and leaves the tokens' own keys and values in the cache.
 
         Args:
-            x: (1, 1, T, D), normed.
+            x: (1, 1, B * T, D), normed.
             block: of the tokens of `x`.
             cache: holds the tokens before the block, and after it whatever it held.
         """
         q = self.write_keys_values(x, block, cache)
         out = attention(q, cache.keys, cache.values, mask=block.mask, scale=1.0, precision=self.precision)
-        return self.o_proj(out)
+        return self.o_proj(by_rows(out, 1))
 
 
 class GemmaMLPTTNN:
@@ -192,10 +199,10 @@ class GemmaMLPTTNN:
         )
 
     def __call__(self, x: ttnn.Tensor) -> ttnn.Tensor:
-        """Returns (1, 1, T, D) in the stream's dtype.
+        """Returns (1, 1, B * T, D) in the stream's dtype.
 
         Args:
-            x: (1, 1, T, D), normed.
+            x: (1, 1, B * T, D), normed.
         """
         gelu = ttnn.UnaryOpType.GELU_TANH
         if x.is_sharded():
@@ -240,7 +247,7 @@ class GemmaBlockTTNN:
         self.mlp = GemmaMLPTTNN(weights.at("mlp"), self.post_attention_layernorm, precision)
 
     def write_keys_values(self, x: ttnn.Tensor, block: TokenBlock, cache: KeyValueCache) -> None:
-        """Does only what later tokens need of this layer: the keys and values of `x`, (1, 1, T, D)."""
+        """Does only what later tokens need of this layer: the keys and values of `x`, (1, 1, B * T, D)."""
         self.self_attn.write_keys_values(self.input_layernorm(x), block, cache)
 
     def modulations(self, conditions: Tensor) -> list[BlockModulations]:
@@ -251,10 +258,10 @@ class GemmaBlockTTNN:
     def __call__(
         self, x: ttnn.Tensor, block: TokenBlock, cache: KeyValueCache, modulations: BlockModulations = NOT_ADAPTIVE
     ) -> ttnn.Tensor:
-        """Returns (1, 1, T, D) in the dtype of x.
+        """Returns (1, 1, B * T, D) in the dtype of x.
 
         Args:
-            x: (1, 1, T, D).
+            x: (1, 1, B * T, D).
             block: of the tokens of `x`.
             cache: holds the tokens before the block, and after it whatever it held.
             modulations: of this step, where the norms are adaptive.
@@ -278,5 +285,5 @@ class GemmaLastPrefixLayerTTNN:
         self.keys_values = GemmaKeyValuesTTNN(config, weights.at("self_attn"), self.input_layernorm, precision)
 
     def write_keys_values(self, x: ttnn.Tensor, block: TokenBlock, cache: KeyValueCache) -> None:
-        """Puts the keys and values of `x`, (1, 1, T, D), in the cache, where the block has its place."""
+        """Puts the keys and values of `x`, (1, 1, B * T, D), in the cache, where the block has its place."""
         self.keys_values.write(self.input_layernorm(x), block, cache)

@@ -1,4 +1,7 @@
-"""What the graph is given, all of it on the device: what is new at every call, a prompt, and what prompts of a size share."""
+"""What the graph is given, all of it on the device: what is new at every call, a prompt, and what prompts of a size share.
+
+It is of the rows of a batch that are computed together: B of them, of as many cameras each.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,12 +16,12 @@ from .movable import Movable, Move
 
 @dataclass(frozen=True)
 class Prompt(Movable):
-    """What depends on a prompt, beyond the number of its tiles.
+    """What depends on the rows' prompts, beyond the number of their tiles.
 
     Attributes:
-        tokens: (1, language tokens rounded up to whole tiles) uint32, or None without a prompt.
-        padding: (1, 1, 1, S) bfloat16, added to the scores of all queries: what hides the prompt's padding.
-        rotary: tables of each block after the prefix, whose positions go on from the prompt's last token.
+        tokens: (1, B * language tokens rounded up to whole tiles) uint32, or None without a prompt.
+        padding: (B, 1, 1, S) bfloat16, added to the scores of all queries: what hides the prompt's padding.
+        rotary: tables of each block after the prefix, whose positions go on from each prompt's last token.
     """
 
     tokens: ttnn.Tensor | None
@@ -36,12 +39,12 @@ class Prompt(Movable):
 
 @dataclass(frozen=True)
 class Inputs(Movable):
-    """What is new in one row of a batch.
+    """What is new in the rows of a batch.
 
     Attributes:
-        pixels: (cameras, 1, patches, pixels) bfloat16, row by row, not in tiles; None without a camera.
-        proprioception: (1, 1, 32, state_dim) float32, in row 0; None where the prompt holds the state.
-        noise: (1, 1, horizon, action_dim) float32, both rounded up to whole tiles.
+        pixels: (B * cameras, 1, patches, pixels) bfloat16, row by row, not in tiles; None without a camera.
+        proprioception: (1, 1, B * 32, state_dim) float32, each in the first row of its tile; None where the prompt holds it.
+        noise: (1, 1, B * horizon, action_dim) float32, both rounded up to whole tiles.
         guidance: its prefix and its weights shaped like the noise, or None.
         prompt: where it holds the state, and so is new at every call; else None, and the context has it.
     """
@@ -66,18 +69,20 @@ class Inputs(Movable):
 
 @dataclass(frozen=True)
 class Context(Movable):
-    """What rows share whose cameras and whose prompts' tiles are as many.
+    """What batches share that have as many rows, whose cameras and whose prompts' tiles are as many.
 
     Attributes:
+        rows: B.
         layout: where the tokens go, those that pad the prompt's last tile included.
-        rotary: tables of the prefix.
+        rotary: tables of the prefix, of one row for all.
         all_visible: for each block (1, 1, T, S) bfloat16, added to the scores of its queries, were the prompt without padding.
         masks: where those of a prompt go, on the device only, as is all that follows.
-        language: (1, 1, language tokens, D), where the tokens' embeddings go; None without a prompt.
+        language: (1, 1, B * language tokens, D), where the tokens' embeddings go; None without a prompt.
         caches: each layer's keys and values.
         blocks: those of a prompt, once `PaliGemmaBackboneTTNN.read_prompt` has read one; the last one is denoised.
     """
 
+    rows: int
     layout: tuple[Block, ...]
     rotary: RotaryTables
     all_visible: tuple[ttnn.Tensor, ...]
@@ -88,4 +93,4 @@ class Context(Movable):
 
     def moved(self, move: Move) -> "Context":
         """Returns the context with each tensor that the host makes moved, always in the same order."""
-        return Context(self.layout, self.rotary.moved(move), tuple(move(mask) for mask in self.all_visible))
+        return Context(self.rows, self.layout, self.rotary.moved(move), tuple(move(mask) for mask in self.all_visible))

@@ -1,10 +1,11 @@
 """The layers that SigLIP and Gemma share. Weights are folded, fused and padded on the host in float32, then rounded.
 
-Activations are (1, 1, T, D) in tiles of 32 x 32, T a multiple of 32, so that no op sees a row that nobody wrote.
+Activations are (1, 1, B * T, D) in tiles of 32 x 32, T a multiple of 32, so that no op sees a row that nobody wrote.
 """
 
 from dataclasses import dataclass
 from functools import partial
+from math import prod
 
 import torch.nn.functional as F
 import ttnn
@@ -23,6 +24,13 @@ def pad_rows(x: Tensor, rows: int, value: float = 0.0) -> Tensor:
 def pad_columns(x: Tensor, columns: int, value: float = 0.0) -> Tensor:
     """Returns x, (..., D), with `value` in further columns up to `columns`."""
     return F.pad(x, (0, columns - x.shape[-1]), value=value)
+
+
+def by_rows(x: ttnn.Tensor, rows: int) -> ttnn.Tensor:
+    """Returns a view of x, (..., T, D), as (rows, 1, all T of a row, D), T a multiple of 32; x itself where it is one."""
+    *batch, tokens, width = tuple(x.shape)
+    shape = [rows, 1, prod(batch) * tokens // rows, width]
+    return x if shape == list(x.shape) else ttnn.reshape(x, shape)
 
 
 @dataclass(frozen=True)
@@ -176,10 +184,10 @@ class RMSNorm:
         ]
 
     def __call__(self, x: ttnn.Tensor, modulation: Modulation[ttnn.Tensor] | None = None) -> ttnn.Tensor:
-        """Returns (1, 1, T, D) in the dtype of x, where x is.
+        """Returns (1, 1, B * T, D) in the dtype of x, where x is.
 
         Args:
-            x: (1, 1, T, D).
+            x: (1, 1, B * T, D).
             modulation: of this step; an adaptive norm needs it, any other has none.
         """
         return ttnn.rms_norm(
@@ -197,8 +205,8 @@ def add_branch(x: ttnn.Tensor, branch: ttnn.Tensor, modulation: Modulation[ttnn.
     """Returns the residual stream after a branch, gated where the norm that it reads is adaptive.
 
     Args:
-        x: (1, 1, T, D).
-        branch: (1, 1, T, D), in the dtype of x.
+        x: (1, 1, B * T, D).
+        branch: (1, 1, B * T, D), in the dtype of x.
         modulation: of the norm that the branch reads; None where it is not adaptive.
     """
     return ttnn.add(x, branch) if modulation is None else ttnn.addcmul(x, branch, modulation.gate)
@@ -240,7 +248,7 @@ def attention(
         v: (B, K, S, H).
         scale: of the scores.
         precision: of the role.
-        mask: (1, 1, T, S), added to the scores.
+        mask: (B, 1, T, S), added to the scores.
     """
     # The result lies beside the queries.
     return ttnn.transformer.scaled_dot_product_attention(

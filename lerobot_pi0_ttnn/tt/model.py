@@ -42,7 +42,7 @@ class Step:
 
 
 class PI0GraphTTNN:
-    """pi0, or pi0.5 where its config says so, on one chip: all of it is computed there, for one row of a batch.
+    """pi0, or pi0.5 where its config says so, on one chip: all of it is computed there, for the rows of a batch together.
 
     Args:
         config: sizes of the model.
@@ -79,7 +79,7 @@ class PI0GraphTTNN:
         return prefix
 
     def velocity(self, x_t: ttnn.Tensor, step: Step, prefix: Prefix) -> ttnn.Tensor:
-        """Returns dx/dt, (1, 1, horizon, action_dim) float32."""
+        """Returns dx/dt, (1, 1, B * horizon, action_dim) float32."""
         action_embeddings = self.suffix_embedding.embed_actions(x_t, step.time_bias)
         output = self.backbone.forward_actions(action_embeddings, prefix, step.modulations)
         return self.suffix_embedding.velocity(output)

@@ -20,7 +20,7 @@ from .gemma import (
     TokenBlock,
 )
 from .inputs import Context, Inputs, Prompt
-from .layers import LayerNorm, Linear, Modulation, RMSNorm
+from .layers import LayerNorm, Linear, Modulation, RMSNorm, by_rows
 from .precision import OpPrecision, Precision
 from .siglip import SigLIPVisionTowerTTNN
 from .weights import DeviceWeights
@@ -146,29 +146,29 @@ class PaliGemmaBackboneTTNN:
         """Writes the tokens' embeddings times sqrt(D); allocates nothing.
 
         Args:
-            tokens: (1, L) uint32.
-            embeddings: (1, 1, L, D), where they go.
+            tokens: (1, B * L) uint32.
+            embeddings: (1, 1, B * L, D), where they go.
         """
         scale: float = self.config.vlm.width**0.5
         ttnn.embedding(tokens, self.embed_tokens, layout=ttnn.TILE_LAYOUT, output_tensor=embeddings)
         ttnn.multiply(embeddings, scale, output_tensor=embeddings)
 
     def embed_prefix(self, observation: Inputs, context: Context) -> ttnn.Tensor:
-        """Returns the prefix, (1, 1, P, D): the patches of the cameras that there are, then language, then padding."""
+        """Returns the prefix, (1, 1, B * P, D): of each row the patches of its cameras, then language, then padding."""
         embeddings: list[ttnn.Tensor] = []
         if observation.pixels is not None:
-            features = self.multi_modal_projector(self.vision_tower(observation.pixels))
-            cameras, _, patches, width = features.shape
-            embeddings.append(ttnn.reshape(features, [1, 1, cameras * patches, width]))
+            embeddings.append(self.multi_modal_projector(self.vision_tower(observation.pixels)))
         if context.language is not None:
             embeddings.append(context.language)
-        return ttnn.concat(embeddings, dim=2) if len(embeddings) > 1 else embeddings[0]
+        if len(embeddings) > 1:
+            embeddings = [ttnn.concat([by_rows(each, context.rows) for each in embeddings], dim=2)]
+        return by_rows(embeddings[0], 1)
 
     def prefill(self, embeddings: ttnn.Tensor, context: Context) -> Prefix:
         """Returns the keys and values of the prefix in every layer.
 
         Args:
-            embeddings: (1, 1, P, D).
+            embeddings: (1, 1, B * P, D).
             context: of the row that they belong to; the keys and values go into its caches.
         """
         block, caches = context.blocks[0], context.caches
@@ -186,7 +186,7 @@ class PaliGemmaBackboneTTNN:
 
         Args:
             prefix: with all blocks before this one written.
-            embeddings: (1, 1, T, D), padded to whole tiles.
+            embeddings: (1, 1, B * T, D), padded to whole tiles.
             block: of these tokens.
         """
         x = embeddings
@@ -203,10 +203,10 @@ class PaliGemmaBackboneTTNN:
     def forward_actions(
         self, action_embeddings: ttnn.Tensor, prefix: Prefix, modulations: ExpertModulations | None = None
     ) -> ttnn.Tensor:
-        """Returns the expert's output for the actions, (1, 1, horizon, D), normed, without a scale that is folded.
+        """Returns the expert's output for the actions, (1, 1, B * horizon, D), normed, without a scale that is folded.
 
         Args:
-            action_embeddings: (1, 1, horizon, D).
+            action_embeddings: (1, 1, B * horizon, D).
             prefix: with all blocks before the actions written.
             modulations: of this step, where the norms are adaptive.
         """
@@ -216,6 +216,7 @@ class PaliGemmaBackboneTTNN:
             x = layer(x, prefix.blocks[-1], cache, of_layer)
         return self.expert_norm(x, modulations.norm if modulations else None)
 
-    def make_caches(self, length: int) -> list[KeyValueCache]:
-        """Returns each layer's cache, newly allocated, for rows of `length` tokens."""
-        return [KeyValueCache(length, self.config.vlm, self.precision.cache, self.device) for _ in self.expert_layers]
+    def make_caches(self, rows: int, length: int) -> list[KeyValueCache]:
+        """Returns each layer's cache, newly allocated, for a batch of rows of `length` tokens."""
+        config, dtype = self.config.vlm, self.precision.cache
+        return [KeyValueCache(length, config, dtype, self.device, rows=rows) for _ in self.expert_layers]

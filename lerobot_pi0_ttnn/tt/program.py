@@ -10,7 +10,7 @@ import ttnn
 from ..device.failure import error_summary, is_failure
 from ..ttnn_api.tiles import TILE as TILE
 from ..ttnn_api.tiles import TILE_BYTES
-from .blocking import Blocks, Matmul, matmul_blocks, shard_count, subblock
+from .blocking import FEW_ROWS, Blocks, Matmul, matmul_blocks, shard_count, subblock
 
 logger = logging.getLogger(__name__)
 
@@ -138,13 +138,14 @@ class Programs:
     def in_shards(self, rows: int, columns: int) -> ttnn.MemoryConfig:
         """Returns where few rows are kept between operations: in L1, each core of a row has whole columns of them.
 
-        Interleaved where ttnn is to choose the programs: those for shards have to be told how they lie.
+        Interleaved where ttnn is to choose the programs: those for shards have to be told how they lie. So are more rows than
+        a few: shards leave them to one row of cores.
 
         Args:
             rows: a multiple of `TILE`.
             columns: a multiple of `TILE`.
         """
-        if self.stock:
+        if self.stock or rows // TILE > FEW_ROWS:
             return ttnn.L1_MEMORY_CONFIG
         count = shard_count(columns // TILE, self.grid)
         return ttnn.create_sharded_memory_config(

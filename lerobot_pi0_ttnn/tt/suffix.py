@@ -103,10 +103,10 @@ class SuffixEmbeddingTTNN:
         return [self.embed_state(observation.proprioception)] if self.config.state_dim else []
 
     def embed_state(self, state: ttnn.Tensor) -> ttnn.Tensor:
-        """Returns the state token and the padding of its tile, (1, 1, 32, D) in shards.
+        """Returns each row's state token and the padding of its tile, (1, 1, B * 32, D) in shards.
 
         Args:
-            state: (1, 1, 32, state_dim) float32, the state in row 0.
+            state: (1, 1, B * 32, state_dim) float32, each state in the first row of its tile.
         """
         return self.state_proj(state, memory=self._stream(state))
 
@@ -139,10 +139,10 @@ class SuffixEmbeddingTTNN:
         return time_embedding(times, config.expert.width, config.min_period, config.max_period)
 
     def embed_actions(self, x_t: ttnn.Tensor, time_bias: ttnn.Tensor | None) -> ttnn.Tensor:
-        """Returns the action tokens, (1, 1, horizon, D) in shards.
+        """Returns the action tokens, (1, 1, B * horizon, D) in shards.
 
         Args:
-            x_t: (1, 1, horizon, action_dim) float32.
+            x_t: (1, 1, B * horizon, action_dim) float32.
             time_bias: this step's of `time_bias`; None in pi0.5, whose action tokens have no time in them.
         """
         if time_bias is None:
@@ -151,9 +151,9 @@ class SuffixEmbeddingTTNN:
         return self.action_time_mlp_out(hidden, memory=self._stream(x_t))
 
     def velocity(self, expert_output: ttnn.Tensor) -> ttnn.Tensor:
-        """Returns dx/dt, (1, 1, horizon, action_dim) float32.
+        """Returns dx/dt, (1, 1, B * horizon, action_dim) float32.
 
         Args:
-            expert_output: (1, 1, horizon, D), normed, without a scale that is folded.
+            expert_output: (1, 1, B * horizon, D), normed, without a scale that is folded.
         """
         return self.action_out_proj(expert_output, memory=ttnn.DRAM_MEMORY_CONFIG)

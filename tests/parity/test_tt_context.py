@@ -123,7 +123,7 @@ def test_another_prompt_allocates_nothing(make_model, cases, board):
     for _ in range(2):
         actions(model, cases[0])
     with board.record() as counts, captured() as graph:
-        model.chips[0].contexts.load(1, torch.arange(1, 32))
+        model.chips[0].contexts.load(1, [torch.arange(1, 32)])
     assert counts.uploads.count == 6
     assert [operation.name for operation in graph.operations] == ["Embeddings", *["BinaryNg"] * 4]
     assert not any(operation.outputs for operation in graph.operations)
@@ -134,7 +134,7 @@ def test_the_same_prompt_is_not_loaded_again(make_model, cases, board):
     actions(model, cases[0])
     actions(model, cases[3])
     with board.record() as counts:
-        model.chips[0].contexts.load(1, cases[0]["lang_tokens"][cases[0]["lang_masks"]])
+        model.chips[0].contexts.load(1, [cases[0]["lang_tokens"][cases[0]["lang_masks"]]])
     assert counts.uploads.count == counts.operations.total() == 0
 
 

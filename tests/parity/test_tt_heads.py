@@ -65,6 +65,39 @@ def test_queries_keys_and_values(board, head_dim, length, start, cached):
         assert not x.any(), "tokens of another block were written"
 
 
+@pytest.mark.parametrize("shared", [True, False], ids=["same-positions", "own-positions"])
+@pytest.mark.parametrize("num_heads", [8, 0])
+def test_rows_of_a_batch(board, shared, num_heads):
+    """Each row's queries, keys and values are its own, as if it had been alone; the tables may be the same for all."""
+    torch.manual_seed(0)
+    config, device, rows, length, start = configuration(64), board.device, 3, 64, 32
+    positions = torch.arange(length)[None] + (torch.zeros(rows, 1) if shared else torch.tensor([[5], [90], [0]])).long()
+    tables = rotary_tables(positions[:1] if shared else positions, config, ttnn.float32)
+    rotary = tables.moved(lambda table: ttnn.to_device(table, device))
+    qkv = torch.randn(1, 1, rows * length, (num_heads + 2) * 64).bfloat16().float()
+    parts = qkv.view(rows, length, -1, 64).transpose(1, 2)
+    cache = KeyValueCache(128, config, ttnn.bfloat16, device, rows=rows)
+    queries = split_heads(
+        to_device(qkv, ttnn.bfloat16, device),
+        rotary.cos,
+        rotary.sin,
+        cache.keys,
+        cache.values,
+        start,
+        num_heads=num_heads,
+    )
+    want = torch.cat([expected(parts[row : row + 1], positions[row : row + 1]) for row in range(rows)])
+    if num_heads:
+        assert_quality(ttnn.to_torch(queries).float(), want[:, :-2], pcc=0.9999, rel_rmse=0.002)
+    keys, values = (ttnn.to_torch(x).float() for x in (cache.keys, cache.values))
+    block = slice(start, start + length)
+    assert_quality(keys[:, :, block], want[:, -2:-1], pcc=0.9999, rel_rmse=0.002)
+    assert torch.equal(values[:, :, block], parts[:, -1:])
+    for x in (keys, values):
+        x[:, :, block] = 0.0
+        assert not x.any(), "tokens of another block were written"
+
+
 def test_no_queries(board):
     """The last layer of the prefix leaves keys and values only; a second block runs the same program elsewhere."""
     torch.manual_seed(0)

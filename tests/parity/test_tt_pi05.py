@@ -9,7 +9,7 @@ ttnn = pytest.importorskip("ttnn", reason="the TTNN backend's package is not ins
 
 from lerobot_pi0_ttnn.analysis.graph import captured  # noqa: E402
 from lerobot_pi0_ttnn.device.executor import PI0ModelTTNN  # noqa: E402
-from lerobot_pi0_ttnn.device.uploads import uploads_per_row  # noqa: E402
+from lerobot_pi0_ttnn.device.uploads import uploads_per_pass  # noqa: E402
 from lerobot_pi0_ttnn.model.config import TINY_PI05  # noqa: E402
 from lerobot_pi0_ttnn.model.flow import schedule  # noqa: E402
 from lerobot_pi0_ttnn.model.observation import Observation  # noqa: E402
@@ -181,7 +181,7 @@ class TestWhole:
         exact.sample_actions(**one, noise=noise, num_steps=2)
         with board.record() as counts:
             exact.sample_actions(**one, noise=noise, num_steps=2)
-        assert uploads_per_row(TINY_PI05) == counts.uploads.count == 6
+        assert uploads_per_pass(TINY_PI05) == counts.uploads.count == 6
         pixels = sum(int(mask[0]) for mask in one["img_masks"]) * 256 * 608 * 2
         assert counts.uploads.bytes - pixels < 210_000
 

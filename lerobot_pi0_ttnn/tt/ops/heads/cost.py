@@ -9,20 +9,21 @@ from ....ttnn_api.tiles import tiles
 def cost(tensors: Sequence[Handed]) -> Work:
     """Returns the work: a unit is a row of tiles of one head, key and value being one.
 
-    Each unit reads its tiles twice, as they are and swapped, and its row of both tables.
+    Each unit reads its tiles twice, as they are and swapped, and its row of both tables, which rows of a batch may share.
 
     Args:
         tensors: qkv, cos, sin, queries (where there are any), keys, values.
     """
     qkv, cos, sin, *written = tensors
     rows, width = tiles(qkv.shape)
-    heads = width // tiles(cos.shape)[1]
+    table_rows, head_width = tiles(cos.shape)
+    heads, times_read = width // head_width, rows // table_rows
     rotated, head_bytes = heads - 1, qkv.bytes // heads
     *queries, keys, values = written
     moved = [
         (qkv, (2 * rotated + 1) * head_bytes),
-        (cos, rotated * cos.bytes),
-        (sin, rotated * sin.bytes),
+        (cos, times_read * rotated * cos.bytes),
+        (sin, times_read * rotated * sin.bytes),
         *((tensor, (heads - 2) * head_bytes) for tensor in queries),
         (keys, head_bytes),
         (values, head_bytes),

@@ -17,8 +17,11 @@ def golden(tensors: Sequence[torch.Tensor], descriptor: Any) -> tuple[torch.Tens
     """
     qkv, cos, sin, _, keys, values = tensors
     start = TILE * descriptor.kernels[0].common_runtime_args[0]
-    length, size = qkv.shape[-2], keys.shape[-1]
-    heads = qkv.reshape(1, length, -1, size).transpose(1, 2)
+    batch, _, _, size = keys.shape
+    length = qkv.shape[-2] // batch
+    heads = qkv.reshape(batch, length, -1, size).transpose(1, 2)
+    # (B, 1, T, H), or (1, 1, T, H) for all rows of the batch.
+    cos, sin = (table.reshape(-1, 1, length, size) for table in (cos, sin))
     swapped = torch.cat([heads[..., size // 2 :], heads[..., : size // 2]], dim=-1)
     rotated = (heads * cos + swapped * sin)[:, :-1]
     keys[:, :, start : start + length] = rotated[:, -1:]

@@ -33,24 +33,24 @@ def split_heads(
     num_heads: int,
     fidelity: ttnn.MathFidelity,
 ) -> ttnn.Tensor | None:
-    """Returns the rotated queries, (1, N, T, H) bfloat16 where `qkv` is, having stored the rotated keys and the values.
+    """Returns the rotated queries, (B, N, T, H) bfloat16 where `qkv` is, having stored the rotated keys and the values.
 
     None for N = 0.
 
     Args:
-        qkv: (1, 1, T, (N + 2) H) bfloat16: queries by head, one key, one value.
-        cos: (1, 1, T, H) float32.
-        sin: (1, 1, T, H) float32, negative for the first half of the head.
-        keys: (1, 1, S, H) bfloat16, of which tokens `start` to `start + T` are written.
+        qkv: (1, 1, B * T, (N + 2) H) bfloat16, row by row of the batch: queries by head, one key, one value.
+        cos: (1, 1, B * T, H) float32, or (1, 1, T, H) for all rows of the batch.
+        sin: as `cos`, negative for the first half of the head.
+        keys: (B, 1, S, H) bfloat16, of which tokens `start` to `start + T` are written.
         values: as the keys.
         start: a whole tile.
         num_heads: N, of the queries.
         fidelity: of the products with cosines and sines, which are added in float32.
     """
     _check(qkv, cos, sin, keys, values, start, num_heads)
-    rows, width = qkv.shape[-2] // TILE, keys.shape[-1] // TILE
-    device = qkv.device()
-    shape = ttnn.Shape([1, num_heads, qkv.shape[-2], keys.shape[-1]])
+    batch, _, tokens, size = keys.shape
+    device, length = qkv.device(), qkv.shape[-2] // batch
+    shape = ttnn.Shape([batch, num_heads, length, size])
     queries = (
         ttnn.allocate_tensor_on_device(shape, ttnn.bfloat16, ttnn.TILE_LAYOUT, device, qkv.memory_config())
         if num_heads
@@ -60,7 +60,8 @@ def split_heads(
     grid = device.compute_with_storage_grid_size()
     tensors = [qkv, cos, sin, queries, keys, values]
     buffers = (_Buffer.of(tensor) for tensor in tensors)
-    SPLIT_HEADS.run(tensors, _program(*buffers, rows, width, start, num_heads, (grid.x, grid.y), fidelity))
+    in_tiles = _Tiles(batch, length // TILE, size // TILE, tokens // TILE, cos.shape[-2] // TILE, start // TILE)
+    SPLIT_HEADS.run(tensors, _program(*buffers, in_tiles, num_heads, (grid.x, grid.y), fidelity))
     return queries if num_heads else None
 
 
@@ -76,6 +77,18 @@ class _Buffer:
         return cls(tensor.buffer_address(), tuple(ttnn.TensorAccessorArgs(tensor).get_compile_time_args()))
 
 
+@dataclass(frozen=True)
+class _Tiles:
+    """The batch, and in tiles: rows of each of its rows, width of a head, rows of a cache and of a table, the block's start."""
+
+    batch: int
+    rows: int
+    width: int
+    cached_rows: int
+    table_rows: int
+    start: int
+
+
 @lru_cache(maxsize=1024)
 def _program(
     qkv: _Buffer,
@@ -84,16 +97,14 @@ def _program(
     queries: _Buffer,
     keys: _Buffer,
     values: _Buffer,
-    rows: int,
-    width: int,
-    start: int,
+    tiles: _Tiles,
     num_heads: int,
     grid: tuple[int, int],
     fidelity: ttnn.MathFidelity,
 ) -> ttnn.ProgramDescriptor:
     """Returns the program for tensors that lie there, kept: a step allocates in the same places as the one before."""
-    heads = num_heads + 1
-    units = rows * heads
+    heads, width = num_heads + 1, tiles.width
+    units = tiles.batch * tiles.rows * heads
     workers = min(units, grid[0] * grid[1])
     cores = ttnn.num_cores_to_corerangeset(workers, ttnn.CoreCoord(*grid), row_wise=True)
     moved, computed = ttnn.RuntimeArgs(), ttnn.RuntimeArgs()
@@ -115,8 +126,18 @@ def _program(
 
     return ttnn.ProgramDescriptor(
         kernels=[
-            mover("split_heads_reader.cpp", [start // TILE], [qkv, cos, sin, values], ttnn.ReaderConfigDescriptor()),
-            mover("split_heads_writer.cpp", [start // TILE, rows], [queries, keys], ttnn.WriterConfigDescriptor()),
+            mover(
+                "split_heads_reader.cpp",
+                [tiles.start, tiles.rows, tiles.cached_rows, tiles.table_rows],
+                [qkv, cos, sin, values],
+                ttnn.ReaderConfigDescriptor(),
+            ),
+            mover(
+                "split_heads_writer.cpp",
+                [tiles.start, tiles.rows, tiles.cached_rows],
+                [queries, keys],
+                ttnn.WriterConfigDescriptor(),
+            ),
             ttnn.KernelDescriptor(
                 kernel_source=str(SPLIT_HEADS.kernels / "split_heads_compute.cpp"),
                 core_ranges=cores,
@@ -127,8 +148,8 @@ def _program(
             ),
         ],
         cbs=[
-            _circular_buffer(index, dtype, tiles * width, cores)
-            for index, dtype, tiles in (
+            _circular_buffer(index, dtype, heads_held * width, cores)
+            for index, dtype, heads_held in (
                 (X, ttnn.bfloat16, 2),
                 (SWAPPED, ttnn.bfloat16, 2),
                 (COS, ttnn.float32, 2),
@@ -150,16 +171,19 @@ def _check(
     num_heads: int,
 ) -> None:
     """Raises ValueError where the kernels would read or write something else than they are meant to: nobody else looks."""
-    length, tokens, size = qkv.shape[-2], *tuple(keys.shape)[-2:]
+    batch, _, tokens, size = keys.shape
+    length = qkv.shape[-2] // batch
     if size != TILE and size % (2 * TILE):
         raise ValueError(f"split_heads: expected heads of {TILE} or of a multiple of {2 * TILE}, got {size}")
-    if length % TILE or start % TILE or start + length > tokens:
+    if qkv.shape[-2] % (batch * TILE) or start % TILE or start + length > tokens:
         raise ValueError(
-            f"split_heads: expected whole tiles, at a whole tile of a cache of {tokens}, got {length} tokens at {start}"
+            f"split_heads: expected whole tiles, at a whole tile of {batch} caches of {tokens}, got {qkv.shape[-2]} tokens in "
+            f"all at {start}"
         )
-    table, cache = (ttnn.float32, (1, 1, length, size)), (ttnn.bfloat16, (1, 1, tokens, size))
+    table_length = length if cos.shape[-2] == length else batch * length
+    table, cache = (ttnn.float32, (1, 1, table_length, size)), (ttnn.bfloat16, (batch, 1, tokens, size))
     for name, tensor, (dtype, shape) in (
-        ("qkv", qkv, (ttnn.bfloat16, (1, 1, length, (num_heads + 2) * size))),
+        ("qkv", qkv, (ttnn.bfloat16, (1, 1, batch * length, (num_heads + 2) * size))),
         ("cos", cos, table),
         ("sin", sin, table),
         ("keys", keys, cache),

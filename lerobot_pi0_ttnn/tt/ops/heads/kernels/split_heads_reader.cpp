@@ -13,10 +13,13 @@ void kernel_main() {
     const uint32_t unit_begin = get_arg_val<uint32_t>(0);
     const uint32_t unit_end = get_arg_val<uint32_t>(1);
     const uint32_t start_row = get_common_arg_val<uint32_t>(0);
-    const uint32_t qkv_address = get_common_arg_val<uint32_t>(1);
-    const uint32_t cos_address = get_common_arg_val<uint32_t>(2);
-    const uint32_t sin_address = get_common_arg_val<uint32_t>(3);
-    const uint32_t values_address = get_common_arg_val<uint32_t>(4);
+    const uint32_t rows = get_common_arg_val<uint32_t>(1);
+    const uint32_t cached_rows = get_common_arg_val<uint32_t>(2);
+    const uint32_t table_rows = get_common_arg_val<uint32_t>(3);
+    const uint32_t qkv_address = get_common_arg_val<uint32_t>(4);
+    const uint32_t cos_address = get_common_arg_val<uint32_t>(5);
+    const uint32_t sin_address = get_common_arg_val<uint32_t>(6);
+    const uint32_t values_address = get_common_arg_val<uint32_t>(7);
 
     // Heads that rotate: those of the queries, then the key's.
     constexpr uint32_t heads = get_compile_time_arg_val(0);
@@ -38,6 +41,8 @@ void kernel_main() {
     for (uint32_t unit = unit_begin; unit < unit_end; ++unit) {
         const uint32_t row = unit / heads, head = unit % heads;
         const uint32_t first = (row * (heads + 1) + head) * width;
+        // Batches may share the tables.
+        const uint32_t table = row % table_rows * width;
 
         x.reserve_back(width);
         swapped.reserve_back(width);
@@ -62,8 +67,8 @@ void kernel_main() {
                 const uint32_t partner = (column + width / 2) % width;
                 noc.async_read(qkv, CoreLocalMem<uint32_t>(swapped_to), x_bytes, {.page_id = first + partner}, {});
             }
-            noc.async_read(cos, CoreLocalMem<uint32_t>(cos_to), table_bytes, {.page_id = row * width + column}, {});
-            noc.async_read(sin, CoreLocalMem<uint32_t>(sin_to), table_bytes, {.page_id = row * width + column}, {});
+            noc.async_read(cos, CoreLocalMem<uint32_t>(cos_to), table_bytes, {.page_id = table + column}, {});
+            noc.async_read(sin, CoreLocalMem<uint32_t>(sin_to), table_bytes, {.page_id = table + column}, {});
             x_to += x_bytes;
             swapped_to += x_bytes;
             cos_to += table_bytes;
@@ -78,6 +83,7 @@ void kernel_main() {
         if (head == heads - 1) {
             // The value lies behind the key, and does not rotate.
             const uint32_t at = value.get_write_ptr();
+            const uint32_t to = (row / rows * cached_rows + start_row + row % rows) * width;
             for (uint32_t column = 0; column < width; ++column) {
                 noc.async_read(
                     qkv, CoreLocalMem<uint32_t>(at + column * x_bytes), x_bytes, {.page_id = first + width + column}, {});
@@ -85,11 +91,7 @@ void kernel_main() {
             noc.async_read_barrier();
             for (uint32_t column = 0; column < width; ++column) {
                 noc.async_write(
-                    CoreLocalMem<uint32_t>(at + column * x_bytes),
-                    values,
-                    x_bytes,
-                    {},
-                    {.page_id = (start_row + row) * width + column});
+                    CoreLocalMem<uint32_t>(at + column * x_bytes), values, x_bytes, {}, {.page_id = to + column});
             }
             noc.async_write_barrier();
         }

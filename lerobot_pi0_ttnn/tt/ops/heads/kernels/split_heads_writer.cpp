@@ -14,8 +14,9 @@ void kernel_main() {
     const uint32_t unit_end = get_arg_val<uint32_t>(1);
     const uint32_t start_row = get_common_arg_val<uint32_t>(0);
     const uint32_t rows = get_common_arg_val<uint32_t>(1);
-    const uint32_t queries_address = get_common_arg_val<uint32_t>(2);
-    const uint32_t keys_address = get_common_arg_val<uint32_t>(3);
+    const uint32_t cached_rows = get_common_arg_val<uint32_t>(2);
+    const uint32_t queries_address = get_common_arg_val<uint32_t>(3);
+    const uint32_t keys_address = get_common_arg_val<uint32_t>(4);
 
     constexpr uint32_t heads = get_compile_time_arg_val(0);
     constexpr uint32_t width = get_compile_time_arg_val(1);
@@ -31,14 +32,15 @@ void kernel_main() {
 
     for (uint32_t unit = unit_begin; unit < unit_end; ++unit) {
         const uint32_t row = unit / heads, head = unit % heads;
+        const uint32_t batch = row / rows, row_of_batch = row % rows;
         rotated.wait_front(width);
         const uint32_t from = rotated.get_read_ptr();
         for (uint32_t column = 0; column < width; ++column) {
             const CoreLocalMem<uint32_t> tile(from + column * bytes);
             if (head < heads - 1) {
-                noc.async_write(tile, queries, bytes, {}, {.page_id = (head * rows + row) * width + column});
+                noc.async_write(tile, queries, bytes, {}, {.page_id = ((batch * (heads - 1) + head) * rows + row_of_batch) * width + column});
             } else {
-                noc.async_write(tile, keys, bytes, {}, {.page_id = (start_row + row) * width + column});
+                noc.async_write(tile, keys, bytes, {}, {.page_id = (batch * cached_rows + start_row + row_of_batch) * width + column});
             }
         }
         noc.async_write_barrier();
