@@ -91,7 +91,7 @@ def build_model(config: PI0TTNNConfig, weights: Mapping[str, Tensor], board: "Bo
 def warm_up(model: "Model", *, cameras: int, tokens: tuple[int, int], max_gain: float | None) -> None:
     """Runs the model on blank rows, so that later calls find kernels compiled, traces captured and weights in memory.
 
-    A batch of several rows runs row by row on a chip, which needs no more than one row does.
+    One row on each chip. More rows that a chip computes together are kernels of their own, compiled at their first call.
 
     Args:
         model: what `build_model` returned.
