@@ -27,8 +27,9 @@ from lerobot.policies.utils import prepare_observation_for_inference
 from lerobot_pi0_ttnn.analysis.markdown import markdown_table
 from lerobot_pi0_ttnn.device.board import open_board
 from lerobot_pi0_ttnn.device.uploads import InputMaker, make_prompt
+from lerobot_pi0_ttnn.frames import Resizer
 from lerobot_pi0_ttnn.model.config import PI0_BASE, PI05_BASE
-from lerobot_pi0_ttnn.observation import ObservationReader, channels_last
+from lerobot_pi0_ttnn.observation import ObservationReader
 from lerobot_pi0_ttnn.tt.precision import preset
 from lerobot_pi0_ttnn.tt.siglip import patch_rows
 from lerobot_pi0_ttnn.tt.weights import on_host
@@ -54,7 +55,8 @@ def timed() -> dict[str, Callable[[], Any]]:
     seen = read(batch)
     images, prompt = [image[0] for image in seen.images], seen.lang_tokens[0][seen.lang_masks[0]]
     rows, with_state = patch_rows(images, vision), torch.arange(78)
-    by_pixel = [channels_last(batch[key]) for key in keys]
+    resize = Resizer(vision.image_size)
+    by_pixel = [batch[key].contiguous(memory_format=torch.channels_last) for key in keys]
 
     # Of the policy no more than these two methods look at: it would have 3 billion random numbers.
     cameras = {key: PolicyFeature(FeatureType.VISUAL, (3, 480, 640)) for key in keys}
@@ -83,7 +85,7 @@ def timed() -> dict[str, Callable[[], Any]]:
         LEROBOT: lambda: theirs(batch),
         OURS: lambda: ours(batch),
         "batch checked, images resized and normalised": lambda: read(batch),
-        "of which OpenCV's merge of planes": lambda: [channels_last(batch[key]) for key in keys],
+        "of which OpenCV's merge of planes": lambda: [resize.channels_last(batch[key]) for key in keys],
         "of which torch's interpolation": lambda: interpolated(by_pixel),
         "pixels rounded, in the order of the patches": lambda: patch_rows(images, vision),
         "pixels handed to ttnn": lambda: on_host(rows, ttnn.bfloat16, layout=ttnn.ROW_MAJOR_LAYOUT),

@@ -6,11 +6,11 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-import cv2
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .frames import BLACK, Resizer
 from .model.observation import Observation
 
 logger = logging.getLogger(__name__)
@@ -24,8 +24,6 @@ STATE_IN_PROMPT = ", State: "
 TOKENIZES = "the tokenizer step of the policy's preprocessor (policy_preprocessor.json): pass batches through it"
 NEWLINE = 108
 """PaliGemma's token for a line break. LeRobot's pi0 ends each prompt with one (`Pi0NewLineProcessor`)."""
-BLACK = -1.0
-"""As the model sees it: around an image that is not square, and every pixel of an absent camera, as LeRobot has it."""
 FAR_OUT = 0.25
 """How far pixels may be out of [0, 1]: more than any filter overshoots, less than any other scale than [0, 1] needs."""
 
@@ -50,6 +48,9 @@ class ObservationReader:
     warnings: list[str] = field(default_factory=list, repr=False)
     """What was warned of, each once. Whoever takes them empties the list."""
     _warned: set[object] = field(default_factory=set, repr=False)
+
+    def __post_init__(self) -> None:
+        self._resize = Resizer(self.image_size)
 
     def __call__(self, batch: Mapping[str, object]) -> Observation:
         """Returns the batch as the model takes it. Source: LeRobot `PI0Policy._preprocess_images`, `.prepare_state`.
@@ -169,7 +170,7 @@ class ObservationReader:
                 f"{key}: expected ({rows}, 3, H, W) or ({rows}, H, W, 3) for a state of {rows} row(s), got "
                 f"{tuple(image.shape)}; the model takes pictures in colours, no depth, no gray, no alpha channel."
             )
-        image, low, high = resize_with_pad(image.detach().cpu(), self.image_size)
+        image, low, high = self._resize(image.detach().cpu())
         self._check_range(key, low, high)
         return image
 
@@ -194,65 +195,6 @@ class ObservationReader:
             self._warned.add(subject)
             self.warnings.append(message)
             logger.warning(message)
-
-
-def resize_with_pad(image: Tensor, size: int) -> tuple[Tensor, float, float]:
-    """Returns the image in [-1, 1], scaled to fit into (size, size) and centred on black; and the extremes of the scaled image.
-
-    (B, 3, size, size) float32. Extremes are those before it is clamped to [0, 1]; an image of that size is not clamped. Bit for
-    bit as openpi `shared/image_tools.py::resize_with_pad_torch` and what LeRobot's `PI0Policy._preprocess_images` does next.
-
-    Args:
-        image: (B, 3, H, W) or (B, H, W, 3), floating point in [0, 1] or uint8.
-        size: height and width of the result.
-    """
-    image = image if image.shape[1] == 3 else image.movedim(-1, 1)
-    height, width = image.shape[2:]
-    is_resized = (height, width) != (size, size)
-    if is_resized:
-        ratio = max(width / size, height / size)
-        height, width = max(1, int(height / ratio)), max(1, int(width / ratio))
-        image = _unit_range(channels_last(image))
-        image = F.interpolate(image, size=(height, width), mode="bilinear", align_corners=False)
-    else:
-        image = _unit_range(image)
-    low, high = _extremes(image)
-    if is_resized and (low < 0.0 or high > 1.0):
-        image.clamp_(0.0, 1.0)
-    top, left = (size - height) // 2, (size - width) // 2
-    square = torch.full((len(image), 3, size, size), BLACK)
-    # Twice a float is exact, so that this rounds once, as a product and then a difference do.
-    torch.add(torch.tensor(-1.0), image, alpha=2.0, out=square[:, :, top : top + height, left : left + width])
-    return square, low, high
-
-
-def channels_last(image: Tensor) -> Tensor:
-    """Returns the image with the channels of a pixel side by side in memory, as cameras give it.
-
-    torch interpolates that in a third of the time that planes take, to the same bits; and OpenCV makes it of planes in a third
-    of the time that torch takes.
-
-    Args:
-        image: (B, 3, H, W).
-    """
-    if image.is_contiguous(memory_format=torch.channels_last) or image.dtype not in (torch.uint8, torch.float32):
-        return image.contiguous(memory_format=torch.channels_last)
-    merged = torch.empty_like(image, memory_format=torch.channels_last)
-    for planes, pixels in zip(image.contiguous(), merged.movedim(1, -1), strict=True):
-        cv2.merge([plane.numpy() for plane in planes], pixels.numpy())
-    return merged
-
-
-def _unit_range(image: Tensor) -> Tensor:
-    """Returns float32, in the same order in memory; uint8 as [0, 1]."""
-    return image.float().div_(255) if image.dtype == torch.uint8 else image.float()
-
-
-def _extremes(image: Tensor) -> tuple[float, float]:
-    """Returns the least and the greatest value of (B, 3, H, W)."""
-    # In the order of memory: torch copies what it does not find contiguous.
-    low, high = (image.movedim(1, -1) if image.movedim(1, -1).is_contiguous() else image).aminmax()
-    return float(low), float(high)
 
 
 def _tensor(batch: Mapping[str, object], key: str, made_by: str) -> Tensor:

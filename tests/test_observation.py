@@ -1,6 +1,8 @@
 """Batches: read exactly as LeRobot reads them, and rejected with the key and the fix."""
 
 import logging
+import tracemalloc
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -85,40 +87,53 @@ def test_small_models_are_given_the_same_image(image_size):
     assert all(torch.equal(a, b) for a, b in zip(small(batch).images, images, strict=True))
 
 
-class WholeFrames(TorchDispatchMode):
-    """Keeps whatever torch makes that is as large as a frame."""
+class Storages(TorchDispatchMode):
+    """Keeps whatever tensors torch writes, by where they lie in memory, if they are of a size or larger."""
 
-    def __init__(self, values):
+    def __init__(self, numel):
         super().__init__()
-        self.values = values
-        self.made = {}
+        self.numel = numel
+        self.written = {}
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         out = func(*args, **(kwargs or {}))
-        if isinstance(out, torch.Tensor) and out.numel() >= self.values:
-            self.made[out.untyped_storage().data_ptr()] = out
+        if isinstance(out, torch.Tensor) and out.numel() >= self.numel:
+            self.written[out.untyped_storage().data_ptr()] = out
         return out
 
 
-@pytest.mark.parametrize(
-    ("layout", "dtype", "copies"),
-    [
-        pytest.param("channels last", torch.uint8, [torch.float32], id="as a camera gives it"),
-        pytest.param("channels last", torch.float32, [], id="channels last"),
-        pytest.param("planes, a view of channels last", torch.float32, [], id="as serve hands it over"),
-        pytest.param("planes", torch.float32, [torch.float32], id="as LeRobot's rollout hands it over"),
-        pytest.param("planes", torch.uint8, [torch.uint8, torch.float32], id="planes"),
-    ],
-)
-def test_a_frame_is_copied_no_more_than_it_must_be(reader, layout, dtype, copies):
-    """uint8 becomes float once, and planes are put channel by channel once: at the size of the frame nothing else is made."""
+@pytest.mark.parametrize("layout", ["planes", "channels last", "planes, a view of channels last"])
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.float32])
+def test_no_memory_of_a_frames_size_is_allocated_twice(reader, layout, dtype):
     batch = make_batch(batch=1, cameras=CAMERAS[:1], size=(480, 640))
     key = f"observation.images.{CAMERAS[0]}"
-    given = LAID_OUT[layout](batch[key] if dtype == torch.float32 else (batch[key] * 255).to(torch.uint8))
-    with WholeFrames(given.numel()) as frames:
-        reader(batch | {key: given})
-    frames.made.pop(given.untyped_storage().data_ptr(), None)
-    assert [frame.dtype for frame in frames.made.values()] == copies
+    batch[key] = LAID_OUT[layout](batch[key] if dtype == torch.float32 else (batch[key] * 255).to(torch.uint8))
+    with Storages(batch[key].numel()) as first:
+        reader(batch)
+    tracemalloc.start()
+    try:
+        with Storages(batch[key].numel()) as second:
+            reader(batch)
+        numpys = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert second.written.keys() <= first.written.keys() | {batch[key].untyped_storage().data_ptr()}
+    assert numpys < batch[key].numel()
+
+
+@pytest.mark.parametrize("size", [(480, 640), (100, 224)], ids=["resized", "only-padded"])
+def test_a_frame_does_not_overwrite_the_one_before(reader, size):
+    """Nor does one that is read in another mode of autograd, or by another thread, or is larger."""
+    first, second = make_batch(size=size), make_batch(seed=2, size=size)
+    with torch.inference_mode():
+        images = reader(first).images
+    before = [image.clone() for image in images]
+    with ThreadPoolExecutor(1) as other:
+        other.submit(reader, second).result()
+    reader(second)
+    reader(make_batch(seed=3, size=(700, 900)))
+    assert all(torch.equal(a, b) for a, b in zip(images, before, strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(reader(first).images, before, strict=True))
 
 
 @pytest.mark.parametrize("size", [(1, 1), (2, 3), (1, 1000), (5, 4)], ids=lambda size: f"{size[0]}x{size[1]}")
