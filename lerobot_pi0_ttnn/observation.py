@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .frames import BLACK, Resizer
 from .model.observation import Observation
 
 logger = logging.getLogger(__name__)
@@ -23,8 +24,6 @@ STATE_IN_PROMPT = ", State: "
 TOKENIZES = "the tokenizer step of the policy's preprocessor (policy_preprocessor.json): pass batches through it"
 NEWLINE = 108
 """PaliGemma's token for a line break. LeRobot's pi0 ends each prompt with one (`Pi0NewLineProcessor`)."""
-BLACK = -1.0
-"""As the model sees it: around an image that is not square, and every pixel of an absent camera, as LeRobot has it."""
 FAR_OUT = 0.25
 """How far pixels may be out of [0, 1]: more than any filter overshoots, less than any other scale than [0, 1] needs."""
 
@@ -49,6 +48,9 @@ class ObservationReader:
     warnings: list[str] = field(default_factory=list, repr=False)
     """What was warned of, each once. Whoever takes them empties the list."""
     _warned: set[object] = field(default_factory=set, repr=False)
+
+    def __post_init__(self) -> None:
+        self._resize = Resizer(self.image_size)
 
     def __call__(self, batch: Mapping[str, object]) -> Observation:
         """Returns the batch as the model takes it. Source: LeRobot `PI0Policy._preprocess_images`, `.prepare_state`.
@@ -168,16 +170,7 @@ class ObservationReader:
                 f"{key}: expected ({rows}, 3, H, W) or ({rows}, H, W, 3) for a state of {rows} row(s), got "
                 f"{tuple(image.shape)}; the model takes pictures in colours, no depth, no gray, no alpha channel."
             )
-        # In float32 and laid out by channels, as LeRobot hands images over: the same picture gives the same pixels to the bit.
-        image = image.detach().cpu()
-        image = image.float() / 255 if image.dtype == torch.uint8 else image.float()
-        if image.shape[1] != 3:
-            image = image.permute(0, 3, 1, 2).contiguous()
-        if image.shape[2:] != (self.image_size, self.image_size):
-            image, low, high = resize_with_pad(image, self.image_size)
-        else:
-            low, high = (float(x) for x in image.aminmax())
-            image = image.mul(2.0).sub_(1.0)
+        image, low, high = self._resize(image.detach().cpu())
         self._check_range(key, low, high)
         return image
 
@@ -202,26 +195,6 @@ class ObservationReader:
             self._warned.add(subject)
             self.warnings.append(message)
             logger.warning(message)
-
-
-def resize_with_pad(image: Tensor, size: int) -> tuple[Tensor, float, float]:
-    """Returns the image in [-1, 1], scaled to fit into (size, size) and centred on black; and the extremes of the scaled image.
-
-    Extremes are those before it is clamped to [0, 1]. Source: openpi `shared/image_tools.py::resize_with_pad_torch` and what
-    LeRobot's `PI0Policy._preprocess_images` does next, bit for bit.
-
-    Args:
-        image: (B, 3, H, W) float32, in [0, 1].
-        size: height and width of the result.
-    """
-    height, width = image.shape[2:]
-    ratio = max(width / size, height / size)
-    fitted = (max(1, int(height / ratio)), max(1, int(width / ratio)))
-    image = F.interpolate(image, size=fitted, mode="bilinear", align_corners=False)
-    low, high = (float(x) for x in image.aminmax())
-    top, left = (size - fitted[0]) // 2, (size - fitted[1]) // 2
-    pad = (left, size - fitted[1] - left, top, size - fitted[0] - top)
-    return F.pad(image.clamp_(0.0, 1.0).mul_(2.0).sub_(1.0), pad, value=BLACK), low, high
 
 
 def _tensor(batch: Mapping[str, object], key: str, made_by: str) -> Tensor:

@@ -15,7 +15,7 @@ ROOT = Path(lerobot_pi0_ttnn.__file__).parent
 LAYERS = [
     {"ttnn_api", "latency", "deviation", "joints", "device.cards", "device.failure"},
     {"model"},
-    {"observation", "recording", "checkpoint", "reference", "tt", "emulation"},
+    {"frames", "observation", "recording", "checkpoint", "reference", "tt", "emulation"},
     {"device"},
     {
         "configuration_pi0_ttnn",

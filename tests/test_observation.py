@@ -1,9 +1,12 @@
 """Batches: read exactly as LeRobot reads them, and rejected with the key and the fix."""
 
 import logging
+import tracemalloc
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from lerobot_pi0_ttnn.observation import ObservationReader
 from tests.oracle import CAMERAS, make_batch, make_lerobot_policy
@@ -33,7 +36,7 @@ def reader_of_pi05():
 )
 @pytest.mark.parametrize(
     "size",
-    [(120, 160), (160, 121), (224, 224), (300, 300), (100, 224), (480, 640)],
+    [(120, 160), (160, 121), (224, 224), (300, 300), (100, 224), (480, 640), (721, 333)],
     ids=lambda size: f"{size[0]}x{size[1]}",
 )
 def test_inputs_are_lerobots_bit_for_bit(policy, reader, present, size):
@@ -48,20 +51,89 @@ def test_inputs_are_lerobots_bit_for_bit(policy, reader, present, size):
     assert torch.equal(got.lang_masks, batch["observation.language.attention_mask"])
 
 
-def test_channels_last_is_the_same_image(reader):
-    batch = make_batch()
-    last = {key: value.permute(0, 2, 3, 1).contiguous() if "images" in key else value for key, value in batch.items()}
-    assert all(torch.equal(a, b) for a, b in zip(reader(batch).images, reader(last).images, strict=True))
+LAID_OUT = {
+    "planes": lambda image: image,
+    "channels last": lambda image: image.permute(0, 2, 3, 1).contiguous(),
+    "planes, a view of channels last": lambda image: image.contiguous(memory_format=torch.channels_last),
+    "mirrored twice": lambda image: image.flip(-1).contiguous().flip(-1),
+    "every second row of a larger one": lambda image: image.repeat_interleave(2, dim=2)[:, :, ::2],
+}
 
 
-@pytest.mark.parametrize("size", [(120, 160), (224, 224)], ids=["resized", "as-is"])
-def test_uint8_is_the_same_image(reader, size):
-    batch = make_batch(size=size)
-    pixels = {key: (value * 255).to(torch.uint8) for key, value in batch.items() if "images" in key}
-    scaled = {key: value.float() / 255 for key, value in pixels.items()}
-    assert all(
-        torch.equal(a, b) for a, b in zip(reader(batch | pixels).images, reader(batch | scaled).images, strict=True)
-    )
+@pytest.mark.parametrize("layout", LAID_OUT)
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.float32, torch.float64])
+@pytest.mark.parametrize("size", [(120, 160), (97, 31), (224, 224), (100, 224), (480, 640)], ids=str)
+def test_layout_and_dtype_do_not_change_a_bit(policy, reader, size, dtype, layout):
+    batch = make_batch(cameras=CAMERAS[:1], size=size)
+    key = f"observation.images.{CAMERAS[0]}"
+    frame = (batch[key] * 255).to(torch.uint8)
+    expected = policy._preprocess_images({key: frame.float() / 255})[0][0]
+    given = LAID_OUT[layout](frame if dtype == torch.uint8 else (frame.float() / 255).to(dtype))
+    before = given.clone()
+    got = reader(batch | {key: given}).images[0]
+    assert torch.equal(got, expected)
+    assert got.is_contiguous()
+    assert torch.equal(given, before)
+
+
+@pytest.mark.parametrize("image_size", [28, 56], ids=str)
+def test_small_models_are_given_the_same_image(image_size):
+    """Below a size torch interpolates by another kernel."""
+    small = ObservationReader(cameras=KEYS, image_size=image_size, state_dim=32, vocab_size=512)
+    lerobot = make_lerobot_policy()
+    lerobot.config.image_resolution = (image_size, image_size)
+    batch = make_batch(size=(97, 131))
+    images, _ = lerobot._preprocess_images(batch)
+    assert all(torch.equal(a, b) for a, b in zip(small(batch).images, images, strict=True))
+
+
+class Storages(TorchDispatchMode):
+    """Keeps whatever tensors torch writes, by where they lie in memory, if they are of a size or larger."""
+
+    def __init__(self, numel):
+        super().__init__()
+        self.numel = numel
+        self.written = {}
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        if isinstance(out, torch.Tensor) and out.numel() >= self.numel:
+            self.written[out.untyped_storage().data_ptr()] = out
+        return out
+
+
+@pytest.mark.parametrize("layout", ["planes", "channels last", "planes, a view of channels last"])
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.float32])
+def test_no_memory_of_a_frames_size_is_allocated_twice(reader, layout, dtype):
+    batch = make_batch(batch=1, cameras=CAMERAS[:1], size=(480, 640))
+    key = f"observation.images.{CAMERAS[0]}"
+    batch[key] = LAID_OUT[layout](batch[key] if dtype == torch.float32 else (batch[key] * 255).to(torch.uint8))
+    with Storages(batch[key].numel()) as first:
+        reader(batch)
+    tracemalloc.start()
+    try:
+        with Storages(batch[key].numel()) as second:
+            reader(batch)
+        numpys = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert second.written.keys() <= first.written.keys() | {batch[key].untyped_storage().data_ptr()}
+    assert numpys < batch[key].numel()
+
+
+@pytest.mark.parametrize("size", [(480, 640), (100, 224)], ids=["resized", "only-padded"])
+def test_a_frame_does_not_overwrite_the_one_before(reader, size):
+    """Nor does one that is read in another mode of autograd, or by another thread, or is larger."""
+    first, second = make_batch(size=size), make_batch(seed=2, size=size)
+    with torch.inference_mode():
+        images = reader(first).images
+    before = [image.clone() for image in images]
+    with ThreadPoolExecutor(1) as other:
+        other.submit(reader, second).result()
+    reader(second)
+    reader(make_batch(seed=3, size=(700, 900)))
+    assert all(torch.equal(a, b) for a, b in zip(images, before, strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(reader(first).images, before, strict=True))
 
 
 @pytest.mark.parametrize("size", [(1, 1), (2, 3), (1, 1000), (5, 4)], ids=lambda size: f"{size[0]}x{size[1]}")

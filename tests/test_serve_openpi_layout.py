@@ -8,10 +8,12 @@ import numpy as np
 import pytest
 import torch
 from lerobot.configs import FeatureType, PolicyFeature
+from lerobot.policies.utils import prepare_observation_for_inference
 from lerobot.processor.env_processor import LiberoProcessorStep
 from lerobot.utils.constants import OBS_IMAGES
 
 from lerobot_pi0_ttnn.checkpoint.processors import RENAME, SavedPipeline, SavedProcessors
+from lerobot_pi0_ttnn.cli.serve.observation import prepare
 from lerobot_pi0_ttnn.cli.serve.openpi.embodiments import ALOHA, DROID, LIBERO, ROBOARENA, own_keys
 from lerobot_pi0_ttnn.cli.serve.openpi.layout import match_layout
 from lerobot_pi0_ttnn.configuration_pi0_ttnn import PI0TTNNConfig
@@ -153,6 +155,23 @@ def test_a_picture_is_the_same_however_it_is_laid_out(aloha_layout, picture):
     got = batch["observation.images.cam_high"]
     assert got.dtype == torch.float32
     torch.testing.assert_close(got, torch.from_numpy(frame()).permute(2, 0, 1)[None] / 255, atol=1e-7, rtol=0)
+
+
+def test_lerobots_batch_but_for_the_order_in_memory():
+    sent = {
+        f"{OBS_IMAGES}.uint8": frame(),
+        f"{OBS_IMAGES}.float": (frame() / 255).astype(np.float32),
+        "observation.state": np.ones(3, np.float32),
+    }
+    expected = prepare_observation_for_inference(dict(sent), torch.device("cpu"), task="lift")
+    got = prepare(sent, task="lift")
+    assert got.keys() == expected.keys()
+    assert all(
+        torch.equal(got[key], expected[key]) if isinstance(got[key], torch.Tensor) else got[key] == expected[key]
+        for key in got
+    )
+    assert got[f"{OBS_IMAGES}.uint8"].is_contiguous(memory_format=torch.channels_last)
+    assert got[f"{OBS_IMAGES}.float"].data_ptr() == sent[f"{OBS_IMAGES}.float"].ctypes.data
 
 
 @pytest.mark.parametrize("prompt", ["lift", b"lift", np.array("lift"), np.str_("lift"), np.array([b"lift"])])

@@ -19,7 +19,7 @@ Frame = np.ndarray[Any, Any]
 
 
 def read_observation(raw: Mapping[str, Any], features: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns the batch of one row that the preprocessor takes, made by the function that LeRobot's rollout uses.
+    """Returns the batch of one row that the preprocessor takes, as the function that LeRobot's rollout uses makes it.
 
     Images (1, 3, H, W) float32 in [0, 1], of the size that the camera took them; the state (1, n) float32; `task`.
 
@@ -38,9 +38,25 @@ def read_observation(raw: Mapping[str, Any], features: Mapping[str, Any]) -> dic
         )
     frame = build_dataset_frame(dict(features), dict(raw), OBS_STR)
     pictures = {key: frame_of(value, key) for key, value in frame.items() if key.startswith(OBS_IMAGES)}
-    batch: dict[str, Any] = prepare_observation_for_inference(
-        {**frame, **pictures}, torch.device("cpu"), task=raw.get("task")
-    )
+    return prepare({**frame, **pictures}, task=raw.get("task"))
+
+
+def prepare(frame: Mapping[str, Frame], task: str | None) -> dict[str, Any]:
+    """Returns the batch of one row that LeRobot's `prepare_observation_for_inference` makes, the same numbers.
+
+    Only in memory the channels of a pixel stay side by side, as cameras give them and `observation.py` wants them: LeRobot
+    copies each frame into planes.
+
+    Args:
+        frame: pictures (H, W, 3), uint8 or float32, and vectors, by the batch's keys.
+        task: the prompt.
+    """
+    pictures = {key: torch.from_numpy(value) for key, value in frame.items() if "image" in key}
+    rest = {key: value for key, value in frame.items() if key not in pictures}
+    batch: dict[str, Any] = prepare_observation_for_inference(rest, torch.device("cpu"), task=task)
+    for key, picture in pictures.items():
+        scaled = picture.float().div_(255) if picture.dtype == torch.uint8 else picture
+        batch[key] = scaled.movedim(-1, 0)[None]
     return batch
 
 

@@ -5,13 +5,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
-from lerobot.policies.utils import prepare_observation_for_inference
 from lerobot.utils.constants import OBS_IMAGES, OBS_STATE
 
 from ....checkpoint.processors import SavedProcessors
 from ....configuration_pi0_ttnn import PI0TTNNConfig
-from ..observation import Frame, frame_of
+from ..observation import Frame, frame_of, prepare
 from .embodiments import BASE, Camera, Embodiment
 
 EMPTY = f"{OBS_IMAGES}.empty_camera_"
@@ -44,7 +42,7 @@ class Layout:
         return f"{pictures}; {state} -> {OBS_STATE}"
 
     def read(self, observation: Any) -> dict[str, Any]:
-        """Returns the batch of one row that the preprocessor takes, made by the function that LeRobot's rollout uses.
+        """Returns the batch of one row that the preprocessor takes, as the function that LeRobot's rollout uses makes it.
 
         Images (1, 3, H, W) float32 in [0, 1], of the size that the client sent them; the state (1, n) float32; `task`.
 
@@ -64,8 +62,7 @@ class Layout:
                     picture if picture.flags.writeable else picture.copy()
                 )  # torch warns of what it may not write
         frame[OBS_STATE] = np.concatenate([_numbers(sent[key], key, width) for key, width in self.embodiment.state])
-        batch: dict[str, Any] = prepare_observation_for_inference(frame, torch.device("cpu"), task=self._prompt(sent))
-        return batch
+        return prepare(frame, task=self._prompt(sent))
 
     def differences(self, observation: Any) -> list[str]:
         """Returns what an observation that `read` has found good lacks or has besides, for its client's user."""
