@@ -23,6 +23,7 @@ from lerobot_pi0_ttnn.analysis.chips import CHIPS, Chip
 from lerobot_pi0_ttnn.analysis.cost import Machine, cost, machine
 from lerobot_pi0_ttnn.analysis.prediction import floor
 from lerobot_pi0_ttnn.tt.blocking import Blocks, ttnn_inner_block
+from lerobot_pi0_ttnn.tt.ops.gate_up import GATE_UP
 from lerobot_pi0_ttnn.tt.ops.heads import SPLIT_HEADS
 
 PLAIN = Chip(
@@ -182,6 +183,29 @@ def test_heads_apart():
     assert cost(split_heads_of(8, near=2), SMALL).bytes == 2 * 9 * table + 2 * head
     alone = cost(split_heads_of(0), replace(SMALL, rows=100))
     assert (alone.cores, alone.bytes) == (2, 3 * head + 2 * table + 2 * head), "the key and the value alone"
+
+
+def test_gate_and_up():
+    """2 x 3 tiles times 3 x 9 twice: nine columns on eight cores, so that one has two; three cores hand x to all."""
+    weight = ((96, 288), BFP8)
+    handed = operation("GenericOp", [((64, 96), "FLOAT32"), weight, weight, ((64, 288), BF16)], made=0, own=GATE_UP)
+    x, *others = handed.inputs
+    near = {x: ("L1", 0), others[-1]: ("L1", 1)}
+    inputs, operands = (
+        {near.get(place, place): value for place, value in kept.items()} for kept in (handed.inputs, handed.operands)
+    )
+    operands[("L1", 0)] = replace(operands[("L1", 0)], shards=3)
+    spent = cost(replace(handed, inputs=inputs, operands=operands, fidelity="HiFi2"), SMALL)
+    assert spent.flops == 2 * 2 * 64 * 96 * 288
+    assert (spent.bytes, spent.cores) == (2 * 27 * 1088, 8)
+    assert {what: 1e9 * seconds for what, seconds in spent.times.items()} == pytest.approx(
+        {
+            "compute": 2 * 2 * 2 * 3 * 32 / 0.5,
+            "DRAM": 2 * 27 * 1088 / 50,
+            "readers": 2 * 27 * 1088 / 8 / 10,
+            "multicast": 6 * 4096 / 20 + 3 * (5 + 4),
+        }
+    )
 
 
 def test_a_program_without_a_cost_is_an_error():

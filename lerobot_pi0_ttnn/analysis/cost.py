@@ -171,7 +171,16 @@ def _by_rows(operation: DeviceOperation, on: Machine) -> _Work:
 
 
 def _own_program(operation: DeviceOperation, on: Machine) -> _Work:
-    return _Work(min(_own(operation).units, on.cores))
+    """What a program of our own says: a core takes whole units, and is handed what all need while it has work."""
+    work, fidelity = _own(operation), operation.fidelity
+    cores, feeding = min(work.units, on.cores), 0.0
+    cycles = float(ceil(work.units / cores) * work.products * CYCLES_PER_TILE.get(str(fidelity), 0))
+    if work.products:
+        cycles /= on.chip.matmul[str(fidelity)]
+    if work.handed[1]:
+        size, senders = work.handed
+        feeding = size / on.chip.multicast + senders * (on.chip.write_latency + on.chip.multicast_latency)
+    return _Work(cores, work.units * work.products, cycles, feeding)
 
 
 def _own(operation: DeviceOperation) -> Work:
@@ -182,7 +191,7 @@ def _own(operation: DeviceOperation) -> Work:
         )
     return operation.own.cost(
         [
-            Handed(operand.shape, operand.dtype, place[0], size)
+            Handed(operand.shape, operand.dtype, place[0], size, operand.shards)
             for (place, size), operand in zip(operation.inputs.items(), operation.operands.values(), strict=True)
         ]
     )

@@ -11,6 +11,7 @@ from ..model.blocks import rotary_angles
 from ..model.config import GemmaConfig
 from .layers import Linear, Modulation, RMSNorm, add_branch, attention
 from .movable import Move
+from .ops.gate_up import GateUpPlan, gate_up
 from .ops.heads import split_heads, split_heads_by_ttnn
 from .precision import OpPrecision
 from .weights import DeviceWeights, on_host
@@ -174,7 +175,7 @@ class GemmaAttentionTTNN:
 
 
 class GemmaMLPTTNN:
-    """down(gelu_tanh(gate(x)) * up(x)). Gate and up in one matmul would have to be cut apart again.
+    """down(gelu_tanh(gate(x)) * up(x)): of few rows by our own program up to the product, else by ttnn's ops.
 
     Args:
         weights: cursor at `mlp`.
@@ -190,6 +191,8 @@ class GemmaMLPTTNN:
         self.down_proj = Linear(
             weights, "down_proj", lambda: weights.take("down_proj.weight"), None, precision, output=precision.stream
         )
+        self.precision = precision
+        self.programs = weights.programs
 
     def __call__(self, x: ttnn.Tensor) -> ttnn.Tensor:
         """Returns (1, 1, T, D) in the stream's dtype.
@@ -197,12 +200,19 @@ class GemmaMLPTTNN:
         Args:
             x: (1, 1, T, D), normed.
         """
+        plan = self.programs.gate_up(x, self.gate_proj.weight)
+        what = f"gate, up and product {'x'.join(map(str, x.shape))} {x.dtype.name} to {self.gate_proj.weight.shape[-1]}"
+        return self.down_proj(self.programs.run(what, plan, partial(self._product, x)))
+
+    def _product(self, x: ttnn.Tensor, plan: GateUpPlan | None) -> ttnn.Tensor:
+        gate, up = self.gate_proj, self.up_proj
+        if plan is not None:
+            return gate_up(x, gate.weight, up.weight, plan, self.precision.fidelity, self.precision.throttle)
         gelu = ttnn.UnaryOpType.GELU_TANH
         if x.is_sharded():
             # Of few rows each core has few tiles: where they are accumulated, the activation costs no reading.
-            return self.down_proj(ttnn.multiply(self.gate_proj(x, activation=gelu), self.up_proj(x)))
-        activations = [ttnn.UnaryWithParam(gelu)]
-        return self.down_proj(ttnn.multiply(self.gate_proj(x), self.up_proj(x), input_tensor_a_activations=activations))
+            return ttnn.multiply(gate(x, activation=gelu), up(x))
+        return ttnn.multiply(gate(x), up(x), input_tensor_a_activations=[ttnn.UnaryWithParam(gelu)])
 
 
 @dataclass(frozen=True)

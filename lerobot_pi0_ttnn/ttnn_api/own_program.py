@@ -22,12 +22,14 @@ class Handed:
         dtype: as ttnn spells it (`BFLOAT8_B`).
         memory: `DRAM` or `L1`.
         bytes: as stored, the padding of tiles included.
+        shards: cores that have it in their L1, whole columns each; 0 where it is interleaved.
     """
 
     shape: tuple[int, ...]
     dtype: str
     memory: str
     bytes: int
+    shards: int = 0
 
 
 @dataclass(frozen=True)
@@ -37,10 +39,14 @@ class Work:
     Attributes:
         units: equal parts of the work, of which a core takes whole ones.
         traffic: dtype and bytes of all that it reads and writes in DRAM; what is read nine times counts nine times.
+        products: of two tiles, in a unit, at the fidelity of its compute kernel.
+        handed: bytes that cores which have them in L1 hand to all others, one core after the other, and how many cores.
     """
 
     units: int
     traffic: tuple[tuple[str, int], ...]
+    products: int = 0
+    handed: tuple[int, int] = (0, 0)
 
 
 @dataclass(frozen=True)

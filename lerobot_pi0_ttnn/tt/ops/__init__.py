@@ -1,6 +1,7 @@
 """Programs of our own kernels, a folder each: host code, kernels, golden and cost."""
 
+from .gate_up import GATE_UP
 from .heads import SPLIT_HEADS
 
-PROGRAMS = (SPLIT_HEADS,)
+PROGRAMS = (GATE_UP, SPLIT_HEADS)
 """All of them."""
