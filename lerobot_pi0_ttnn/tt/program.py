@@ -11,6 +11,7 @@ from ..device.failure import error_summary, is_failure
 from ..ttnn_api.tiles import TILE as TILE
 from ..ttnn_api.tiles import TILE_BYTES
 from .blocking import Blocks, Matmul, matmul_blocks, shard_count, subblock
+from .ops.add_projection import AddProjectionPlan, add_projection_plan
 from .ops.gate_up import GateUpPlan, gate_up_plan
 
 logger = logging.getLogger(__name__)
@@ -153,6 +154,29 @@ class Programs:
             shards=_shards(x.memory_config()),
             shard_columns=shard_columns // TILE,
             columns=weight.padded_shape[-1] // TILE,
+            bytes=(TILE_BYTES[x.dtype.name], TILE_BYTES[weight.dtype.name]),
+            grid=self.grid,
+            memory=self.memory,
+        )
+
+    def add_projection(self, stream: ttnn.Tensor, x: ttnn.Tensor, weight: ttnn.Tensor) -> AddProjectionPlan | None:
+        """Returns the plan of the program for stream + x @ weight, or None where these are two operations.
+
+        They are where the stream is not in shards, having many rows, where a core's memory does not hold its part, or ttnn is to
+        choose.
+
+        Args:
+            stream: (B, 1, T, D).
+            x: (B, N, T, H).
+            weight: (N * H, D), interleaved.
+        """
+        if self.stock or not stream.is_sharded():
+            return None
+        return add_projection_plan(
+            rows=prod(tuple(stream.padded_shape)[:-1]) // TILE,
+            inner=weight.padded_shape[0] // TILE,
+            columns=weight.padded_shape[-1] // TILE,
+            shards=_shards(stream.memory_config()),
             bytes=(TILE_BYTES[x.dtype.name], TILE_BYTES[weight.dtype.name]),
             grid=self.grid,
             memory=self.memory,

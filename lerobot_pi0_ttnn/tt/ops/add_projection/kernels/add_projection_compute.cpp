@@ -1,0 +1,65 @@
+// SPDX-License-Identifier: Apache-2.0
+// Sums a part of a column of x @ weight; the first part's core adds the other parts' sums and the stream, all in float32.
+// See ../add_projection.py.
+
+#include <cstdint>
+
+#include "api/compute/common.h"
+#include "api/compute/compute_kernel_hw_startup.h"
+#include "api/compute/eltwise_binary_sfpu.h"
+#include "api/compute/matmul.h"
+#include "api/compute/pack.h"
+#include "api/compute/reconfig_data_format.h"
+#include "api/compute/tile_move_copy.h"
+#include "api/dataflow/circular_buffer.h"
+
+void kernel_main() {
+    const uint32_t inner = get_arg_val<uint32_t>(0);
+    const uint32_t part = get_arg_val<uint32_t>(1);
+
+    constexpr uint32_t rows = get_compile_time_arg_val(0);
+    constexpr uint32_t parts = get_compile_time_arg_val(1);
+    constexpr uint32_t block = get_compile_time_arg_val(3);
+
+    constexpr uint32_t x_cb = 0, weight_cb = 1, addends_cb = 2, sum_cb = 16;
+    CircularBuffer x(x_cb), weight(weight_cb), addends(addends_cb), sum(sum_cb);
+
+    compute_kernel_hw_startup<SrcOrder::Reverse>(x_cb, weight_cb, sum_cb);
+    sum.reserve_back(rows);
+    // The registers hold two rows and what is added to them.
+    for (uint32_t row = 0; row < rows; row += 2) {
+        const uint32_t high = rows - row < 2 ? 1 : 2;
+        matmul_block_init(x_cb, weight_cb, 0, 1, high, 1);
+        tile_regs_acquire();
+        for (uint32_t tile = 0; tile < inner; ++tile) {
+            if (tile % block == 0) {
+                const uint32_t until = inner - tile < block ? inner : tile + block;
+                x.wait_front(until * rows);
+                weight.wait_front(until);
+            }
+            matmul_block(x_cb, weight_cb, tile * rows + row, tile, 0, 0, 1, high, 1);
+        }
+        if (part == 0) {
+            addends.wait_front(parts * rows);
+            reconfig_data_format_srca(weight_cb, addends_cb);
+            for (uint32_t addend = row; addend < parts * rows; addend += rows) {
+                copy_init(addends_cb);
+                for (uint32_t tile = 0; tile < high; ++tile) {
+                    copy_tile(addends_cb, addend + tile, high + tile);
+                }
+                add_binary_tile_init();
+                for (uint32_t tile = 0; tile < high; ++tile) {
+                    add_binary_tile(tile, high + tile, tile);
+                }
+            }
+            reconfig_data_format_srca(addends_cb, weight_cb);
+        }
+        tile_regs_commit();
+        tile_regs_wait();
+        for (uint32_t tile = 0; tile < high; ++tile) {
+            pack_tile(tile, sum_cb);
+        }
+        tile_regs_release();
+    }
+    sum.push_back(rows);
+}
