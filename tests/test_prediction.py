@@ -6,7 +6,8 @@ import pytest
 
 pytest.importorskip("ttnn", reason="the TTNN backend's package is not installed")
 
-from benchmarks.published import BF16, BFP8, P150, matmul, norm, pointwise
+from benchmarks.cases import BF16, BFP8, P150
+from benchmarks.published import matmul, norm, pointwise
 from lerobot_pi0_ttnn.analysis.cost import cost
 from lerobot_pi0_ttnn.analysis.prediction import NOTE, floor, predict
 from lerobot_pi0_ttnn.analysis.report import EXPERT_LAYER, STEP, Stage

@@ -61,8 +61,8 @@ def predict(stages: Mapping[str, Stage], on: Machine, *, steps: int) -> dict[str
 def _stage(costs: list[Cost], least: float, on: Machine, times: int) -> dict[str, Any]:
     waits: dict[str, float] = defaultdict(float)
     for spent in costs:
-        waits[max(spent.times, key=lambda what: spent.times[what])] += spent.busy
-        waits["gap"] += spent.gap
+        for what, part in spent.parts.items():
+            waits[what] += part
     seconds = sum(waits.values())
     return {
         "times": times,

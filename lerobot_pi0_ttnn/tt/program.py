@@ -162,8 +162,8 @@ class Programs:
     def add_projection(self, stream: ttnn.Tensor, x: ttnn.Tensor, weight: ttnn.Tensor) -> AddProjectionPlan | None:
         """Returns the plan of the program for stream + x @ weight, or None where these are two operations.
 
-        They are where the stream is not in shards, having many rows, where a core's memory does not hold its part, or ttnn is to
-        choose.
+        They are where the stream is not in shards, having many rows, where a core's memory does not hold its part, or ttnn is
+        to choose.
 
         Args:
             stream: (B, 1, T, D).

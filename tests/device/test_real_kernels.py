@@ -19,6 +19,7 @@ ON_REAL_KERNELS = [
     pytest.param("tests/parity/test_tt_whole.py::TestIdentities", id="identities"),
     pytest.param("tests/parity/test_tt_heads.py", id="heads"),
     pytest.param("tests/parity/test_tt_gate_up.py", id="gate-up"),
+    pytest.param("tests/parity/test_tt_add_projection.py", id="add-projection"),
     pytest.param("tests/parity/test_tt_trace.py", id="traces"),  # skipped in slow dispatch
     pytest.param("tests/test_warm_up.py::TestPrograms", id="warm-up"),
     pytest.param("tests/parity/test_tt_full_width.py::test_siglip_and_projector", id="full-width-siglip"),

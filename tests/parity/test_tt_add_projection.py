@@ -63,4 +63,54 @@ def test_values(board, precision, batch, rows, width, heads, size):
     assert (tuple(got.shape), got.dtype) == ((batch, 1, rows, width), ttnn.float32)
     assert got.memory_config() == case.stream.memory_config()
     # Products of bfloat16 are exact, and nothing is rounded before the sum: but HiFi3 leaves out the lowest bits of both.
-    assert_quality(ttnn.to_torch(got).float(), case.expected(), pcc=0.9999999, rel_rmse=2e-4)
+    assert_quality(ttnn.to_torch(got).float(), case.expected(), pcc=0.999999, rel_rmse=5e-4)
+
+
+def test_sums_are_float32(board):
+    """Of small integers, which every part's sum holds exactly, and the stream keeps all of its 24 bits."""
+    case = Case(board, "accurate", 64, 128, 2, 256)
+    assert case.plan.parts > 1
+    stream = torch.randn(1, 1, 64, 128)
+    zero = case.ours(case.in_shards(stream), case.near(torch.zeros(1, 2, 64, 256)))
+    assert torch.equal(ttnn.to_torch(zero), stream)
+    x, weight = torch.randint(-3, 4, (1, 2, 64, 256)).float(), torch.randint(-3, 4, (512, 128)).float()
+    case.weight = to_device(weight, ttnn.bfloat16, board.device)
+    got = ttnn.to_torch(case.ours(case.in_shards(stream.sign() * 4097.0), case.near(x)))
+    assert torch.equal(got, stream.sign() * 4097.0 + x.transpose(1, 2).flatten(-2)[:, None] @ weight)
+
+
+def test_again_with_other_tensors_elsewhere(board):
+    """A program is kept by ttnn for its shapes: what a second call is handed lies elsewhere and has other values."""
+    case = Case(board, "balanced", 64, 128, 2, 256)
+    first = case.ours()
+    other = case.in_shards(torch.randn(1, 1, 64, 128)), case.near(torch.randn(1, 2, 64, 256))
+    second = case.ours(*other)
+    places = [[tensor.buffer_address() for tensor in call] for call in ((case.stream, case.x, first), (*other, second))]
+    assert all(here != there for here, there in zip(*places, strict=True))
+    assert_quality(ttnn.to_torch(second).float(), case.expected(*other), pcc=0.999999, rel_rmse=5e-4)
+    assert torch.equal(ttnn.to_torch(case.ours()), ttnn.to_torch(first)), "the same inputs give the same bits"
+
+
+def test_beside_ttnns_own(board):
+    """Two operations, which add float32 as well."""
+    case = Case(board, "balanced", 64, 128, 1, 512)
+    branch = ttnn.linear(
+        case.x, case.weight, dtype=ttnn.float32, memory_config=case.memory, compute_kernel_config=case.precision.kernel
+    )
+    stock = ttnn.to_torch(ttnn.add(case.stream, branch))
+    assert_quality(ttnn.to_torch(case.ours()), stock, pcc=0.999999, rel_rmse=5e-4)
+
+
+@pytest.mark.parametrize("wrong", ["plan", "heads", "stream", "x"])
+def test_what_it_cannot_do_is_rejected(board, wrong):
+    case = Case(board, "balanced", 64, 128, 2, 64)
+    if wrong == "plan":
+        case.plan = replace(case.plan, rows=1)
+    elif wrong == "heads":
+        case.x = case.near(torch.zeros(1, 4, 64, 64))
+    elif wrong == "stream":
+        case.stream = ttnn.typecast(case.stream, ttnn.bfloat16)
+    else:
+        case.x = ttnn.typecast(case.x, ttnn.float32)
+    with pytest.raises(ValueError, match="add_projection: expected"):
+        case.ours()

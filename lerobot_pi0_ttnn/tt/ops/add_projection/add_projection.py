@@ -89,9 +89,8 @@ def _program(
 ) -> ttnn.ProgramDescriptor:
     """Returns the program for tensors that lie there, kept: a step allocates in the same places as the one before.
 
-    Args:
-        heads: number, rows and columns of the heads of x, in tiles.
-        places: of the workers on the network: first those that write a column, then those that sum a further part of it.
+    `heads` are the number, rows and columns of the heads of x, in tiles; `places` those of the workers on the network: first
+    those that write a column, then those that sum a further part of it.
     """
     cores = ttnn.num_cores_to_corerangeset(len(places), ttnn.CoreCoord(*plan.grid), row_wise=True)
     read, moved, computed = ttnn.RuntimeArgs(), ttnn.RuntimeArgs(), ttnn.RuntimeArgs()

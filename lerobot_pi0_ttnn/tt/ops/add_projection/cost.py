@@ -4,16 +4,19 @@ from collections.abc import Sequence
 
 from ....ttnn_api.own_program import Handed, Work
 from ....ttnn_api.tiles import tiles
+from .plan import FEWEST
 
 
 def cost(tensors: Sequence[Handed]) -> Work:
-    """Returns the work: a unit is a tile of the weight, with which all rows of x are multiplied.
+    """Returns the work: a unit is as many tiles of a column of the weight as are worth a core, of which a core takes some.
 
-    x, the stream and the sum lie in L1; the weight is read once.
+    x, the stream and the sum lie in L1; the weight is read once, x once for each column.
 
     Args:
         tensors: x, weight, stream, sum.
     """
-    _, weight, stream, _ = tensors
+    x, weight, stream, total = tensors
     (rows, columns), (inner, _) = tiles(stream.shape), tiles(weight.shape)
-    return Work(columns * inner, ((weight.dtype, weight.bytes),), products=rows)
+    parts = max(1, inner // FEWEST)
+    near = columns * x.bytes + stream.bytes + total.bytes
+    return Work(columns * parts, ((weight.dtype, weight.bytes),), near, products=rows * inner // parts)
