@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..model.blocks import rotary_angles
 from ..model.config import GemmaConfig
-from .layers import Linear, Modulation, RMSNorm, add_branch, attention
+from .layers import BranchLinear, Linear, Modulation, RMSNorm, attention
 from .movable import Move
 from .ops.gate_up import GateUpPlan, gate_up
 from .ops.heads import split_heads, split_heads_by_ttnn
@@ -153,25 +153,32 @@ class GemmaAttentionTTNN:
             return torch.cat([q * config.head_dim**-0.5, k, v])
 
         self.qkv_proj = Linear(weights, "qkv_proj", fused, None, precision, reads=norm.modulation)
-        self.o_proj = Linear(
-            weights, "o_proj", lambda: weights.take("o_proj.weight"), None, precision, output=precision.stream
-        )
+        self.o_proj = BranchLinear(weights, "o_proj", precision)
 
     def write_keys_values(self, x: ttnn.Tensor, block: TokenBlock, cache: KeyValueCache) -> ttnn.Tensor:
         """Returns the queries, scaled and rotated, (1, N, T, H), having put the keys and values of `x` in the cache."""
         return self.split_heads(self.qkv_proj(x), block, cache)
 
-    def __call__(self, x: ttnn.Tensor, block: TokenBlock, cache: KeyValueCache) -> ttnn.Tensor:
-        """Returns (1, 1, T, D) in the stream's dtype, and leaves the tokens' own keys and values in the cache.
+    def __call__(
+        self,
+        stream: ttnn.Tensor,
+        x: ttnn.Tensor,
+        block: TokenBlock,
+        cache: KeyValueCache,
+        modulation: Modulation[ttnn.Tensor] | None = None,
+    ) -> ttnn.Tensor:
+        """Returns the stream after it, (1, 1, T, D), and leaves the tokens' own keys and values in the cache.
 
         Args:
+            stream: (1, 1, T, D), the residual stream.
             x: (1, 1, T, D), normed.
             block: of the tokens of `x`.
             cache: holds the tokens before the block, and after it whatever it held.
+            modulation: of the norm, where it is adaptive.
         """
         q = self.write_keys_values(x, block, cache)
         out = attention(q, cache.keys, cache.values, mask=block.mask, scale=1.0, precision=self.precision)
-        return self.o_proj(out)
+        return self.o_proj.add_to(stream, out, modulation)
 
 
 class GemmaMLPTTNN:
@@ -188,21 +195,24 @@ class GemmaMLPTTNN:
             Linear(weights, name, partial(weights.take, f"{name}.weight"), None, precision, reads=norm.modulation)
             for name in ("gate_proj", "up_proj")
         )
-        self.down_proj = Linear(
-            weights, "down_proj", lambda: weights.take("down_proj.weight"), None, precision, output=precision.stream
-        )
+        self.down_proj = BranchLinear(weights, "down_proj", precision)
         self.precision = precision
         self.programs = weights.programs
 
-    def __call__(self, x: ttnn.Tensor) -> ttnn.Tensor:
-        """Returns (1, 1, T, D) in the stream's dtype.
+    def __call__(
+        self, stream: ttnn.Tensor, x: ttnn.Tensor, modulation: Modulation[ttnn.Tensor] | None = None
+    ) -> ttnn.Tensor:
+        """Returns the stream after it, (1, 1, T, D).
 
         Args:
+            stream: (1, 1, T, D), the residual stream.
             x: (1, 1, T, D), normed.
+            modulation: of the norm, where it is adaptive.
         """
         plan = self.programs.gate_up(x, self.gate_proj.weight)
         what = f"gate, up and product {'x'.join(map(str, x.shape))} {x.dtype.name} to {self.gate_proj.weight.shape[-1]}"
-        return self.down_proj(self.programs.run(what, plan, partial(self._product, x)))
+        product = self.programs.run(what, plan, partial(self._product, x))
+        return self.down_proj.add_to(stream, product, modulation)
 
     def _product(self, x: ttnn.Tensor, plan: GateUpPlan | None) -> ttnn.Tensor:
         gate, up = self.gate_proj, self.up_proj
@@ -270,8 +280,8 @@ class GemmaBlockTTNN:
             modulations: of this step, where the norms are adaptive.
         """
         normed = self.input_layernorm(x, modulations.attention)
-        x = add_branch(x, self.self_attn(normed, block, cache), modulations.attention)
-        return add_branch(x, self.mlp(self.post_attention_layernorm(x, modulations.mlp)), modulations.mlp)
+        x = self.self_attn(x, normed, block, cache, modulations.attention)
+        return self.mlp(x, self.post_attention_layernorm(x, modulations.mlp), modulations.mlp)
 
 
 class GemmaLastPrefixLayerTTNN:

@@ -162,15 +162,15 @@ class Programs:
     def add_projection(self, stream: ttnn.Tensor, x: ttnn.Tensor, weight: ttnn.Tensor) -> AddProjectionPlan | None:
         """Returns the plan of the program for stream + x @ weight, or None where these are two operations.
 
-        They are where the stream is not in shards, having many rows, where a core's memory does not hold its part, or ttnn is
-        to choose.
+        They are where the stream is not float32 in shards, having many rows, where a core's memory does not hold its part, or
+        ttnn is to choose.
 
         Args:
             stream: (B, 1, T, D).
             x: (B, N, T, H).
             weight: (N * H, D), interleaved.
         """
-        if self.stock or not stream.is_sharded():
+        if self.stock or not stream.is_sharded() or stream.dtype != ttnn.float32:
             return None
         return add_projection_plan(
             rows=prod(tuple(stream.padded_shape)[:-1]) // TILE,

@@ -18,7 +18,7 @@ from ..quality import assert_quality  # noqa: E402
 class Case:
     """A stream in shards as the expert has it, x beside it, and a weight: on the device and as torch reads them back."""
 
-    def __init__(self, board, precision, rows, width, heads, size, batch=1):
+    def __init__(self, board, precision, rows, width, heads, size, batch=1, gated=False):
         torch.manual_seed(0)
         self.device = board.device
         self.precision = preset(precision, board.device.arch()).expert
@@ -28,6 +28,7 @@ class Case:
         self.x = self.near(torch.randn(batch, heads, rows, size))
         inner = heads * size
         self.weight = to_device(torch.randn(inner, width) * inner**-0.5, self.precision.weights, board.device)
+        self.gate = to_device(torch.randn(1, width), ttnn.float32, board.device) if gated else None
         self.plan = self.programs.add_projection(self.stream, self.x, self.weight)
 
     def in_shards(self, stream):
@@ -38,27 +39,29 @@ class Case:
 
     def ours(self, stream=None, x=None):
         stream, x = stream or self.stream, x or self.x
-        return add_projection(stream, x, self.weight, self.plan, self.precision.fidelity)
+        return add_projection(stream, x, self.weight, self.gate, self.plan, self.precision.fidelity)
 
     def expected(self, stream=None, x=None):
         stream, x, weight = (ttnn.to_torch(y).float() for y in (stream or self.stream, x or self.x, self.weight))
-        return stream + x.transpose(1, 2).flatten(-2)[:, None] @ weight
+        gate = 1.0 if self.gate is None else ttnn.to_torch(self.gate)
+        return stream + gate * (x.transpose(1, 2).flatten(-2)[:, None] @ weight)
 
 
 @pytest.mark.parametrize("precision", ["accurate", "balanced"])
 @pytest.mark.parametrize(
-    ("batch", "rows", "width", "heads", "size"),
+    ("batch", "rows", "width", "heads", "size", "gated"),
     [
-        pytest.param(1, 64, 256, 1, 512, id="down"),
-        pytest.param(1, 64, 256, 8, 64, id="heads"),
-        pytest.param(1, 32, 64, 1, 1024, id="many-parts"),
-        pytest.param(1, 64, 128, 1, 96, id="one-part"),
-        pytest.param(3, 32, 128, 2, 160, id="three-rows-of-tiles"),
-        pytest.param(2, 64, 128, 4, 64, id="batch"),
+        pytest.param(1, 64, 256, 1, 512, False, id="down"),
+        pytest.param(1, 64, 256, 8, 64, False, id="heads"),
+        pytest.param(1, 32, 64, 1, 1024, False, id="many-parts"),
+        pytest.param(1, 64, 128, 1, 96, False, id="one-part"),
+        pytest.param(3, 32, 128, 2, 160, True, id="three-rows-of-tiles"),
+        pytest.param(2, 64, 128, 4, 64, False, id="batch"),
+        pytest.param(1, 64, 256, 1, 512, True, id="gated"),
     ],
 )
-def test_values(board, precision, batch, rows, width, heads, size):
-    case = Case(board, precision, rows, width, heads, size, batch)
+def test_values(board, precision, batch, rows, width, heads, size, gated):
+    case = Case(board, precision, rows, width, heads, size, batch, gated)
     got = case.ours()
     assert (tuple(got.shape), got.dtype) == ((batch, 1, rows, width), ttnn.float32)
     assert got.memory_config() == case.stream.memory_config()
@@ -109,8 +112,8 @@ def test_what_it_cannot_do_is_rejected(board, wrong):
     elif wrong == "heads":
         case.x = case.near(torch.zeros(1, 4, 64, 64))
     elif wrong == "stream":
-        case.stream = ttnn.typecast(case.stream, ttnn.bfloat16)
+        case.stream = to_device(torch.zeros(1, 1, 64, 128), ttnn.bfloat16, board.device)
     else:
-        case.x = ttnn.typecast(case.x, ttnn.float32)
+        case.x = to_device(torch.zeros(1, 2, 64, 64), ttnn.float32, board.device)
     with pytest.raises(ValueError, match="add_projection: expected"):
         case.ours()

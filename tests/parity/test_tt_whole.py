@@ -203,7 +203,7 @@ class TestCalls:
             with board.record() as counts:
                 exact.sample_actions(**one, noise=noise, num_steps=steps)
             totals.append(sum(counts.operations.values()))
-        # 10 device operations for each expert layer and what two of them have allocated for them; embedding 2; last norm,
+        # 8 device operations for each expert layer and what four of them have allocated for them; embedding 2; last norm,
         # velocity, Euler 3.
         assert totals[1] - totals[0] == 12 * TINY.expert.depth + 5
 

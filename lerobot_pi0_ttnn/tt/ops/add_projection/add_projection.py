@@ -1,8 +1,8 @@
-"""One op for the end of a branch: stream + x @ weight, of few rows, the heads of x joined on the way.
+"""One op for the end of a branch: stream + gate * (x @ weight), of few rows, the heads of x joined on the way.
 
 ttnn has a matmul and an addition for it, and an op that joins heads. This is one program of three kernels of our own
 (`kernels/`), run by `ttnn.generic_op`. Each column of the result is summed by a few cores, each of which reads its part of the
-weight's column and of x, once; the first of them adds what the others have summed, and the stream, in float32.
+weight's column and of x, once; the first of them adds what the others have summed, gates it, and adds the stream, in float32.
 """
 
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ from .plan import READ_AT_ONCE, AddProjectionPlan
 
 ADD_PROJECTION = OwnProgram("add_projection", Path(__file__).parent / "kernels", writes=1, golden=golden, cost=cost)
 
-X, WEIGHT, ADDENDS, SUM = 0, 1, 2, 16
+X, WEIGHT, ADDENDS, GATE, SUM = 0, 1, 2, 3, 16
 """Circular buffers, as the kernels number them."""
 
 CIRCULAR_BUFFERS = 64
@@ -30,21 +30,23 @@ def add_projection(
     stream: ttnn.Tensor,
     x: ttnn.Tensor,
     weight: ttnn.Tensor,
+    gate: ttnn.Tensor | None,
     plan: AddProjectionPlan,
     fidelity: ttnn.MathFidelity,
     throttle: ttnn.ThrottleLevel = ttnn.ThrottleLevel.NO_THROTTLE,
 ) -> ttnn.Tensor:
-    """Returns stream + x @ weight, (B, 1, T, D) float32, where the stream is.
+    """Returns stream + gate * (x @ weight), (B, 1, T, D) float32, where the stream is.
 
     Args:
         stream: (B, 1, T, D) float32.
         x: (B, N, T, H) bfloat16, interleaved; the N heads are joined.
         weight: (N * H, D), interleaved.
+        gate: (1, D) float32, interleaved; None for none.
         plan: for these shapes and this device.
         fidelity: of the products, which are added in float32.
         throttle: how much the products are slowed down, see `precision.throttled`.
     """
-    _check(stream, x, weight, plan)
+    _check(stream, x, weight, gate, plan)
     device = x.device()
     total = ttnn.allocate_tensor_on_device(stream.shape, ttnn.float32, ttnn.TILE_LAYOUT, device, stream.memory_config())
     workers = [divmod(number, plan.grid[0]) for number in range(plan.columns * plan.parts)]
@@ -52,11 +54,12 @@ def add_projection(
         (core.x, core.y)
         for core in (device.worker_core_from_logical_core(ttnn.CoreCoord(column, row)) for row, column in workers)
     )
-    tensors = [x, weight, stream, total]
-    buffers = tuple(_Buffer.of(tensor) for tensor in tensors)
+    tensors = [x, weight, stream, *([] if gate is None else [gate]), total]
+    buffers = tuple(_Buffer.of(tensor) for tensor in (x, weight, stream, total))
+    gating = None if gate is None else _Buffer.of(gate)
     _, heads, length, width = tuple(x.shape)
     ADD_PROJECTION.run(
-        tensors, _program(*buffers, plan, (heads, length // TILE, width // TILE), places, fidelity, throttle)
+        tensors, _program(*buffers, gating, plan, (heads, length // TILE, width // TILE), places, fidelity, throttle)
     )
     return total
 
@@ -81,6 +84,7 @@ def _program(
     weight: _Buffer,
     stream: _Buffer,
     total: _Buffer,
+    gate: _Buffer | None,
     plan: AddProjectionPlan,
     heads: tuple[int, int, int],
     places: tuple[tuple[int, int], ...],
@@ -100,25 +104,25 @@ def _program(
         # The first worker of a column knows the others, and they it.
         others = places[column + plan.columns :: plan.columns] if part == 0 else places[column : column + 1]
         row_of_cores, column_of_cores = divmod(worker, plan.grid[0])
-        read[column_of_cores][row_of_cores] = [column, begin, end]
+        read[column_of_cores][row_of_cores] = [column, begin, end, part]
         moved[column_of_cores][row_of_cores] = [column, begin, end, part, *(at for place in others for at in place)]
         computed[column_of_cores][row_of_cores] = [end - begin, part]
 
     level = list(ttnn.ThrottleLevel.__members__.values()).index(throttle)
-    sizes = [plan.rows, plan.parts, plan.columns, READ_AT_ONCE]
+    sizes = [plan.rows, plan.parts, plan.columns, READ_AT_ONCE, int(gate is not None)]
     compute = ttnn.ComputeConfigDescriptor(math_fidelity=fidelity, fp32_dest_acc_en=True, math_approx_mode=False)
     modes = [ttnn.UnpackToDestMode.Default] * CIRCULAR_BUFFERS
     # To the registers as they are: what passes through the multiplier's own loses 13 bits.
-    modes[ADDENDS] = ttnn.UnpackToDestMode.UnpackToDestFp32
+    modes[ADDENDS] = modes[GATE] = ttnn.UnpackToDestMode.UnpackToDestFp32
     compute.unpack_to_dest_mode = ttnn._ttnn.program_descriptor.VectorUnpackToDestMode(modes)
     return ttnn.ProgramDescriptor(
         kernels=[
             ttnn.KernelDescriptor(
                 kernel_source=str(ADD_PROJECTION.kernels / "add_projection_reader.cpp"),
                 core_ranges=cores,
-                compile_time_args=[*sizes, *weight.accessor],
+                compile_time_args=[*sizes, *weight.accessor, *(gate or weight).accessor],
                 runtime_args=read,
-                common_runtime_args=[weight.address],
+                common_runtime_args=[weight.address, (gate or weight).address],
                 config=ttnn.DataMovementConfigDescriptor(ttnn.DataMovementProcessor.RISCV_1, ttnn.NOC.NOC_0),
             ),
             ttnn.KernelDescriptor(
@@ -144,12 +148,15 @@ def _program(
             _circular_buffer(X, x.dtype, plan.rows * plan.longest, cores),
             _circular_buffer(WEIGHT, weight.dtype, plan.longest, cores),
             _circular_buffer(ADDENDS, stream.dtype, plan.parts * plan.rows, cores),
+            _circular_buffer(GATE, stream.dtype, 1, cores),
             _circular_buffer(SUM, total.dtype, plan.rows, cores),
         ],
     )
 
 
-def _check(stream: ttnn.Tensor, x: ttnn.Tensor, weight: ttnn.Tensor, plan: AddProjectionPlan) -> None:
+def _check(
+    stream: ttnn.Tensor, x: ttnn.Tensor, weight: ttnn.Tensor, gate: ttnn.Tensor | None, plan: AddProjectionPlan
+) -> None:
     """Raises ValueError where the kernels would read or write something else than they are meant to: nobody else looks."""
     batch, _, length, width = tuple(stream.shape)
     rows, inner = batch * length // TILE, weight.shape[0] // TILE
@@ -159,10 +166,12 @@ def _check(stream: ttnn.Tensor, x: ttnn.Tensor, weight: ttnn.Tensor, plan: AddPr
             f"got a stream of {tuple(stream.shape)}, and {weight.shape[0]} of x"
         )
     heads, size = tuple(x.shape)[1], tuple(x.shape)[-1]
+    gates = [] if gate is None else [("gate", gate, (ttnn.float32,), (1, width))]
     for name, tensor, dtypes, shape in (
         ("stream", stream, (ttnn.float32,), (batch, 1, length, width)),
         ("x", x, (ttnn.bfloat16,), (batch, heads, length, weight.shape[0] // heads)),
         ("weight", weight, (ttnn.bfloat16, ttnn.bfloat8_b, ttnn.bfloat4_b), (weight.shape[0], width)),
+        *gates,
     ):
         is_apart = name == "stream" or not tensor.is_sharded()
         if (

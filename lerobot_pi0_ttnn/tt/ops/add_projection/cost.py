@@ -13,10 +13,11 @@ def cost(tensors: Sequence[Handed]) -> Work:
     x, the stream and the sum lie in L1; the weight is read once, x once for each column.
 
     Args:
-        tensors: x, weight, stream, sum.
+        tensors: x, weight, stream, gate where there is one, sum.
     """
-    x, weight, stream, total = tensors
+    x, weight, stream, *gate, total = tensors
     (rows, columns), (inner, _) = tiles(stream.shape), tiles(weight.shape)
     parts = max(1, inner // FEWEST)
     near = columns * x.bytes + stream.bytes + total.bytes
-    return Work(columns * parts, ((weight.dtype, weight.bytes),), near, products=rows * inner // parts)
+    traffic = tuple((tensor.dtype, tensor.bytes) for tensor in (weight, *gate))
+    return Work(columns * parts, traffic, near, products=rows * inner // parts)

@@ -27,10 +27,10 @@ void kernel_main() {
     constexpr uint32_t columns = get_compile_time_arg_val(2);
     constexpr uint32_t block = get_compile_time_arg_val(3);
     // Of x, (B, N, T, H): N, and the tiles of T and H.
-    constexpr uint32_t heads = get_compile_time_arg_val(4);
-    constexpr uint32_t length = get_compile_time_arg_val(5);
-    constexpr uint32_t width = get_compile_time_arg_val(6);
-    constexpr auto x_args = TensorAccessorArgs<7>();
+    constexpr uint32_t heads = get_compile_time_arg_val(5);
+    constexpr uint32_t length = get_compile_time_arg_val(6);
+    constexpr uint32_t width = get_compile_time_arg_val(7);
+    constexpr auto x_args = TensorAccessorArgs<8>();
     constexpr auto stream_args = TensorAccessorArgs<x_args.next_compile_time_args_offset()>();
     constexpr auto sum_args = TensorAccessorArgs<stream_args.next_compile_time_args_offset()>();
 
