@@ -12,6 +12,8 @@ from lerobot_pi0_ttnn.analysis.cost import Machine, cost, machine
 from lerobot_pi0_ttnn.analysis.errors import ERRORS, OWN
 from lerobot_pi0_ttnn.analysis.prediction import floor
 from lerobot_pi0_ttnn.tt.blocking import Blocks, ttnn_inner_block
+from lerobot_pi0_ttnn.tt.ops.add_projection import ADD_PROJECTION
+from lerobot_pi0_ttnn.tt.ops.gate_up import GATE_UP
 from lerobot_pi0_ttnn.tt.ops.heads import SPLIT_HEADS
 
 PLAIN = Chip(
@@ -230,6 +232,48 @@ def test_heads_apart():
     assert cost(split_heads_of(8, in_l1=2), SMALL).bytes == 2 * 9 * table + 2 * head
     alone = cost(split_heads_of(0), replace(SMALL, rows=100))
     assert (alone.cores, alone.bytes) == (2, 3 * head + 2 * table + 2 * head), "the key and the value alone"
+
+
+def test_gate_and_up():
+    """2 x 3 tiles times 3 x 9 twice: nine columns on eight cores, so that one has two; three cores hand x to all."""
+    weight = ((96, 288), BFP8)
+    handed = operation("GenericOp", [((64, 96), "FLOAT32"), weight, weight, ((64, 288), BF16)], made=0, own=GATE_UP)
+    x, *others = handed.inputs
+    near = {x: ("L1", 0), others[-1]: ("L1", 1)}
+    inputs, operands = (
+        {near.get(place, place): value for place, value in kept.items()} for kept in (handed.inputs, handed.operands)
+    )
+    operands[("L1", 0)] = replace(operands[("L1", 0)], shards=3)
+    spent = cost(replace(handed, inputs=inputs, operands=operands, fidelity="HiFi2"), SMALL)
+    assert spent.flops == 2 * 2 * 64 * 96 * 288
+    assert (spent.bytes, spent.cores) == (2 * 27 * 1088, 8)
+    function = 2 * 7
+    product = 2 * 7
+    assert {what: 1e9 * seconds for what, seconds in spent.times.items()} == pytest.approx(
+        {
+            "compute": 2 * (2 * 2 * 3 * 32 / 0.5 + function + product),
+            "vector": 2 * (function + product),
+            "DRAM": 2 * 27 * 1088 / 50,
+            "readers": 2 * (3 + (2 * 27 * 1088 / 10 + 2 * 9 * 2048 / 40) / 9),
+            "multicast": 6 * 4096 * (1 / 40 + 1 / 20) + 3 * (5 + 4),
+        }
+    )
+    assert 1e9 * spent.alone["function"] == pytest.approx(function), "of the last column, behind everything else"
+
+
+def test_a_projection_that_is_added():
+    """2 x 16 tiles times 16 x 3: of each column two parts of eight, so that six cores have work, and read x each."""
+    tensors = [((64, 512), BF16), ((512, 96), BFP8), ((64, 96), "FLOAT32"), ((64, 96), "FLOAT32")]
+    handed = operation("GenericOp", tensors, made=0, own=ADD_PROJECTION)
+    inputs, operands = (
+        {("L1", at) if at != 1 else place: value for at, (place, value) in enumerate(kept.items())}
+        for kept in (handed.inputs, handed.operands)
+    )
+    spent = cost(replace(handed, inputs=inputs, operands=operands, fidelity="HiFi2"), SMALL)
+    assert (spent.flops, spent.bytes, spent.cores) == (2 * 64 * 512 * 96, 48 * 1088, 6)
+    assert 1e9 * spent.times["compute"] == pytest.approx(2 * 8 * 32 / 0.5)
+    near = 3 * 2 * 16 * 2048 + 2 * 2 * 3 * 4096
+    assert 1e9 * spent.times["readers"] == pytest.approx(3 + (48 * 1088 / 10 + near / 40) / 6)
 
 
 def test_a_program_without_a_cost_is_an_error():

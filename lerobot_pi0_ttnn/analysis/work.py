@@ -179,11 +179,14 @@ def _own_program(operation: DeviceOperation, on: Machine) -> Work:
     fidelity = str(operation.fidelity)
     products = own.products * CYCLES_PER_TILE[fidelity] / chip.matmul[fidelity] if own.products else 0.0
     functions = sum(count * chip.vector.get(function, chip.tile_pass) for function, count in own.vector.items())
+    # One thread of a core multiplies and waits for the vector unit; behind its last unit nothing else goes on.
+    computing = each * (own.passes * chip.tile_pass + functions)
     return Work(
         cores,
         tile_products=own.units * own.products,
-        cycles=each * products,
-        vector=each * (own.passes * chip.tile_pass + functions),
+        cycles=each * products + (computing if own.products else 0.0),
+        vector=computing,
+        function=functions if own.products else 0.0,
         reading=each * (waiting + (far / chip.read + own.near / chip.read_l1) / own.units),
         feeding=own.fed * (1 / chip.read_l1 + 1 / chip.multicast)
         + own.blocks * (chip.write_latency + chip.multicast_latency),
@@ -199,7 +202,7 @@ def _own(operation: DeviceOperation) -> OwnWork:
         )
     return operation.own.cost(
         [
-            Handed(operand.shape, operand.dtype, place[0], size)
+            Handed(operand.shape, operand.dtype, place[0], size, operand.shards)
             for (place, size), operand in zip(operation.inputs.items(), operation.operands.values(), strict=True)
         ]
     )

@@ -13,8 +13,9 @@ from torch import Tensor
 
 from ..model.blocks import rotary_angles
 from ..model.config import GemmaConfig
-from .layers import Linear, Modulation, RMSNorm, add_branch, attention, by_rows
+from .layers import BranchLinear, Linear, Modulation, RMSNorm, attention, by_rows
 from .movable import Move
+from .ops.gate_up import GateUpPlan, gate_up
 from .ops.heads import split_heads, split_heads_by_ttnn
 from .precision import OpPrecision
 from .weights import DeviceWeights, on_host
@@ -159,29 +160,36 @@ class GemmaAttentionTTNN:
             return torch.cat([q * config.head_dim**-0.5, k, v])
 
         self.qkv_proj = Linear(weights, "qkv_proj", fused, None, precision, reads=norm.modulation)
-        self.o_proj = Linear(
-            weights, "o_proj", lambda: weights.take("o_proj.weight"), None, precision, output=precision.stream
-        )
+        self.o_proj = BranchLinear(weights, "o_proj", precision)
 
     def write_keys_values(self, x: ttnn.Tensor, block: TokenBlock, cache: KeyValueCache) -> ttnn.Tensor:
         """Returns the queries, scaled and rotated, (B, N, T, H), having put the keys and values of `x` in the cache."""
         return self.split_heads(self.qkv_proj(x), block, cache)
 
-    def __call__(self, x: ttnn.Tensor, block: TokenBlock, cache: KeyValueCache) -> ttnn.Tensor:
-        """Returns (1, 1, B * T, D) in the stream's dtype, and leaves the tokens' own keys and values in the cache.
+    def __call__(
+        self,
+        stream: ttnn.Tensor,
+        x: ttnn.Tensor,
+        block: TokenBlock,
+        cache: KeyValueCache,
+        modulation: Modulation[ttnn.Tensor] | None = None,
+    ) -> ttnn.Tensor:
+        """Returns the stream after it, (1, 1, B * T, D), and leaves the tokens' own keys and values in the cache.
 
         Args:
+            stream: (1, 1, B * T, D), the residual stream.
             x: (1, 1, B * T, D), normed.
             block: of the tokens of `x`.
             cache: holds the tokens before the block, and after it whatever it held.
+            modulation: of the norm, where it is adaptive.
         """
         q = self.write_keys_values(x, block, cache)
         out = attention(q, cache.keys, cache.values, mask=block.mask, scale=1.0, precision=self.precision)
-        return self.o_proj(by_rows(out, 1))
+        return self.o_proj.add_to(stream, by_rows(out, 1), modulation)
 
 
 class GemmaMLPTTNN:
-    """down(gelu_tanh(gate(x)) * up(x)). Gate and up in one matmul would have to be cut apart again.
+    """down(gelu_tanh(gate(x)) * up(x)): of few rows by our own program up to the product, else by ttnn's ops.
 
     Args:
         weights: cursor at `mlp`.
@@ -194,22 +202,34 @@ class GemmaMLPTTNN:
             Linear(weights, name, partial(weights.take, f"{name}.weight"), None, precision, reads=norm.modulation)
             for name in ("gate_proj", "up_proj")
         )
-        self.down_proj = Linear(
-            weights, "down_proj", lambda: weights.take("down_proj.weight"), None, precision, output=precision.stream
-        )
+        self.down_proj = BranchLinear(weights, "down_proj", precision)
+        self.precision = precision
+        self.programs = weights.programs
 
-    def __call__(self, x: ttnn.Tensor) -> ttnn.Tensor:
-        """Returns (1, 1, B * T, D) in the stream's dtype.
+    def __call__(
+        self, stream: ttnn.Tensor, x: ttnn.Tensor, modulation: Modulation[ttnn.Tensor] | None = None
+    ) -> ttnn.Tensor:
+        """Returns the stream after it, (1, 1, B * T, D).
 
         Args:
+            stream: (1, 1, B * T, D), the residual stream.
             x: (1, 1, B * T, D), normed.
+            modulation: of the norm, where it is adaptive.
         """
+        plan = self.programs.gate_up(x, self.gate_proj.weight)
+        what = f"gate, up and product {'x'.join(map(str, x.shape))} {x.dtype.name} to {self.gate_proj.weight.shape[-1]}"
+        product = self.programs.run(what, plan, partial(self._product, x))
+        return self.down_proj.add_to(stream, product, modulation)
+
+    def _product(self, x: ttnn.Tensor, plan: GateUpPlan | None) -> ttnn.Tensor:
+        gate, up = self.gate_proj, self.up_proj
+        if plan is not None:
+            return gate_up(x, gate.weight, up.weight, plan, self.precision.fidelity, self.precision.throttle)
         gelu = ttnn.UnaryOpType.GELU_TANH
         if x.is_sharded():
             # Of few rows each core has few tiles: where they are accumulated, the activation costs no reading.
-            return self.down_proj(ttnn.multiply(self.gate_proj(x, activation=gelu), self.up_proj(x)))
-        activations = [ttnn.UnaryWithParam(gelu)]
-        return self.down_proj(ttnn.multiply(self.gate_proj(x), self.up_proj(x), input_tensor_a_activations=activations))
+            return ttnn.multiply(gate(x, activation=gelu), up(x))
+        return ttnn.multiply(gate(x), up(x), input_tensor_a_activations=[ttnn.UnaryWithParam(gelu)])
 
 
 @dataclass(frozen=True)
@@ -267,8 +287,8 @@ class GemmaBlockTTNN:
             modulations: of this step, where the norms are adaptive.
         """
         normed = self.input_layernorm(x, modulations.attention)
-        x = add_branch(x, self.self_attn(normed, block, cache), modulations.attention)
-        return add_branch(x, self.mlp(self.post_attention_layernorm(x, modulations.mlp)), modulations.mlp)
+        x = self.self_attn(x, normed, block, cache, modulations.attention)
+        return self.mlp(x, self.post_attention_layernorm(x, modulations.mlp), modulations.mlp)
 
 
 class GemmaLastPrefixLayerTTNN:

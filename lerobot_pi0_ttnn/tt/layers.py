@@ -11,6 +11,7 @@ import torch.nn.functional as F
 import ttnn
 from torch import Tensor
 
+from .ops.add_projection import AddProjectionPlan, add_projection
 from .precision import OpPrecision
 from .program import MatmulProgram, interleaved_like, norm_program, sdpa_program
 from .weights import DeviceWeights, Make, to_device
@@ -210,6 +211,46 @@ def add_branch(x: ttnn.Tensor, branch: ttnn.Tensor, modulation: Modulation[ttnn.
         modulation: of the norm that the branch reads; None where it is not adaptive.
     """
     return ttnn.add(x, branch) if modulation is None else ttnn.addcmul(x, branch, modulation.gate)
+
+
+class BranchLinear(Linear):
+    """The linear that ends a branch, (in, out) without a bias: its result goes to the residual stream. As `Linear` besides.
+
+    Args:
+        weights: cursor at the part that the layer is of.
+        name: of the layer in it.
+        precision: of the matmul.
+    """
+
+    def __init__(self, weights: DeviceWeights, name: str, precision: OpPrecision) -> None:
+        super().__init__(
+            weights, name, partial(weights.take, f"{name}.weight"), None, precision, output=precision.stream
+        )
+        self.precision = precision
+
+    def add_to(self, stream: ttnn.Tensor, x: ttnn.Tensor, modulation: Modulation[ttnn.Tensor] | None) -> ttnn.Tensor:
+        """Returns stream + gate * (x @ weight.T), (1, 1, B * T, out): of few rows by our own program, else by ttnn's ops.
+
+        Args:
+            stream: (1, 1, B * T, out).
+            x: (1, 1, B * T, in).
+            modulation: of the norm that the branch reads, which has the gate; None where it is not adaptive.
+        """
+        plan = self.programs.add_projection(stream, x, self.weight)
+        what = f"{'x'.join(map(str, x.shape))} {x.dtype.name} projected and added to {self.weight.shape[-1]}"
+        return self.programs.run(what, plan, partial(self._add_to, stream, x, modulation))
+
+    def _add_to(
+        self,
+        stream: ttnn.Tensor,
+        x: ttnn.Tensor,
+        modulation: Modulation[ttnn.Tensor] | None,
+        plan: AddProjectionPlan | None,
+    ) -> ttnn.Tensor:
+        if plan is None:
+            return add_branch(stream, self(x), modulation)
+        gate = modulation and modulation.gate
+        return add_projection(stream, x, self.weight, gate, plan, self.precision.fidelity, self.precision.throttle)
 
 
 class LayerNorm:

@@ -11,6 +11,8 @@ from ..device.failure import error_summary, is_failure
 from ..ttnn_api.tiles import TILE as TILE
 from ..ttnn_api.tiles import TILE_BYTES
 from .blocking import FEW_ROWS, Blocks, Matmul, matmul_blocks, shard_count, subblock
+from .ops.add_projection import AddProjectionPlan, add_projection_plan
+from .ops.gate_up import GateUpPlan, gate_up_plan
 
 logger = logging.getLogger(__name__)
 
@@ -134,6 +136,51 @@ class Programs:
         )
         blocks = matmul_blocks(matmul, self.grid, self.memory, out_shards=_shards(memory))
         return None if blocks is None else _matmul_config(blocks, activation)
+
+    def gate_up(self, x: ttnn.Tensor, weight: ttnn.Tensor) -> GateUpPlan | None:
+        """Returns the plan of the program for gate, up and their product, or None where they are three operations.
+
+        They are where x is not in shards, having many rows, where a core's memory does not hold it, or ttnn is to choose.
+
+        Args:
+            x: (..., T, in).
+            weight: (in, out), of gate or up, interleaved.
+        """
+        if self.stock or not x.is_sharded():
+            return None
+        shard_rows, shard_columns = x.memory_config().shard_spec.shape
+        return gate_up_plan(
+            rows=shard_rows // TILE,
+            shards=_shards(x.memory_config()),
+            shard_columns=shard_columns // TILE,
+            columns=weight.padded_shape[-1] // TILE,
+            bytes=(TILE_BYTES[x.dtype.name], TILE_BYTES[weight.dtype.name]),
+            grid=self.grid,
+            memory=self.memory,
+        )
+
+    def add_projection(self, stream: ttnn.Tensor, x: ttnn.Tensor, weight: ttnn.Tensor) -> AddProjectionPlan | None:
+        """Returns the plan of the program for stream + x @ weight, or None where these are two operations.
+
+        They are where the stream is not float32 in shards, having many rows, where a core's memory does not hold its part, or
+        ttnn is to choose.
+
+        Args:
+            stream: (B, 1, T, D).
+            x: (B, N, T, H).
+            weight: (N * H, D), interleaved.
+        """
+        if self.stock or not stream.is_sharded() or stream.dtype != ttnn.float32:
+            return None
+        return add_projection_plan(
+            rows=prod(tuple(stream.padded_shape)[:-1]) // TILE,
+            inner=weight.padded_shape[0] // TILE,
+            columns=weight.padded_shape[-1] // TILE,
+            shards=_shards(stream.memory_config()),
+            bytes=(TILE_BYTES[x.dtype.name], TILE_BYTES[weight.dtype.name]),
+            grid=self.grid,
+            memory=self.memory,
+        )
 
     def in_shards(self, rows: int, columns: int) -> ttnn.MemoryConfig:
         """Returns where few rows are kept between operations: in L1, each core of a row has whole columns of them.

@@ -22,12 +22,14 @@ class Handed:
         dtype: as ttnn spells it (`BFLOAT8_B`).
         memory: `DRAM` or `L1`.
         bytes: as stored, the padding of tiles included.
+        shards: cores that have it in their L1, whole columns each; 0 where it is interleaved.
     """
 
     shape: tuple[int, ...]
     dtype: str
     memory: str
     bytes: int
+    shards: int = 0
 
 
 @dataclass(frozen=True)

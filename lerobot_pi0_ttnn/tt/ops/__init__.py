@@ -1,6 +1,8 @@
 """Programs of our own kernels, a folder each: host code, kernels, golden and cost."""
 
+from .add_projection import ADD_PROJECTION
+from .gate_up import GATE_UP
 from .heads import SPLIT_HEADS
 
-PROGRAMS = (SPLIT_HEADS,)
+PROGRAMS = (ADD_PROJECTION, GATE_UP, SPLIT_HEADS)
 """All of them."""

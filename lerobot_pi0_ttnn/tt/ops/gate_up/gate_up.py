@@ -1,0 +1,175 @@
+"""One op for the first half of Gemma's MLP: gelu_tanh(x @ gate) * (x @ up), of few rows.
+
+ttnn has two matmuls and a multiplication for it: x is handed to all cores twice, and three tensors of the MLP's width go
+through L1. This is one program of three kernels of our own (`kernels/`), run by `ttnn.generic_op`. The cores that have the
+shards of x hand them to all cores, one after the other; meanwhile each core reads its own columns of both weights, once. A
+column of both is summed over its whole length in the float32 registers, where it is activated, multiplied, and rounded once.
+"""
+
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import ttnn
+
+from ....ttnn_api.own_program import OwnProgram
+from ....ttnn_api.tiles import TILE, TILE_BYTES
+from .cost import cost
+from .golden import golden
+from .plan import GateUpPlan
+
+GATE_UP = OwnProgram("gate_up", Path(__file__).parent / "kernels", writes=1, golden=golden, cost=cost)
+
+X, WEIGHTS, PRODUCT = 0, 1, 16
+"""Circular buffers, as the kernels number them."""
+
+
+def gate_up(
+    x: ttnn.Tensor,
+    gate: ttnn.Tensor,
+    up: ttnn.Tensor,
+    plan: GateUpPlan,
+    fidelity: ttnn.MathFidelity,
+    throttle: ttnn.ThrottleLevel = ttnn.ThrottleLevel.NO_THROTTLE,
+) -> ttnn.Tensor:
+    """Returns gelu_tanh(x @ gate) * (x @ up), (..., T, N) bfloat16, interleaved in L1.
+
+    Args:
+        x: (..., T, D), in L1, each of the first cores of a row has whole columns of it.
+        gate: (D, N), interleaved.
+        up: (D, N), interleaved, in the dtype of `gate`.
+        plan: for these shapes and this device.
+        fidelity: of the products, which are added in float32.
+        throttle: how much the products are slowed down, see `precision.throttled`.
+    """
+    _check(x, gate, up, plan)
+    device = x.device()
+    shape = ttnn.Shape([*tuple(x.shape)[:-1], gate.shape[-1]])
+    product = ttnn.allocate_tensor_on_device(shape, ttnn.bfloat16, ttnn.TILE_LAYOUT, device, ttnn.L1_MEMORY_CONFIG)
+    corners = tuple(
+        (core.x, core.y)
+        for core in (
+            device.worker_core_from_logical_core(ttnn.CoreCoord(x, y))
+            for x, y in [(0, 0), (plan.grid[0] - 1, plan.grid[1] - 1), *((shard, 0) for shard in range(plan.shards))]
+        )
+    )
+    tensors = [x, gate, up, product]
+    buffers = tuple(_Buffer.of(tensor) for tensor in tensors)
+    GATE_UP.run(tensors, _program(*buffers, plan, corners, fidelity, throttle))
+    return product
+
+
+@dataclass(frozen=True)
+class _Buffer:
+    """What a kernel has to know of a tensor to find its tiles."""
+
+    address: int
+    accessor: tuple[int, ...]
+    dtype: ttnn.DataType
+
+    @classmethod
+    def of(cls, tensor: ttnn.Tensor) -> "_Buffer":
+        accessor = tuple(ttnn.TensorAccessorArgs(tensor).get_compile_time_args())
+        return cls(tensor.buffer_address(), accessor, tensor.dtype)
+
+
+@lru_cache(maxsize=1024)
+def _program(
+    x: _Buffer,
+    gate: _Buffer,
+    up: _Buffer,
+    product: _Buffer,
+    plan: GateUpPlan,
+    corners: tuple[tuple[int, int], ...],
+    fidelity: ttnn.MathFidelity,
+    throttle: ttnn.ThrottleLevel,
+) -> ttnn.ProgramDescriptor:
+    """Returns the program for tensors that lie there, kept: a step allocates in the same places as the one before."""
+    width, height = plan.grid
+    workers = width * height
+    cores = ttnn.CoreRangeSet([ttnn.CoreRange(ttnn.CoreCoord(0, 0), ttnn.CoreCoord(width - 1, height - 1))])
+    read, moved, computed = ttnn.RuntimeArgs(), ttnn.RuntimeArgs(), ttnn.RuntimeArgs()
+    for worker in range(workers):
+        begin, end = worker * plan.columns // workers, (worker + 1) * plan.columns // workers
+        row, column = divmod(worker, width)
+        read[column][row] = [begin, end]
+        moved[column][row] = [begin, end, min(worker, plan.shards)]
+        computed[column][row] = [end - begin]
+
+    first, last, *senders = corners
+    shard_tiles = plan.rows * plan.shard_columns
+    # The second network's multicast runs from the far corner to the near one.
+    rectangle = [*last, *first]
+    level = list(ttnn.ThrottleLevel.__members__.values()).index(throttle)
+    return ttnn.ProgramDescriptor(
+        kernels=[
+            ttnn.KernelDescriptor(
+                kernel_source=str(GATE_UP.kernels / "gate_up_reader.cpp"),
+                core_ranges=cores,
+                compile_time_args=[plan.inner, plan.block, plan.columns, *gate.accessor, *up.accessor],
+                runtime_args=read,
+                common_runtime_args=[gate.address, up.address],
+                config=ttnn.DataMovementConfigDescriptor(ttnn.DataMovementProcessor.RISCV_1, ttnn.NOC.NOC_0),
+            ),
+            ttnn.KernelDescriptor(
+                kernel_source=str(GATE_UP.kernels / "gate_up_writer.cpp"),
+                core_ranges=cores,
+                compile_time_args=[plan.shards, shard_tiles, plan.rows, plan.columns, workers, *product.accessor],
+                runtime_args=moved,
+                common_runtime_args=[x.address, product.address, *rectangle, *(at for core in senders for at in core)],
+                config=ttnn.DataMovementConfigDescriptor(ttnn.DataMovementProcessor.RISCV_0, ttnn.NOC.NOC_1),
+            ),
+            ttnn.KernelDescriptor(
+                kernel_source=str(GATE_UP.kernels / "gate_up_compute.cpp"),
+                core_ranges=cores,
+                compile_time_args=[plan.shards, plan.shard_columns, plan.rows, plan.block],
+                defines=[("MM_THROTTLE", str(level))] if level else [],
+                runtime_args=computed,
+                config=ttnn.ComputeConfigDescriptor(
+                    math_fidelity=fidelity, fp32_dest_acc_en=True, math_approx_mode=False
+                ),
+            ),
+        ],
+        # One for each shard of x that has arrived, and one for the cores that are ready for them.
+        semaphores=[
+            ttnn.SemaphoreDescriptor(id=number, core_ranges=cores, initial_value=0) for number in range(plan.shards + 1)
+        ],
+        cbs=[
+            _circular_buffer(X, x.dtype, plan.rows * plan.inner, cores),
+            _circular_buffer(WEIGHTS, gate.dtype, plan.depth * 2 * plan.inner, cores),
+            _circular_buffer(PRODUCT, product.dtype, 2 * plan.rows, cores),
+        ],
+    )
+
+
+def _check(x: ttnn.Tensor, gate: ttnn.Tensor, up: ttnn.Tensor, plan: GateUpPlan) -> None:
+    """Raises ValueError where the kernels would read or write something else than they are meant to: nobody else looks."""
+    if x.layout != ttnn.TILE_LAYOUT or not x.is_sharded() or x.dtype not in (ttnn.float32, ttnn.bfloat16):
+        raise ValueError(
+            f"gate_up: expected x bfloat16 or float32, in tiles and shards, got {x.dtype.name}, {x.layout.name}, "
+            f"{x.memory_config()}"
+        )
+    shards = x.memory_config().shard_spec
+    row = ttnn.CoreRangeSet([ttnn.CoreRange(ttnn.CoreCoord(0, 0), ttnn.CoreCoord(plan.shards - 1, 0))])
+    if shards.grid != row or tuple(shards.shape) != (TILE * plan.rows, TILE * plan.shard_columns):
+        raise ValueError(
+            f"gate_up: expected {plan.rows} x {plan.shard_columns} tiles of x on each of the first {plan.shards} cores, "
+            f"got {tuple(shards.shape)} on {shards.grid}"
+        )
+    shape = (TILE * plan.inner, TILE * plan.columns)
+    for name, weight in (("gate", gate), ("up", up)):
+        got = (tuple(weight.shape), weight.dtype, weight.layout, weight.is_sharded())
+        if got != (shape, gate.dtype, ttnn.TILE_LAYOUT, False):
+            raise ValueError(
+                f"gate_up: expected {name} {shape} {gate.dtype.name} in tiles, not sharded, got {tuple(weight.shape)} "
+                f"{weight.dtype.name}, {weight.layout.name}"
+            )
+
+
+def _circular_buffer(index: int, dtype: ttnn.DataType, tiles: int, cores: ttnn.CoreRangeSet) -> ttnn.CBDescriptor:
+    page = TILE_BYTES[dtype.name]
+    return ttnn.CBDescriptor(
+        total_size=tiles * page,
+        core_ranges=cores,
+        format_descriptors=[ttnn.CBFormatDescriptor(buffer_index=index, data_format=dtype, page_size=page)],
+    )
