@@ -154,17 +154,19 @@ def test_who_computes_which_rows(rows, chips, cameras, want):
     assert passes(Observation([blank] * 3, masks, blank, blank, blank), chips) == want
 
 
-@pytest.mark.parametrize("rows", [4, MAX_ROWS])
+@pytest.mark.parametrize("rows", [2, 4, MAX_ROWS])
 @pytest.mark.parametrize(("full", "tokens"), [(PI0_BASE, 48), (PI05_BASE, 200)], ids=["pi0", "pi05"])
 def test_full_size_fits(board, full, tokens, rows):
-    """pi0_base and pi05_base, as many operations as for one row: legal, and none of our program configs is refused."""
+    """pi0_base and pi05_base: legal, none of our program configs is refused, and operations do not grow with the rows."""
     if board.kind != "emulated":
         pytest.skip(f"only an emulated board follows shapes without values, this is a {board.kind}")
     weights = made_up_weights(full)
     with board.shapes_only():
         model = PI0ModelTTNN(full, weights, board.device, precision="balanced")
         one, all_rows = (operations_by_stage(model, board, cameras=2, tokens=tokens, rows=count) for count in (1, rows))
-        assert len(all_rows[STEP].operations) == len(one[STEP].operations)
+        # Two rows are still few: our own programs take them, as one. More are ttnn's, 12 operations a layer.
+        of_a_step = len(one[STEP].operations) if rows == 2 else 12 * full.expert.depth + 5 - (full is PI05_BASE)
+        assert len(all_rows[STEP].operations) == of_a_step
         assert len(all_rows["prefill"].operations) == len(one["prefill"].operations)
         with pytest.raises(RuntimeError, match="only shapes are followed"):
             model.sample_actions(**random_inputs(full, 3, tokens, batch=rows), noise=make_noise(rows), num_steps=1)
