@@ -127,7 +127,14 @@ def load(source: CheckpointSource, options: argparse.Namespace) -> Any:
     """Returns the checkpoint's policy on the board."""
     from ...policy_loading import load_policy
 
-    overrides: dict[str, Any] = {"backend": "ttnn", "board": options.board, "rtc_config": None, "recording_path": None}
+    overrides: dict[str, Any] = {
+        "backend": "ttnn",
+        "board": options.board,
+        "rtc_config": None,
+        "recording_path": None,
+        # What is checked first finds a model that was asked nothing yet; a card is warmed up before it is timed.
+        "warm_up": False,
+    }
     for name in ("base_model", "precision", "programs", "throttle"):
         if getattr(options, name) is not None:
             overrides[name] = getattr(options, name)
