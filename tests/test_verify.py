@@ -19,7 +19,7 @@ from lerobot_pi0_ttnn.analysis.operations import compare  # noqa: E402
 from lerobot_pi0_ttnn.analysis.parts import layers  # noqa: E402
 from lerobot_pi0_ttnn.certificate import check_seal  # noqa: E402
 from lerobot_pi0_ttnn.cli import main  # noqa: E402
-from lerobot_pi0_ttnn.cli.verify import checks  # noqa: E402
+from lerobot_pi0_ttnn.cli.verify import checks, endurance, times  # noqa: E402
 from lerobot_pi0_ttnn.cli.verify.findings import ADVICE, Line, Lines  # noqa: E402
 from lerobot_pi0_ttnn.cli.verify.report import make_report, without_names  # noqa: E402
 from lerobot_pi0_ttnn.device import uploads  # noqa: E402
@@ -110,9 +110,10 @@ class TestWhole:
         report = json.loads((tmp_path / "report" / "verify.json").read_text())
         check_seal(report)
         sections = list(dict.fromkeys(line["section"] for line in report["lines"]))
-        assert sections == ["doctor", "parts", "layers", "operations", "behaviour", "stock", "time"]
+        want = ["doctor", "parts", "layers", "operations", "behaviour", "stock", "throttle"]
+        assert sections == [*want, "time", "rate", "operation times", "instruments"]
         cannot = [line["what"] for line in report["lines"] if line["status"] == "skip"]
-        assert cannot == ["kernels", "traces", "milliseconds"]
+        assert cannot == ["kernels", "traces", *3 * ["milliseconds"], "ttnn's watcher, its tracker of allocations"]
         names = [line["what"] for line in report["lines"] if line["section"] == "layers"]
         want = [*(f"SigLIP, layer {n}" for n in range(2)), *(f"prefix, layer {n}" for n in range(2))]
         want += [f"expert, {block}, layer {n}" for block in ("state", "actions") for n in range(3)]
@@ -149,6 +150,7 @@ class TestWhole:
         for section in ("parts", "operations", "behaviour"):
             monkeypatch.setattr(checks, f"check_{section}", refused if section == "parts" else lambda subject: None)
         command = ["verify", str(checkpoint), "--board", board.name]
+        command += ["--only", "parts", "operations", "behaviour", "stock"]
         assert main(command) == 1
         printed = capsys.readouterr().out
         assert "fail  parts       ended early: width 3 is odd\n" in printed
@@ -526,7 +528,7 @@ class TestSoak:
         monkeypatch.setattr(soak.soak, "__kwdefaults__", defaults)
 
     def test_good(self, subject, ticks):
-        checks.check_soak(subject, 1, 0)
+        endurance.check_soak(subject, 1, 0)
         assert failed(subject) == []
         numbers = subject.lines.all[0].numbers
         assert numbers["calls"] > 8
@@ -540,7 +542,7 @@ class TestSoak:
             kept.append(ttnn.zeros((1024, 1024), ttnn.float32, ttnn.TILE_LAYOUT, subject.board.device))
 
         monkeypatch.setattr(PI0ModelTTNN, "forget", leaking)
-        checks.check_soak(subject, 1, 0)
+        endurance.check_soak(subject, 1, 0)
         assert [kind for kind, _ in failed(subject)] == ["memory"]
 
     def test_another_answer_names_its_seed(self, subject, ticks, monkeypatch):
@@ -551,7 +553,7 @@ class TestSoak:
             return ask(case, model) + (len(asked) == 7) * 1e-3
 
         monkeypatch.setattr(Case, "ask", sometimes)
-        checks.check_soak(subject, 1, 2)
+        endurance.check_soak(subject, 1, 2)
         (line,) = subject.lines.failed
         assert line.kind == "repetition"
         assert line.detail.startswith("call 7, to the ")
@@ -573,8 +575,8 @@ def test_a_low_clock_is_no_basis(subject, monkeypatch):
     report = {"milliseconds": {"readback": {"count": 1, "p50": 1.0}}, "clock_mhz": clock}
     done = []
     monkeypatch.setattr(subject.policy, "warm_up", lambda: done.append("warm"))
-    monkeypatch.setattr(checks, "time_chunks", lambda *_: done.append("timed") or (report, None))
-    checks.check_time(subject, {}, 1)
+    monkeypatch.setattr(times, "time_chunks", lambda *_: done.append("timed") or (report, None))
+    times.check_time(subject, {}, 1)
     assert [(line.status, line.kind) for line in subject.lines.all] == [("ok", ""), ("warn", "low clock")]
     assert done == ["warm", "timed"]
     assert "no basis" in subject.lines.all[-1].detail

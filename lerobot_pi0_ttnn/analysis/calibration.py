@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy.optimize import least_squares
 
 from .chips import Chip
@@ -21,13 +22,16 @@ from .graph import DeviceOperation
 SPECIFIED = {"clock", "dram_bank", "host"}
 """Fields that are no matter of operations in a trace: the first two only scale what is measured in parts of them."""
 
-PRIOR = 1e-3
-"""How much a constant's being off by a factor of e counts against an operation's being so: enough for those that nothing moves."""
+STARTS, SPREAD = 6, 0.2
+"""Fits, of which the best counts, and how far from the known constants they start, in powers of e."""
+
+PRIOR = 5e-3
+"""How much a constant that is off by a factor of e counts against an operation that is: what holds those that nothing moves."""
 
 NOISE = 0.01
 """Relative, of a measurement: the least that it is taken to have."""
 
-DETERMINED = 0.05
+DETERMINED = 0.02
 """The standard error of a constant, relatively, up to which it counts as measured."""
 
 OUTLIER = 0.1
@@ -41,6 +45,7 @@ class Calibration:
     Attributes:
         arch: that they are of.
         constants: by name: `gap`, `matmul.HiFi2`.
+        measured: names of those that the measurements determine; the others are as they were known, or nearly.
         operations: how many were measured.
         before: the median relative error of a prediction by the published constants.
         after: by these.
@@ -49,6 +54,7 @@ class Calibration:
 
     arch: str
     constants: Mapping[str, float]
+    measured: Sequence[str]
     operations: int
     before: float
     after: float
@@ -73,6 +79,7 @@ class Calibration:
             "median_error_before": self.before,
             "median_error_after": self.after,
             "constants": dict(self.constants),
+            "measured": list(self.measured),
             **self.about,
         }
 
@@ -85,7 +92,9 @@ def read_calibration(file: Path) -> Calibration:
         ValueError: it is none.
     """
     if not file.is_file():
-        raise FileNotFoundError(f"--calibration: {file}: no such file; `lerobot-pi0-ttnn verify CKPT --report DIR` writes it")
+        raise FileNotFoundError(
+            f"--calibration: {file}: no such file; `lerobot-pi0-ttnn verify CKPT --report DIR` writes it"
+        )
     try:
         values = json.loads(file.read_text())
         if values["format"] != 1:
@@ -93,10 +102,11 @@ def read_calibration(file: Path) -> Calibration:
         constants = {name: float(value) for name, value in values["constants"].items()}
         if bad := [name for name, value in constants.items() if not 0 < value < float("inf")]:
             raise ValueError(f"expected positive numbers, got {', '.join(f'{name} {constants[name]}' for name in bad)}")
-        known = {"format", "arch", "operations", "median_error_before", "median_error_after", "constants"}
+        known = {"format", "arch", "operations", "median_error_before", "median_error_after", "constants", "measured"}
         return Calibration(
             str(values["arch"]),
             constants,
+            [str(name) for name in values["measured"]],
             int(values["operations"]),
             float(values["median_error_before"]),
             float(values["median_error_after"]),
@@ -161,17 +171,14 @@ def calibrate(
     known = constants_of(on.chip)
     took = np.log([seconds for _, seconds in measured])
 
-    def errors(constants: Mapping[str, float]) -> np.ndarray:
+    def errors(constants: Mapping[str, float]) -> NDArray[np.float64]:
         machine = replace(on, chip=with_constants(on.chip, constants))
-        return np.log([sum(cost(each, machine).seconds for each in operations) for operations, _ in measured]) - took
+        predicted = [sum(cost(each, machine).seconds for each in operations) for operations, _ in measured]
+        return np.asarray(np.log(predicted) - took)
 
-    names = [name for name in known if np.abs(errors({name: 1.1 * known[name]}) - errors({})).max() > 1e-9]
-    fitted = _fit(errors, {name: known[name] for name in names})
-    determined = _determined(errors, fitted)
-    # Once more without the others, so that what they took on is not missing.
-    fitted = _fit(errors, {name: fitted[name] for name in determined})
+    fitted = _fit(errors, known)
     before, after = (float(np.median(np.abs(np.expm1(errors(constants))))) for constants in ({}, fitted))
-    return Calibration(arch, fitted, len(measured), before, after, about or {})
+    return Calibration(arch, fitted, _determined(errors, fitted), len(measured), before, after, about or {})
 
 
 def _fit(errors: Any, start: Mapping[str, float]) -> dict[str, float]:
@@ -179,10 +186,14 @@ def _fit(errors: Any, start: Mapping[str, float]) -> dict[str, float]:
     if not names:
         return {}
 
-    def residuals(logs: np.ndarray) -> np.ndarray:
+    def residuals(logs: NDArray[np.float64]) -> NDArray[np.float64]:
         return np.concatenate([errors(dict(zip(names, first * np.exp(logs), strict=True))), PRIOR * logs])
 
-    best = least_squares(residuals, np.zeros(len(names)), loss="soft_l1", f_scale=OUTLIER, diff_step=1e-3)
+    # A time is the longest of several, so that there are local minima: what bounds an operation may have to change.
+    draw = np.random.default_rng(0)
+    starts = [np.zeros(len(names)), *draw.normal(0, SPREAD, (STARTS - 1, len(names)))]
+    tried = [least_squares(residuals, start, loss="soft_l1", f_scale=OUTLIER, diff_step=1e-3) for start in starts]
+    best = min(tried, key=lambda each: each.cost)
     return dict(zip(names, (first * np.exp(best.x)).tolist(), strict=True))
 
 

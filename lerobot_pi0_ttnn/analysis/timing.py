@@ -52,9 +52,19 @@ class TimedOperation:
     predicted: float
 
     @property
+    def chunk_seconds(self) -> float:
+        """Seconds of all its calls in a chunk."""
+        return self.count * self.seconds
+
+    @property
+    def chunk_predicted(self) -> float:
+        """Likewise, as predicted."""
+        return self.count * self.predicted
+
+    @property
     def saves(self) -> float:
         """Seconds of a chunk that it would save to be as fast as predicted; negative where it is faster."""
-        return self.count * (self.seconds - self.predicted)
+        return self.chunk_seconds - self.chunk_predicted
 
     @property
     def program(self) -> str:
