@@ -425,6 +425,25 @@ class TestBehaviour:
         assert checks.repeated(subject.model, list(cases.values()), want["given"], 2, "eager").kind == ""
         subject.model.eager = False
 
+    def test_a_trace_over_a_buffer_that_was_moved(self, subject, traced, monkeypatch):
+        """It replays on the inputs of its capture: each answer is that to the question before."""
+
+        def capture(traces, entry, compute):
+            there = entry.inputs
+            entry.trace, entry.output = (lambda: compute(there)), compute(there)
+            entry.inputs = there.moved(ttnn.clone)
+
+        cases = self.few(subject)
+        want = {name: case.ask(subject.model) for name, case in cases.items()}
+        monkeypatch.setattr(EmulatedTraces, "_capture", capture)
+        cases["other inputs"] = make_cases(subject.observations[0], subject.noise())["other inputs"]
+        subject.model.eager = True
+        want["other inputs"] = cases["other inputs"].ask(subject.model)
+        assert checks.in_turn(subject.model, cases, want, "eager").kind == ""
+        subject.model.eager = False
+        found = checks.in_turn(subject.model, cases, want, "traced")
+        assert found.kind == "trace"
+
     def test_a_bit_that_differs_between_repetitions(self, subject, board):
         calls = []
 

@@ -28,6 +28,10 @@ REPEATS = 32
 ROUNDS = 5
 """Replays of each trace, of which the fastest counts: whatever disturbs one only makes it slower."""
 
+FIRST_USE = "first use"
+NOT_EACH = {FIRST_USE, "upload"}
+"""Stages whose operations are those of a new prompt, not of each chunk."""
+
 Clock = Callable[[], float]
 
 
@@ -138,7 +142,7 @@ class _Timer:
         self.stages: dict[Hashable, str] = {}
         self._device, self._steps = model.chips[0].device, model.config.num_steps
         self._clock, self._repeats, self._progress = clock, repeats, progress
-        self._stage = "first use"
+        self._stage = FIRST_USE
         self._is_inside = False
 
     def followed(self, stage: Stage) -> Stage:
@@ -152,7 +156,7 @@ class _Timer:
 
     def __call__(self, call: Call, proceed: Proceed) -> Any:
         """Returns what the call returns, having timed it where it is new."""
-        if self._is_inside or call.operation is None or call.name in NOT_COMPARED:
+        if self._is_inside or self._stage in NOT_EACH or call.operation is None or call.name in NOT_COMPARED:
             return proceed(*call.args, **call.kwargs)
         self._is_inside = True
         try:

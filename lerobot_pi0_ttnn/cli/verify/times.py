@@ -9,7 +9,7 @@ from typing import Any
 from ...analysis.calibration import calibrate
 from ...analysis.cost import machine
 from ...analysis.sustained import sustain
-from ...analysis.timing import TimedOperation, time_operations
+from ...analysis.timing import REPEATS, TimedOperation, time_operations
 from ...latency import Stopwatch
 from ...latency_report import as_milliseconds
 from ..bench.command import SYS, time_chunks
@@ -103,7 +103,9 @@ def check_rate(
     return result.as_json()
 
 
-def check_operation_times(subject: Subject, clock: Clock = time.perf_counter) -> dict[str, Any] | None:
+def check_operation_times(
+    subject: Subject, clock: Clock = time.perf_counter, *, repeats: int = REPEATS
+) -> dict[str, Any] | None:
     """Returns each distinct operation as timed, and what that says of the chip, for the report; None without traces."""
     model, board, lines = subject.model, subject.board, subject.lines
     if model.chips[0].traces is None:
@@ -111,7 +113,7 @@ def check_operation_times(subject: Subject, clock: Clock = time.perf_counter) ->
         return None
     described = board.describe()
     on, arch = machine(described), described["arch"]
-    timed = time_operations(model, subject.observations[0], subject.noise(), on, clock=clock)
+    timed = time_operations(model, subject.observations[0], subject.noise(), on, clock=clock, repeats=repeats)
     slow = [each for each in timed if each.seconds > SLOW * each.predicted]
     for each in slow[:NAMED]:
         lines.add(_operation_line(each))
