@@ -16,7 +16,7 @@ from unittest.mock import patch
 import ttnn
 
 from lerobot_pi0_ttnn.analysis.cost import machine
-from lerobot_pi0_ttnn.analysis.prediction import NOTE, most_expensive_table, predict, prediction_table
+from lerobot_pi0_ttnn.analysis.prediction import NOTE, classes_table, most_expensive_table, predict, prediction_table
 from lerobot_pi0_ttnn.analysis.report import ShapesOnly, Stage, made_up_weights, operations_by_stage
 from lerobot_pi0_ttnn.device.board import Board, open_board
 from lerobot_pi0_ttnn.device.executor import PI0ModelTTNN
@@ -89,7 +89,12 @@ def main() -> None:
     prediction, costs = found["cameras", BASE["cameras"]], milliseconds(found)
     print(
         "\n\n".join(
-            [prediction_table(prediction), most_expensive_table(prediction), growth_table(costs, "predicted, ms", 1)]
+            [
+                prediction_table(prediction),
+                classes_table(prediction),
+                most_expensive_table(prediction),
+                growth_table(costs, "predicted, ms", 1),
+            ]
         )
     )
     if options.plot:

@@ -6,59 +6,20 @@ constant of the model, and are marked: they show that it is put in rightly, no m
 
 import argparse
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
-from math import prod
 
-from lerobot_pi0_ttnn.analysis.chips import CHIPS
-from lerobot_pi0_ttnn.analysis.cost import Machine, cost
+from lerobot_pi0_ttnn.analysis.cost import Machine
 from lerobot_pi0_ttnn.analysis.graph import DeviceOperation, Operand, Place
 from lerobot_pi0_ttnn.analysis.markdown import markdown_table
 from lerobot_pi0_ttnn.tt.blocking import Blocks, Matmul, matmul_blocks
-from lerobot_pi0_ttnn.ttnn_api.tiles import TILE, TILE_BYTES, tiles
+from lerobot_pi0_ttnn.ttnn_api.tiles import TILE
 
-BF16, BFP8, BFP4 = "BFLOAT16", "BFLOAT8_B", "BFLOAT4_B"
+from .cases import BF16, BFP4, BFP8, N150, N300, P100A, P150, P150_130, Case, stored
+from .profiled import PROFILED
 
-N150 = Machine(CHIPS["wormhole_b0"], 8, 8, 12)
-N300 = Machine(CHIPS["wormhole_b0"], 8, 7, 12)
-P150 = Machine(CHIPS["blackhole"], 11, 10, 8)
-P150_130 = Machine(CHIPS["blackhole"], 13, 10, 8)
-P100A = Machine(CHIPS["blackhole"], 11, 10, 7)
-
-
-MANY_ROWS = "operations of many rows"
-FEW_ROWS = "operations of few rows, and attention of another kind than what calibrates"
+MANY_ROWS = "elsewhere, operations of many rows"
+FEW_ROWS = "elsewhere, operations of few rows, and attention of another kind than what calibrates"
 MODEL = "whole models"
-"""Classes of operations, by which the error of a prediction is told."""
-
-
-@dataclass(frozen=True)
-class Case:
-    """A measurement by others.
-
-    Attributes:
-        what: was measured.
-        source: an issue or file of tt-metal.
-        on: which machine.
-        operations: that it is made of.
-        milliseconds: as published.
-        of: its class.
-        calibrates: a constant of the model is this measurement.
-        kernel: the published time is one kernel's, without the gap to the next operation.
-    """
-
-    what: str
-    source: str
-    on: Machine
-    operations: list[DeviceOperation]
-    milliseconds: float
-    of: str
-    calibrates: bool = False
-    kernel: bool = False
-
-    def predicted(self) -> float:
-        """Returns the milliseconds that the model predicts."""
-        costs = [cost(operation, self.on) for operation in self.operations]
-        return 1e3 * sum(spent.busy if self.kernel else spent.seconds for spent in costs)
+"""Classes of what is not in the profile, by which the error of a prediction is told."""
 
 
 def operation(
@@ -75,11 +36,6 @@ def operation(
     operands: dict[Place, Operand] = {("DRAM", place): Operand(*tensor) for place, tensor in enumerate(handed)}
     inputs = {place: stored(*tensor) for place, tensor in zip(operands, handed, strict=True)}
     return DeviceOperation(name, inputs, {("DRAM", -1): made}, operands, **attributes)  # type: ignore[arg-type]
-
-
-def stored(shape: tuple[int, ...], dtype: str) -> int:
-    """Returns the bytes of a tensor in tiles."""
-    return prod(tiles(shape)) * TILE_BYTES[dtype]
 
 
 def matmul(
@@ -315,7 +271,12 @@ CASES = [
     Case("pi0 of tt-metal, 10 steps, n300", "#38174", N300, pi0_of_tt_metal(256), 326.27, MODEL),
     Case("pi0_5/p150, 10 steps, 110 workers", "pi0_5/p150/README.md", P150, pi05_on_p150(10), 51.83, MODEL),
     Case("pi0_5/p150, 5 steps, 110 workers", "pi0_5/p150/README.md", P150, pi05_on_p150(5), 36.87, MODEL),
+    *PROFILED,
 ]
+
+
+BOUNDS = {MANY_ROWS: (-0.10, 0.15), FEW_ROWS: (-0.66, 0.20), MODEL: (-0.50, 0.30)}
+"""As `errors.ERRORS`, of what is not in the profile."""
 
 
 def published_table() -> str:
@@ -333,7 +294,7 @@ def published_table() -> str:
 def errors() -> str:
     """Returns the least and the greatest error of each class, what calibrates left out, as Markdown."""
     lines = []
-    for of in (MANY_ROWS, FEW_ROWS, MODEL):
+    for of in dict.fromkeys(case.of for case in CASES):
         off = [case.predicted() / case.milliseconds - 1 for case in CASES if case.of == of and not case.calibrates]
         lines.append(f"- {of}: {min(off):+.0%} to {max(off):+.0%}")
     return "\n".join(lines)

@@ -1,12 +1,14 @@
 """What `bench --predict` and `--graph` say of a board that is not there."""
 
 import json
+import re
 
 import pytest
 
 pytest.importorskip("ttnn", reason="the TTNN backend's package is not installed")
 
-from benchmarks.published import BF16, BFP8, P150, matmul, norm, pointwise
+from benchmarks.cases import BF16, BFP8, P150
+from benchmarks.published import matmul, norm, pointwise
 from lerobot_pi0_ttnn.analysis.cost import cost
 from lerobot_pi0_ttnn.analysis.prediction import NOTE, floor, predict
 from lerobot_pi0_ttnn.analysis.report import EXPERT_LAYER, STEP, Stage
@@ -55,6 +57,9 @@ def test_the_sum_of_the_stages_is_the_total():
     assert prediction["stages"][STEP]["untraced_ms"] == pytest.approx(7 * 2 * 25e-3), "the host is slower than each"
     assert sum(prediction["stages"]["prefill"]["waits"].values()) == pytest.approx(1)
     assert sum(row["share"] for row in prediction["most_expensive"]) == pytest.approx(1)
+    assert sum(prediction["classes"].values()) == pytest.approx(prediction["total"]["ms"])
+    least, most = prediction["between_ms"]
+    assert least < prediction["total"]["ms"] < most
     assert sum(row["count"] for row in prediction["most_expensive"]) == 16
 
 
@@ -83,6 +88,10 @@ def test_everything_printed_is_marked(run):
     assert "| predicted, ms | traced | floor |" in text
     assert "**all, predicted**" in text
     assert "most expensive operations, predicted" in text
+    for name in result["prediction"]["classes"]:
+        assert re.search(rf"\| {re.escape(name)} \|.*\| ([-+]\d+% to [-+]\d+%|not measured) \|", text), (
+            "no error is said"
+        )
     assert f"4 x {STEP}" in text
     assert "| device operations | new prompt | vision and language | prefill |" in text
     assert result["prediction"]["note"] == NOTE

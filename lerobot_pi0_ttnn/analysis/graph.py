@@ -55,6 +55,9 @@ class DeviceOperation:
         chunks: queries and keys that attention takes at a time; None for any other operation.
         blocks: how a matmul was told to cut itself up; None where ttnn chose, and for any other operation.
         own: the program of our own that a `GenericOp` is; None for any other operation.
+        heads: of queries, keys and values that a split into heads makes; 0 for any other operation.
+        centred: the mean is taken off, as a layer norm does and an RMS norm does not.
+        functions: that are applied to each tile of the result, or of an operand, as ttnn spells them (`GELU_TANH`).
     """
 
     name: str
@@ -68,6 +71,9 @@ class DeviceOperation:
     chunks: tuple[int, int] | None = None
     blocks: Blocks | None = None
     own: OwnProgram | None = None
+    heads: int = 0
+    centred: bool = False
+    functions: tuple[str, ...] = ()
 
 
 @dataclass(eq=False)
@@ -92,10 +98,11 @@ def captured() -> Iterator[Graph]:
     finally:
         nodes = capture.end_graph_capture()
         remove_layer(programs)
-    blocks, own = iter(programs.blocks), iter(programs.own)
+    matmuls, own = iter(programs.matmuls), iter(programs.own)
     for operation in device_operations(nodes):
         if operation.name == "Matmul":
-            operation = replace(operation, blocks=next(blocks))
+            blocks, functions = next(matmuls)
+            operation = replace(operation, blocks=blocks, functions=functions)
         elif operation.name == "GenericOp":
             operation = replace(operation, own=next(own))
         graph.operations.append(operation)
@@ -105,13 +112,14 @@ class _Programs:
     """Reads the programs that matmuls and `generic_op` are given, in order: ttnn's capture does not print them."""
 
     def __init__(self) -> None:
-        self.blocks: list[Blocks | None] = []
+        self.matmuls: list[tuple[Blocks | None, tuple[str, ...]]] = []
         self.own: list[OwnProgram | None] = []
 
     def __call__(self, call: Call, proceed: Proceed) -> Any:
         result = proceed(*call.args, **call.kwargs)
         if call.name in ("ttnn.linear", "ttnn.matmul"):
-            self.blocks.append(_blocks(call.kwargs.get("program_config")))
+            config = call.kwargs.get("program_config")
+            self.matmuls.append((_blocks(config), _functions(config)))
         elif call.name == "ttnn.generic_op":
             self.own.append(call.program)
         return result
@@ -130,6 +138,12 @@ def _blocks(config: Any) -> Blocks | None:
         is_2d=not hasattr(config, "mcast_in0"),
         passes=config.per_core_N // config.out_block_w,
     )
+
+
+def _functions(config: Any) -> tuple[str, ...]:
+    """Returns what a matmul applies to what it accumulated, as it was told; ttnn may choose to, which nobody sees."""
+    fused = getattr(config, "fused_activation", None)
+    return (fused.op_type.name,) if fused else ()
 
 
 def summary(operations: Iterable[DeviceOperation]) -> dict[str, dict[str, int]]:
@@ -204,9 +218,13 @@ def _attributes(arguments: str) -> dict[str, Any]:
     compute = [(fidelity, float32 == "1") for fidelity, float32 in COMPUTE_CONFIG.findall(arguments)]
     fidelity, accumulates_float32 = compute[0] if compute else (None, False)
     chunks = re.search(r"SDPAProgramConfig\([^,]+, [^,]+, (\d+), (\d+),", arguments)
+    heads = re.match(r"operation_attributes_t\((\d+), (\d+), \d+,", arguments)
     return {
         "fidelity": fidelity,
         "accumulates_float32": accumulates_float32,
         "compute": frozenset(compute),
         "chunks": (int(chunks.group(1)), int(chunks.group(2))) if chunks else None,
+        "heads": int(heads.group(1)) + 2 * int(heads.group(2)) if heads else 0,
+        "centred": "LayerNormType::LAYERNORM" in arguments,
+        "functions": tuple(re.findall(r"op_type=UnaryOpType::(\w+)", arguments)),
     }

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from .cost import Cost, Machine, cost
+from .errors import ERRORS, between, class_of, span
 from .graph import DeviceOperation, Place
 from .markdown import markdown_table
 from .report import EXPERT_LAYER, NEW_PROMPT, STEP, Stage
@@ -43,6 +44,7 @@ def predict(stages: Mapping[str, Stage], on: Machine, *, steps: int) -> dict[str
     """
     report: dict[str, Any] = {"note": NOTE, "steps": steps, "stages": {}}
     groups: dict[tuple[str, str], list[tuple[str, Cost, int]]] = defaultdict(list)
+    classes: dict[str, float] = defaultdict(float)
     for name, stage in stages.items():
         if not stage.operations or name in (NEW_PROMPT, EXPERT_LAYER):
             continue
@@ -51,8 +53,12 @@ def predict(stages: Mapping[str, Stage], on: Machine, *, steps: int) -> dict[str
         report["stages"][name] = _stage(costs, floor(stage.operations, on), on, times)
         for operation, spent in zip(stage.operations, costs, strict=True):
             groups[name, described(operation)].append((name, spent, times))
+            classes[class_of(operation)] += times * 1e3 * spent.seconds
     total = {key: sum(stage[key] for stage in report["stages"].values()) for key in ("ms", "untraced_ms", "floor_ms")}
     report["total"] = total | {"operations": sum(stage["operations"] for stage in report["stages"].values())}
+    report["classes"] = {name: classes[name] for name in ERRORS if name in classes}
+    least, most = zip(*(between(*item) for item in classes.items()), strict=True)
+    report["between_ms"] = [sum(least), sum(most)]
     most_expensive = [_group(what, spent, total["ms"]) for (_, what), spent in groups.items()]
     report["most_expensive"] = sorted(most_expensive, key=lambda row: -row["ms"])[:MOST_EXPENSIVE]
     return report
@@ -61,8 +67,8 @@ def predict(stages: Mapping[str, Stage], on: Machine, *, steps: int) -> dict[str
 def _stage(costs: list[Cost], least: float, on: Machine, times: int) -> dict[str, Any]:
     waits: dict[str, float] = defaultdict(float)
     for spent in costs:
-        waits[max(spent.times, key=lambda what: spent.times[what])] += spent.busy
-        waits["gap"] += spent.gap
+        for what, part in spent.parts.items():
+            waits[what] += part
     seconds = sum(waits.values())
     return {
         "times": times,
@@ -110,6 +116,20 @@ def prediction_table(prediction: Mapping[str, Any]) -> str:
     rows.append(["**all, predicted**", *_numbers(total), "", f"{total['untraced_ms']:.1f}"])
     header = ["predicted, ms", "traced", "floor", "operations", "waits for", "untraced"]
     return markdown_table(header, rows, text=["waits for"])
+
+
+def classes_table(prediction: Mapping[str, Any]) -> str:
+    """Returns a prediction by class of operation as a Markdown table, with how far off it is for what others measured."""
+    total = prediction["total"]["ms"]
+    rows = [
+        [name, f"{milliseconds:.1f}", f"{milliseconds / total:.0%}", span(name)]
+        for name, milliseconds in sorted(prediction["classes"].items(), key=lambda item: -item[1])
+    ]
+    least, most = prediction["between_ms"]
+    rows.append(["**all**", f"{total:.1f}", "", f"{least:.0f} to {most:.0f} ms, were each as far off"])
+    return markdown_table(
+        ["predicted, by class of operation", "ms", "share", "error elsewhere"], rows, text=["error elsewhere"]
+    )
 
 
 def _numbers(stage: Mapping[str, Any]) -> list[str]:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,15 +32,31 @@ class Handed:
 
 @dataclass(frozen=True)
 class Work:
-    """What one run of a program asks of a chip.
+    """What one run of a program asks of a chip. All but `units`, `traffic`, `near` and `fed` is of one unit.
+
+    A core that moves, one that computes and one that is handed something do so at the same time.
 
     Attributes:
         units: equal parts of the work, of which a core takes whole ones.
         traffic: dtype and bytes of all that it reads and writes in DRAM; what is read nine times counts nine times.
+        near: bytes of all that it reads and writes in the L1 of other cores.
+        waits: how often a unit waits until something that it asked for has arrived.
+        products: of two tiles, by the matrix engine.
+        passes: tiles unpacked, computed with otherwise and packed, each time that one is.
+        vector: tiles that a function of the vector unit is applied to, by ttnn's name of the function.
+        fed: bytes that one core reads and hands to all others; of several such cores, the one that hands most.
+        blocks: in which it does so, one after the other.
     """
 
     units: int
     traffic: tuple[tuple[str, int], ...]
+    near: int = 0
+    waits: int = 1
+    products: int = 0
+    passes: int = 0
+    vector: Mapping[str, int] = field(default_factory=dict)
+    fed: int = 0
+    blocks: int = 0
 
 
 @dataclass(frozen=True)

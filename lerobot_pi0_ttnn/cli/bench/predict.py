@@ -100,7 +100,7 @@ def planned(options: argparse.Namespace) -> dict[str, Any]:
 
 def as_text(result: dict[str, Any]) -> str:
     """Returns the result as Markdown for a person."""
-    from ...analysis.prediction import NOTE, most_expensive_table, prediction_table
+    from ...analysis.prediction import NOTE, classes_table, most_expensive_table, prediction_table
     from ...analysis.report import graph_table
 
     board = result["board"]
@@ -121,6 +121,8 @@ def as_text(result: dict[str, Any]) -> str:
             f"{NOTE.capitalize()}. How, and how far off for what others have measured: docs/prediction.md.",
             "",
             prediction_table(prediction),
+            "",
+            classes_table(prediction),
             "",
             f"The {len(prediction['most_expensive'])} most expensive operations, predicted:",
             "",

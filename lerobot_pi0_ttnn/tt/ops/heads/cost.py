@@ -9,7 +9,8 @@ from ....ttnn_api.tiles import tiles
 def cost(tensors: Sequence[Handed]) -> Work:
     """Returns the work: a unit is a row of tiles of one head, key and value being one.
 
-    Each unit reads its tiles twice, as they are and swapped, and its row of both tables.
+    Each unit reads its tiles twice, as they are and swapped, and its row of both tables, and waits once for all of that; it
+    multiplies each tile with a cosine and each swapped one with a sine.
 
     Args:
         tensors: qkv, cos, sin, queries (where there are any), keys, values.
@@ -28,4 +29,5 @@ def cost(tensors: Sequence[Handed]) -> Work:
         (values, head_bytes),
     ]
     traffic = tuple((tensor.dtype, size) for tensor, size in moved if tensor.memory != "L1")
-    return Work(rows * rotated, traffic)
+    near = sum(size for tensor, size in moved if tensor.memory == "L1")
+    return Work(rows * rotated, traffic, near, passes=2 * (width // heads))
