@@ -15,7 +15,7 @@ from lerobot_pi0_ttnn.analysis.calibration import (  # noqa: E402
     with_constants,
 )
 from lerobot_pi0_ttnn.analysis.cost import cost, machine  # noqa: E402
-from lerobot_pi0_ttnn.analysis.report import dispatched, made_up_weights  # noqa: E402
+from lerobot_pi0_ttnn.analysis.report import NEW_PROMPT, dispatched, made_up_weights  # noqa: E402
 from lerobot_pi0_ttnn.analysis.timing import distinct  # noqa: E402
 from lerobot_pi0_ttnn.cli import main  # noqa: E402
 from lerobot_pi0_ttnn.config_loading import CONFIGS  # noqa: E402
@@ -38,6 +38,7 @@ def operations(board):
         pytest.skip("walks pi0_base on an emulated board")
     config = CONFIGS["pi0"]().model_config()
     stages = dispatched(config, made_up_weights(config), board, precision="balanced", cameras=2, tokens=12)
+    del stages[NEW_PROMPT]
     found = {distinct(operation): operation for stage in stages.values() for operation in stage.operations}
     return list(found.values())
 
@@ -51,19 +52,19 @@ def another(on, seed):
 
 def test_constants_are_all_numbers_of_a_chip_that_were_measured(on):
     names = constants_of(on.chip)
-    assert {"gap", "matmul.HiFi2", "dram.BFLOAT8_B", "read"} <= set(names)
-    assert not {"clock", "dram_bank", "host"} & set(names)
-    other = with_constants(on.chip, {"gap": 9.0, "matmul.HiFi2": 0.25})
-    assert (other.gap, other.matmul["HiFi2"], other.matmul["LoFi"]) == (9.0, 0.25, on.chip.matmul["LoFi"])
+    assert {"start", "matmul.HiFi2", "dram.BFLOAT8_B", "read"} <= set(names)
+    assert not {"clock", "dram_bank", "gap", "host"} & set(names)
+    other = with_constants(on.chip, {"start": 9.0, "matmul.HiFi2": 0.25})
+    assert (other.start, other.matmul["HiFi2"], other.matmul["LoFi"]) == (9.0, 0.25, on.chip.matmul["LoFi"])
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", range(2))
 def test_known_constants_are_recovered(operations, on, arch, seed):
     """Those that are called measured to 2 %, and what a chunk takes."""
     true, constants = another(on, seed)
     measured = [([operation], cost(operation, true).seconds) for operation in operations]
     found = calibrate(measured, on, arch)
-    assert {"gap", "dram.BFLOAT8_B"} <= set(found.measured)
+    assert {"start", "dram.BFLOAT8_B"} <= set(found.measured)
     assert len(found.measured) >= 5
     assert {name: found.constants[name] / constants[name] for name in found.measured} == pytest.approx(
         dict.fromkeys(found.measured, 1.0), rel=0.02
@@ -84,8 +85,8 @@ def test_noise_and_an_operation_that_is_slow_for_its_own_reasons(operations, on,
     slow = next(number for number, operation in enumerate(operations) if operation.name == "LayerNorm")
     measured[slow] = (measured[slow][0], 10 * measured[slow][1])
     found = calibrate(measured, on, arch)
-    assert {"gap", "dram.BFLOAT8_B"} <= set(found.measured)
-    for name in ("gap", "dram.BFLOAT8_B"):
+    assert {"start", "dram.BFLOAT8_B"} <= set(found.measured)
+    for name in ("start", "dram.BFLOAT8_B"):
         assert found.constants[name] == pytest.approx(constants[name], rel=0.03)
 
 
@@ -94,7 +95,7 @@ def test_what_is_not_measured_stays(on, arch, operations):
     norms = [operation for operation in operations if operation.name == "LayerNorm"]
     found = calibrate([([norm], 1.1 * cost(norm, on).seconds) for norm in norms], on, arch)
     assert "matmul.HiFi2" not in found.measured
-    assert found.constants["matmul.HiFi2"] == pytest.approx(on.chip.matmul["HiFi2"])
+    assert "matmul.HiFi2" not in found.constants
 
 
 def test_nothing_measured(on, arch, operations):
@@ -107,8 +108,8 @@ def test_nothing_measured(on, arch, operations):
 class TestFile:
     @pytest.fixture
     def file(self, operations, on, arch, tmp_path):
-        """Of a chip whose gap is twice as long."""
-        true = replace(on, chip=replace(on.chip, gap=2 * on.chip.gap))
+        """Of a chip whose programs take twice as long to start."""
+        true = replace(on, chip=replace(on.chip, start=2 * on.chip.start))
         found = calibrate([([each], cost(each, true).seconds) for each in operations], on, arch, about={"board": "0"})
         path = tmp_path / "calibration.json"
         path.write_text(json.dumps(found.as_json()))
@@ -126,10 +127,10 @@ class TestFile:
         assert status == 0
         before, after = (json.loads(text.out.splitlines()[-1]) for text in (plain, printed))
         assert "By constants that `verify` measured on a card (" in printed.out
-        assert "gap" in after["calibration"]["measured"]
+        assert "start" in after["calibration"]["measured"]
         longer = after["prediction"]["total"]["ms"] - before["prediction"]["total"]["ms"]
         count = after["prediction"]["total"]["operations"]
-        assert longer == pytest.approx(count * on.chip.gap * 1e-3, rel=0.02)
+        assert longer == pytest.approx(count * on.chip.start * 1e-3, rel=0.02)
 
     def test_of_another_architecture(self, file, board, arch, capsys):
         values = json.loads(file.read_text())
@@ -142,7 +143,7 @@ class TestFile:
         ("change", "said"),
         [
             ({"format": 2}, "expected format 1, got 2"),
-            ({"constants": {"gap": -1.0}}, "positive numbers, got gap -1.0"),
+            ({"constants": {"start": -1.0}}, "positive numbers, got start -1.0"),
             ({"constants": {"warp": 1.0}}, "no constant warp"),
             ({"constants": None}, "NoneType"),
         ],

@@ -151,11 +151,11 @@ def test_a_slow_operation_is_named(subject, board, on_a_card, tmp_path):
 
 def test_a_card_with_other_constants_calibrates_the_model(subject, board, on_a_card):
     on = machine(board.describe())
-    gap = 2.5 * constants_of(on.chip)["gap"]
-    other = type(on)(with_constants(on.chip, {"gap": gap}), on.columns, on.rows, on.dram_banks)
+    start = 2.5 * constants_of(on.chip)["start"]
+    other = type(on)(with_constants(on.chip, {"start": start}), on.columns, on.rows, on.dram_banks)
     found = on_a_card(lambda operation: cost(operation, other).seconds)["calibration"]
-    assert "gap" in found["measured"]
-    assert found["constants"]["gap"] == pytest.approx(gap, rel=0.02)
+    assert "start" in found["measured"]
+    assert found["constants"]["start"] == pytest.approx(start, rel=0.02)
     assert found["median_error_after"] < 0.01 < found["median_error_before"]
 
 

@@ -1,8 +1,7 @@
 """What measured operations say of a chip: the cost model's constants, fitted so that it predicts what was measured.
 
-Any number among the fields of `Chip`, or in a mapping there, is such a constant, but for those that are specified, not
-measured. Which of them some measurements determine shows in how the predictions move with each: those that they do not are left
-as they were.
+Any number among the fields of `Chip`, or in a mapping there, is such a constant, but for `KEPT`. Which of them the
+measurements determine shows in how predictions move with each: the others stay as they were.
 """
 
 import json
@@ -19,10 +18,11 @@ from .chips import Chip
 from .cost import Machine, cost
 from .graph import DeviceOperation
 
-SPECIFIED = {"clock", "dram_bank", "host"}
-"""Fields that are no matter of operations in a trace: the first two only scale what is measured in parts of them."""
+KEPT = {"clock", "dram_bank", "gap", "host"}
+"""Fields that operations in a trace say nothing of: the first two scale what is measured in parts of them; the gap is seen with the
+start only, which takes on what both are; the last is the host's."""
 
-STARTS, SPREAD = 6, 0.2
+STARTS, SPREAD = 3, 0.2
 """Fits, of which the best counts, and how far from the known constants they start, in powers of e."""
 
 PRIOR = 5e-3
@@ -44,7 +44,7 @@ class Calibration:
 
     Attributes:
         arch: that they are of.
-        constants: by name: `gap`, `matmul.HiFi2`.
+        constants: by name: `start`, `matmul.HiFi2`.
         measured: names of those that the measurements determine; the others are as they were known, or nearly.
         operations: how many were measured.
         before: the median relative error of a prediction by the published constants.
@@ -125,7 +125,7 @@ def constants_of(chip: Chip) -> dict[str, float]:
         entries = value.items() if isinstance(value, Mapping) else [("", value)]
         for key, number in entries:
             is_number = isinstance(number, (int, float)) and not isinstance(number, bool)
-            if field.name not in SPECIFIED and is_number and number > 0:
+            if field.name not in KEPT and is_number and number > 0:
                 found[f"{field.name}.{key}" if key else field.name] = float(number)
     return found
 
@@ -176,7 +176,12 @@ def calibrate(
         predicted = [sum(cost(each, machine).seconds for each in operations) for operations, _ in measured]
         return np.asarray(np.log(predicted) - took)
 
-    fitted = _fit(errors, known)
+    here = errors({})
+
+    def moves(name: str) -> bool:
+        return any((errors({name: factor * known[name]}) != here).any() for factor in (0.5, 2))
+
+    fitted = _fit(errors, {name: value for name, value in known.items() if moves(name)})
     before, after = (float(np.median(np.abs(np.expm1(errors(constants))))) for constants in ({}, fitted))
     return Calibration(arch, fitted, _determined(errors, fitted), len(measured), before, after, about or {})
 

@@ -7,7 +7,7 @@ unlike length are replayed, and the difference counts: what it takes to start on
 
 import time
 from collections.abc import Callable, Hashable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import ttnn
@@ -210,16 +210,10 @@ class _Timer:
 
 def distinct(operation: DeviceOperation) -> Hashable:
     """Returns what tells an operation from others as far as its time goes: all but where its tensors lie."""
+    placed = ("inputs", "outputs", "operands")
     operands = zip(operation.inputs.items(), operation.operands.values(), strict=True)
     return (
-        operation.name,
-        operation.program,
-        operation.fidelity,
-        operation.accumulates_float32,
-        operation.compute,
-        operation.chunks,
-        operation.blocks,
-        operation.own,
+        *(getattr(operation, field.name) for field in fields(operation) if field.name not in placed),
         tuple((memory, size, operand) for ((memory, _), size), operand in operands),
         tuple((memory, size) for (memory, _), size in operation.outputs.items()),
     )
