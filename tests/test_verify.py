@@ -1,6 +1,7 @@
 """`lerobot-pi0-ttnn verify`: it passes where all is well, and finds each kind of fault where one is injected."""
 
 import getpass
+import io
 import json
 import socket
 from contextlib import contextmanager
@@ -19,14 +20,16 @@ from lerobot_pi0_ttnn.analysis.operations import compare  # noqa: E402
 from lerobot_pi0_ttnn.analysis.parts import layers  # noqa: E402
 from lerobot_pi0_ttnn.certificate import check_seal  # noqa: E402
 from lerobot_pi0_ttnn.cli import main  # noqa: E402
-from lerobot_pi0_ttnn.cli.verify import checks, endurance, times  # noqa: E402
+from lerobot_pi0_ttnn.cli.verify import checks, command, endurance, times  # noqa: E402
 from lerobot_pi0_ttnn.cli.verify.findings import ADVICE, Line, Lines  # noqa: E402
 from lerobot_pi0_ttnn.cli.verify.report import make_report, without_names  # noqa: E402
-from lerobot_pi0_ttnn.device import uploads  # noqa: E402
+from lerobot_pi0_ttnn.device import compiling, uploads  # noqa: E402
 from lerobot_pi0_ttnn.device.executor import PI0ModelTTNN  # noqa: E402
+from lerobot_pi0_ttnn.device.failure import KernelBuildError  # noqa: E402
 from lerobot_pi0_ttnn.device.uploads import Contexts  # noqa: E402
 from lerobot_pi0_ttnn.model.config import TINY_PI05  # noqa: E402
 from lerobot_pi0_ttnn.ttnn_api.hook import add_layer, remove_layer  # noqa: E402
+from lerobot_pi0_ttnn.ttnn_api.installed import ttnn_folder, wanted_sfpi  # noqa: E402
 from tests.checkpoints import edit_json, save_lerobot_checkpoint  # noqa: E402
 from tests.oracle import CAMERAS, make_batch, make_lerobot_policy, state_dict  # noqa: E402
 from tests.parity.test_tt_context import EmulatedTraces  # noqa: E402
@@ -645,3 +648,57 @@ def test_saved_tensors_can_be_read(tmp_path):
 
     save_tensors(tmp_path, "first of parts", {"got": torch.arange(6).view(2, 3).T})
     assert torch.equal(load_file(tmp_path / "first_of_parts.safetensors")["got"], torch.arange(6).view(2, 3).T)
+
+
+class TestKernels:
+    """Compiled on the user's machine, when first used: how far that is, and what is wrong where one does not compile."""
+
+    # As ttnn 0.81.1 words it, of a compiler that refuses; the backtrace is shortened.
+    ERROR = (
+        "TT_THROW @ /project/tt_metal/impl/program/program.cpp:419: tt::exception\ninfo:\n"
+        "Failed to generate binaries for split_heads_compute TT_THROW @ /project/tt_metal/jit_build/build.cpp:149: "
+        "tt::exception\ninfo:\ntrisc0 build failed. Log: In file included from x.cpp:1:\n"
+        "split_heads_compute.cpp:21:5: error: 'mul_init' was not declared in this scope\n\nbacktrace:\n --- error(+0x1)\n"
+    )
+
+    def test_one_that_does_not_compile(self, board):
+        with pytest.raises(KernelBuildError) as raised, board.in_use("trying it"):
+            raise RuntimeError(self.ERROR)
+        said = str(raised.value)
+        assert (
+            "the kernel split_heads_compute does not compile for trisc0: split_heads_compute.cpp:21:5: error:" in said
+        )
+        assert "'mul_init' was not declared in this scope. This ttnn wants release " in said
+        assert f"release {wanted_sfpi(ttnn_folder())['version']} of the kernel compiler sfpi" in said
+        assert "--policy.programs=stock" in said
+        assert board.failure is None, "the board is as it was"
+
+    def test_it_is_a_line(self, subject):
+        def fails(*args, **kwargs):
+            raise RuntimeError(self.ERROR)
+
+        sample = subject.model.sample_actions
+        subject.model.sample_actions = fails
+        try:
+            command.compile_kernels(subject.policy, subject.observations[0], subject.lines)
+        finally:
+            subject.model.sample_actions = sample
+        (line,) = subject.lines.failed
+        assert (line.section, line.kind) == ("kernels", "kernel")
+        assert "split_heads_compute" in line.detail
+
+    def test_progress(self, subject, monkeypatch):
+        """In weights: at the end nearly all were read, each counts once."""
+        bars = []
+
+        class Bar(compiling.tqdm):
+            def __init__(self, *args, **kwargs):
+                super().__init__(*args, **kwargs | {"disable": False, "delay": 0, "file": io.StringIO()})
+                bars.append(self)
+
+        monkeypatch.setattr(compiling, "tqdm", Bar)
+        command.compile_kernels(subject.policy, subject.observations[0], subject.lines)
+        (bar,) = bars
+        assert bar.total == len(subject.model.chips[0].uploaded)
+        assert 0.9 * bar.total < bar.n <= bar.total
+        assert [line.status for line in subject.lines.all] == ["ok"]

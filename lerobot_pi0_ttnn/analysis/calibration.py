@@ -19,8 +19,8 @@ from .cost import Machine, cost
 from .graph import DeviceOperation
 
 KEPT = {"clock", "dram_bank", "gap", "host"}
-"""Fields that operations in a trace say nothing of: the first two scale what is measured in parts of them; the gap is seen with the
-start only, which takes on what both are; the last is the host's."""
+"""Fields that operations in a trace say nothing of: the first two scale what is measured in parts of them; the gap is seen with
+the start only, which takes on what both are; the last is the host's."""
 
 STARTS, SPREAD = 3, 0.2
 """Fits, of which the best counts, and how far from the known constants they start, in powers of e."""

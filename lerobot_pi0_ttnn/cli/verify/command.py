@@ -7,11 +7,13 @@ or a simulated board it says what it cannot show. Exit status 1 where something 
 """
 
 import argparse
+import time
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from ...certificate import check_seal
@@ -19,8 +21,9 @@ from ...checkpoint import CheckpointWeights
 from ...checkpoint.files import CheckpointSource
 from ...config_loading import load_config, saved_type
 from ...configuration_pi0_ttnn import PRECISIONS, PROGRAMS
-from ...device.failure import BoardError, error_summary
+from ...device.failure import BoardError, KernelBuildError, error_summary
 from ...emulation.boards import PREFIX
+from ...model.observation import Observation
 from ..bench.command import SYS, positive
 from ..doctor.card import read_cards
 from ..doctor.command import check_board, check_host, check_packages
@@ -209,6 +212,8 @@ def check(policy: Any, source: CheckpointSource, options: argparse.Namespace, li
             save_tensors(options.report, name, tensors)
 
     observations = [policy._read(batch) for batch in batches]
+    if board.kind != "emulated":
+        compile_kernels(policy, observations[0], lines)
     subject = checks.Subject(policy, board, observations, lines, save, repeats, made_up=options.observations is None)
     sections: dict[str, Callable[[], object]] = {
         "parts": partial(checks.check_parts, subject),
@@ -235,6 +240,8 @@ def check(policy: Any, source: CheckpointSource, options: argparse.Namespace, li
         except BoardError as error:
             lines.add(Line("board", board.doing, "fail", "board", str(error)))
             break
+        except KernelBuildError as error:
+            lines.add(Line(name, "ended early", "fail", "kernel", str(error)))
         except RuntimeError as error:
             # ttnn refuses an operation, and the board is as it was: what comes next may pass without it.
             lines.add(Line(name, "ended early", "fail", "refused", error_summary(error)))
@@ -242,6 +249,27 @@ def check(policy: Any, source: CheckpointSource, options: argparse.Namespace, li
             if found is not None:
                 about[name.replace(" ", "_")] = found
     return about
+
+
+def compile_kernels(policy: Any, observation: Observation, lines: Lines) -> None:
+    """Runs a chunk under a progress bar, for the first one compiles kernels for minutes; adds whether all of them compile."""
+    from ...device.compiling import compiling
+
+    start, model = time.monotonic(), policy.model
+    noise = torch.zeros(1, model.config.horizon, model.config.action_dim)
+    try:
+        with policy.board.in_use("compiling kernels"), compiling(model):
+            model.sample_actions(observation, num_steps=1, noise=noise)
+            model.forget()
+    except KernelBuildError as error:
+        lines.add(Line("kernels", "compile", "fail", "kernel", str(error)))
+    else:
+        seconds = time.monotonic() - start
+        lines.add(
+            Line(
+                "kernels", "compile", "ok", detail=f"{seconds:.0f} s, of which the next process finds what was compiled"
+            )
+        )
 
 
 def run_instruments(

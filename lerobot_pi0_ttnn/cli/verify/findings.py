@@ -105,9 +105,13 @@ ADVICE: dict[str, Advice] = {
         "--throttle 1, then 2 to 5, and with --programs stock; docs/faults.md names what each error means.",
     ),
     "refused": Advice(
-        "ttnn refuses an operation on this board, or cannot build its kernel.",
-        "If the whole chunk by ttnn's own operations passes, run with --policy.programs=stock; `lerobot-pi0-ttnn doctor` says "
-        "which kernel compiler (sfpi) this ttnn wants. Send the report.",
+        "ttnn refuses an operation on this board.",
+        "If the whole chunk by ttnn's own operations passes, run with --policy.programs=stock. Send the report.",
+    ),
+    "kernel": Advice(
+        "A kernel does not compile: ttnn compiles them on this machine, when one is first used.",
+        "The line names the kernel and the release of sfpi that this ttnn wants; `lerobot-pi0-ttnn doctor` says which is "
+        "installed. If that is the one, send the report; --policy.programs=stock goes without our own kernels.",
     ),
     "stock": Advice(
         "Our own kernels or program configs fail on this board, and ttnn's own operations pass.",
