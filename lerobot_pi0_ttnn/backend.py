@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -108,9 +109,18 @@ def warm_up(model: "Model", *, cameras: int, tokens: tuple[int, int], max_gain: 
         calls = blank_calls(config, [(1, 1)], max_gain=max_gain)
     else:
         calls = model.warm_up_calls(cameras=cameras, tokens=tokens, max_gain=max_gain)
-    for observation, guidance in tqdm(calls, desc="Warming up", delay=2):
+    for number, (observation, guidance) in enumerate(tqdm(calls, desc="Warming up", delay=2)):
         noise = torch.zeros(observation.rows, config.horizon, config.action_dim)
-        check_finite(model.sample_actions(observation, noise=noise, guidance=guidance))
+        # Nearly all kernels are compiled by the first call.
+        with nullcontext() if number or isinstance(model, PI0ModelTorch) else _compiling(model):
+            actions = model.sample_actions(observation, noise=noise, guidance=guidance)
+        check_finite(actions)
+
+
+def _compiling(model: "PI0ModelTTNN") -> AbstractContextManager[None]:
+    from .device.compiling import compiling
+
+    return compiling(model)
 
 
 def weight_cache(config: PI0TTNNConfig, weights: Mapping[str, Tensor], board: "Board") -> "WeightCache | None":

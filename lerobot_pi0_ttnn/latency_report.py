@@ -1,11 +1,12 @@
 """What a policy says of its latency: what was timed on what, in milliseconds, and nothing where they would mislead."""
 
+from collections.abc import Mapping
 from dataclasses import asdict
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from .configuration_pi0_ttnn import PI0TTNNConfig
-from .latency import Stage, Stopwatch, untimed
+from .latency import Stage, Stopwatch, Summary, untimed
 
 if TYPE_CHECKING:
     from .backend import Model
@@ -52,12 +53,15 @@ def latency_report(
     if board and board.kind != "card":
         report["note"] = f"{board.name} ({board.kind}) is no card: how long it takes says nothing of one."
         return report
-    names = sorted(summaries, key=lambda name: name != TOTAL)
-    report["milliseconds"] = {
-        name: {
-            field: value if field == "count" else round(value * 1e3, 4)
-            for field, value in asdict(summaries[name]).items()
-        }
-        for name in names
-    }
+    report["milliseconds"] = as_milliseconds(
+        {name: summaries[name] for name in sorted(summaries, key=lambda name: name != TOTAL)}
+    )
     return report
+
+
+def as_milliseconds(summaries: Mapping[str, Summary]) -> dict[str, dict[str, float]]:
+    """Returns for each stage `count`, and its distribution in milliseconds."""
+    return {
+        name: {field: value if field == "count" else round(value * 1e3, 4) for field, value in asdict(summary).items()}
+        for name, summary in summaries.items()
+    }

@@ -1,6 +1,7 @@
 """`lerobot-pi0-ttnn verify`: it passes where all is well, and finds each kind of fault where one is injected."""
 
 import getpass
+import io
 import json
 import socket
 from contextlib import contextmanager
@@ -19,14 +20,16 @@ from lerobot_pi0_ttnn.analysis.operations import compare  # noqa: E402
 from lerobot_pi0_ttnn.analysis.parts import layers  # noqa: E402
 from lerobot_pi0_ttnn.certificate import check_seal  # noqa: E402
 from lerobot_pi0_ttnn.cli import main  # noqa: E402
-from lerobot_pi0_ttnn.cli.verify import checks  # noqa: E402
+from lerobot_pi0_ttnn.cli.verify import checks, command, endurance, times  # noqa: E402
 from lerobot_pi0_ttnn.cli.verify.findings import ADVICE, Line, Lines  # noqa: E402
 from lerobot_pi0_ttnn.cli.verify.report import make_report, without_names  # noqa: E402
-from lerobot_pi0_ttnn.device import uploads  # noqa: E402
+from lerobot_pi0_ttnn.device import compiling, uploads  # noqa: E402
 from lerobot_pi0_ttnn.device.executor import PI0ModelTTNN  # noqa: E402
+from lerobot_pi0_ttnn.device.failure import KernelBuildError  # noqa: E402
 from lerobot_pi0_ttnn.device.uploads import Contexts  # noqa: E402
 from lerobot_pi0_ttnn.model.config import TINY_PI05  # noqa: E402
 from lerobot_pi0_ttnn.ttnn_api.hook import add_layer, remove_layer  # noqa: E402
+from lerobot_pi0_ttnn.ttnn_api.installed import ttnn_folder, wanted_sfpi  # noqa: E402
 from tests.checkpoints import edit_json, save_lerobot_checkpoint  # noqa: E402
 from tests.oracle import CAMERAS, make_batch, make_lerobot_policy, state_dict  # noqa: E402
 from tests.parity.test_tt_context import EmulatedTraces  # noqa: E402
@@ -110,9 +113,10 @@ class TestWhole:
         report = json.loads((tmp_path / "report" / "verify.json").read_text())
         check_seal(report)
         sections = list(dict.fromkeys(line["section"] for line in report["lines"]))
-        assert sections == ["doctor", "parts", "layers", "operations", "behaviour", "stock", "time"]
+        want = ["doctor", "parts", "layers", "operations", "behaviour", "stock", "throttle"]
+        assert sections == [*want, "time", "rate", "operation times", "instruments"]
         cannot = [line["what"] for line in report["lines"] if line["status"] == "skip"]
-        assert cannot == ["kernels", "traces", "milliseconds"]
+        assert cannot == ["kernels", "traces", *3 * ["milliseconds"], "ttnn's watcher, its tracker of allocations"]
         names = [line["what"] for line in report["lines"] if line["section"] == "layers"]
         want = [*(f"SigLIP, layer {n}" for n in range(2)), *(f"prefix, layer {n}" for n in range(2))]
         want += [f"expert, {block}, layer {n}" for block in ("state", "actions") for n in range(3)]
@@ -149,6 +153,7 @@ class TestWhole:
         for section in ("parts", "operations", "behaviour"):
             monkeypatch.setattr(checks, f"check_{section}", refused if section == "parts" else lambda subject: None)
         command = ["verify", str(checkpoint), "--board", board.name]
+        command += ["--only", "parts", "operations", "behaviour", "stock"]
         assert main(command) == 1
         printed = capsys.readouterr().out
         assert "fail  parts       ended early: width 3 is odd\n" in printed
@@ -423,6 +428,25 @@ class TestBehaviour:
         assert checks.repeated(subject.model, list(cases.values()), want["given"], 2, "eager").kind == ""
         subject.model.eager = False
 
+    def test_a_trace_over_a_buffer_that_was_moved(self, subject, traced, monkeypatch):
+        """It replays on the inputs of its capture: each answer is that to the question before."""
+
+        def capture(traces, entry, compute):
+            there = entry.inputs
+            entry.trace, entry.output = (lambda: compute(there)), compute(there)
+            entry.inputs = there.moved(ttnn.clone)
+
+        cases = self.few(subject)
+        want = {name: case.ask(subject.model) for name, case in cases.items()}
+        monkeypatch.setattr(EmulatedTraces, "_capture", capture)
+        cases["other inputs"] = make_cases(subject.observations[0], subject.noise())["other inputs"]
+        subject.model.eager = True
+        want["other inputs"] = cases["other inputs"].ask(subject.model)
+        assert checks.in_turn(subject.model, cases, want, "eager").kind == ""
+        subject.model.eager = False
+        found = checks.in_turn(subject.model, cases, want, "traced")
+        assert found.kind == "trace"
+
     def test_a_bit_that_differs_between_repetitions(self, subject, board):
         calls = []
 
@@ -526,7 +550,7 @@ class TestSoak:
         monkeypatch.setattr(soak.soak, "__kwdefaults__", defaults)
 
     def test_good(self, subject, ticks):
-        checks.check_soak(subject, 1, 0)
+        endurance.check_soak(subject, 1, 0)
         assert failed(subject) == []
         numbers = subject.lines.all[0].numbers
         assert numbers["calls"] > 8
@@ -540,7 +564,7 @@ class TestSoak:
             kept.append(ttnn.zeros((1024, 1024), ttnn.float32, ttnn.TILE_LAYOUT, subject.board.device))
 
         monkeypatch.setattr(PI0ModelTTNN, "forget", leaking)
-        checks.check_soak(subject, 1, 0)
+        endurance.check_soak(subject, 1, 0)
         assert [kind for kind, _ in failed(subject)] == ["memory"]
 
     def test_another_answer_names_its_seed(self, subject, ticks, monkeypatch):
@@ -551,7 +575,7 @@ class TestSoak:
             return ask(case, model) + (len(asked) == 7) * 1e-3
 
         monkeypatch.setattr(Case, "ask", sometimes)
-        checks.check_soak(subject, 1, 2)
+        endurance.check_soak(subject, 1, 2)
         (line,) = subject.lines.failed
         assert line.kind == "repetition"
         assert line.detail.startswith("call 7, to the ")
@@ -573,8 +597,8 @@ def test_a_low_clock_is_no_basis(subject, monkeypatch):
     report = {"milliseconds": {"readback": {"count": 1, "p50": 1.0}}, "clock_mhz": clock}
     done = []
     monkeypatch.setattr(subject.policy, "warm_up", lambda: done.append("warm"))
-    monkeypatch.setattr(checks, "time_chunks", lambda *_: done.append("timed") or (report, None))
-    checks.check_time(subject, {}, 1)
+    monkeypatch.setattr(times, "time_chunks", lambda *_: done.append("timed") or (report, None))
+    times.check_time(subject, {}, 1)
     assert [(line.status, line.kind) for line in subject.lines.all] == [("ok", ""), ("warn", "low clock")]
     assert done == ["warm", "timed"]
     assert "no basis" in subject.lines.all[-1].detail
@@ -624,3 +648,57 @@ def test_saved_tensors_can_be_read(tmp_path):
 
     save_tensors(tmp_path, "first of parts", {"got": torch.arange(6).view(2, 3).T})
     assert torch.equal(load_file(tmp_path / "first_of_parts.safetensors")["got"], torch.arange(6).view(2, 3).T)
+
+
+class TestKernels:
+    """Compiled on the user's machine, when first used: how far that is, and what is wrong where one does not compile."""
+
+    # As ttnn 0.81.1 words it, of a compiler that refuses; the backtrace is shortened.
+    ERROR = (
+        "TT_THROW @ /project/tt_metal/impl/program/program.cpp:419: tt::exception\ninfo:\n"
+        "Failed to generate binaries for split_heads_compute TT_THROW @ /project/tt_metal/jit_build/build.cpp:149: "
+        "tt::exception\ninfo:\ntrisc0 build failed. Log: In file included from x.cpp:1:\n"
+        "split_heads_compute.cpp:21:5: error: 'mul_init' was not declared in this scope\n\nbacktrace:\n --- error(+0x1)\n"
+    )
+
+    def test_one_that_does_not_compile(self, board):
+        with pytest.raises(KernelBuildError) as raised, board.in_use("trying it"):
+            raise RuntimeError(self.ERROR)
+        said = str(raised.value)
+        assert (
+            "the kernel split_heads_compute does not compile for trisc0: split_heads_compute.cpp:21:5: error:" in said
+        )
+        assert "'mul_init' was not declared in this scope. This ttnn wants release " in said
+        assert f"release {wanted_sfpi(ttnn_folder())['version']} of the kernel compiler sfpi" in said
+        assert "--policy.programs=stock" in said
+        assert board.failure is None, "the board is as it was"
+
+    def test_it_is_a_line(self, subject):
+        def fails(*args, **kwargs):
+            raise RuntimeError(self.ERROR)
+
+        sample = subject.model.sample_actions
+        subject.model.sample_actions = fails
+        try:
+            command.compile_kernels(subject.policy, subject.observations[0], subject.lines)
+        finally:
+            subject.model.sample_actions = sample
+        (line,) = subject.lines.failed
+        assert (line.section, line.kind) == ("kernels", "kernel")
+        assert "split_heads_compute" in line.detail
+
+    def test_progress(self, subject, monkeypatch):
+        """In weights: at the end nearly all were read, each counts once."""
+        bars = []
+
+        class Bar(compiling.tqdm):
+            def __init__(self, *args, **kwargs):
+                super().__init__(*args, **kwargs | {"disable": False, "delay": 0, "file": io.StringIO()})
+                bars.append(self)
+
+        monkeypatch.setattr(compiling, "tqdm", Bar)
+        command.compile_kernels(subject.policy, subject.observations[0], subject.lines)
+        (bar,) = bars
+        assert bar.total == len(subject.model.chips[0].uploaded)
+        assert 0.9 * bar.total < bar.n <= bar.total
+        assert [line.status for line in subject.lines.all] == ["ok"]

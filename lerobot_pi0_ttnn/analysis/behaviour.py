@@ -128,7 +128,9 @@ def answers(
         yield Behaviour(f"{name}: chunk", "" if measure.within(most) else "deviation", detail, numbers), got
 
 
-def in_turn(model: PI0ModelTTNN, cases: Mapping[str, Case], want: Mapping[str, Tensor], mode: str) -> Behaviour:
+def in_turn(
+    model: PI0ModelTTNN, cases: Mapping[str, Case], want: Mapping[str, Tensor], mode: str, *, is_brief: bool = False
+) -> Behaviour:
     """Returns whether each case, asked again among the others, is answered to the bit as by a model asked nothing else.
 
     Args:
@@ -136,16 +138,19 @@ def in_turn(model: PI0ModelTTNN, cases: Mapping[str, Case], want: Mapping[str, T
         cases: to ask.
         want: the answers of a fresh model.
         mode: `eager` or `traced`, for people.
+        is_brief: each comes twice only.
     """
     names = list(cases)
-    order = [*names, *[each for name in names[1:] for each in (names[0], name)], *reversed(names)]
+    pairs = [] if is_brief else [each for name in names[1:] for each in (names[0], name)]
+    order = [*names, *pairs, *reversed(names)]
     what = f"{len(order)} questions in turn, {mode}: the answers of a model that was asked nothing else"
     former = ""
     for turn, name in enumerate(order):
         got = cases[name].ask(model)
         if not torch.equal(got, want[name]):
             same_as = [other for other in names if other != name and torch.equal(got, want[other])]
-            kind: Kind = "stale context" if same_as else "trace" if mode == "traced" else "repetition"
+            # Eager calls have passed before traces are asked: what these keep is the trace's fault.
+            kind: Kind = "trace" if mode == "traced" else "stale context" if same_as else "repetition"
             after = f"turn {turn + 1}, {name!r} after {former!r}" if former else f"turn {turn + 1}, {name!r}"
             seen = f"the answer to {same_as[0]!r}" if same_as else difference(got, want[name])
             return Behaviour(what, kind, f"{after}: {seen}", {"turns": turn + 1})

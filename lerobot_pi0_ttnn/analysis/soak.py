@@ -1,7 +1,10 @@
 """Random questions for as long as one likes: the first answer to each is what every later one has to be, to the bit."""
 
 import gc
+import os
 import random
+import signal
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -34,6 +37,7 @@ class SoakResult:
     Attributes:
         calls: chunks.
         reloads: how often a model was loaded anew.
+        interrupts: how often the process was sent SIGINT between two calls.
         minutes: it took.
         kind: of the finding that ended it; empty without.
         detail: what was seen, with the seed.
@@ -43,6 +47,7 @@ class SoakResult:
 
     calls: int
     reloads: int
+    interrupts: int
     minutes: float
     kind: str
     detail: str
@@ -103,6 +108,7 @@ def soak(
 ) -> SoakResult:
     """Returns what came of asking two models on one board in turn, the second of which is loaded anew now and then.
 
+    Now and then the process is sent SIGINT between two calls, as by a user who stops one program and goes on with the board.
     It ends with the first answer that is not finite, or differs from the first one to the same question.
 
     Args:
@@ -117,7 +123,7 @@ def soak(
     """
     choose = random.Random(seed)
     first: dict[int, Tensor] = {}
-    calls = reloads = 0
+    calls = reloads = interrupts = 0
     start, kind, detail = clock(), "", ""
     settled: tuple[float, float] | None = None
     other = make_another()
@@ -127,6 +133,8 @@ def soak(
                 other.release()
                 other = make_another()
                 reloads += 1
+            if choose.random() < 1 / SEEDS:
+                interrupts += _interrupt()
             number, name = choose.randrange(SEEDS), choose.choice(["first", "second"])
             case = random_case(model.config, 1000 * seed + number, cameras=cameras, tokens=tokens)
             got = case.ask(model if name == "first" else other)
@@ -142,8 +150,23 @@ def soak(
         end = _memory(board, model, other)
     finally:
         other.release()
-    before = settled or end
-    return SoakResult(calls, reloads, (clock() - start) / 60, kind, detail, (before[0], end[0]), (before[1], end[1]))
+    minutes, before = (clock() - start) / 60, settled or end
+    host, dram = zip(before, end, strict=True)
+    return SoakResult(calls, reloads, interrupts, minutes, kind, detail, host, dram)
+
+
+def _interrupt() -> int:
+    """Returns 1 after a SIGINT to this process that came as KeyboardInterrupt; 0 where its handler is another, or not ours."""
+    if threading.current_thread() is not threading.main_thread():
+        return 0
+    if signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+        return 0
+    try:
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(1)  # never to its end
+    except KeyboardInterrupt:
+        return 1
+    return 0
 
 
 def _memory(board: Board, *models: PI0ModelTTNN) -> tuple[float, float]:

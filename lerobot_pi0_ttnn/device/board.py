@@ -23,7 +23,7 @@ from ..emulation.boards import PREFIX
 from ..latency import Stage
 from ..ttnn_api.installed import PIP_INSTALLS
 from ..ttnn_api.record import Recording, recording
-from .failure import BoardError, error_summary, is_failure
+from .failure import BoardError, KernelBuildError, build_failure, error_summary, is_failure
 from .opening import TRACE_REGION_MB, Kind, checked_name, open_chips, open_emulated_board, warn_of_timeout
 
 if TYPE_CHECKING:
@@ -125,6 +125,7 @@ class Board:
 
         Raises:
             BoardError: The board fails, or has failed before.
+            KernelBuildError: A kernel does not compile.
             RuntimeError: It is closed.
         """
         with self.lock:
@@ -138,6 +139,8 @@ class Board:
                 yield
             except BaseException as error:
                 _drop_locals(error)
+                if isinstance(error, RuntimeError) and (said := build_failure(error)):
+                    raise KernelBuildError(f"board {self.name!r}, {self.doing}: {said}.") from error
                 if not isinstance(error, RuntimeError) or not is_failure(error):
                     raise
                 self.failure = (

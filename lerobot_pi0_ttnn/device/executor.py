@@ -162,8 +162,7 @@ class Pass:
         """Returns the actions on the chip, shaped like the noise of `Inputs`, maybe before they are computed."""
         if self.traces is None:
             return self._compute(self.inputs, stage)
-        with stage("trace"):
-            return self.traces.run(self.owner, self.key, self.inputs, self._compute)
+        return self.traces.run(self.owner, self.key, self.inputs, self._compute, stage)
 
     def _compute(self, inputs: Inputs, stage: Stage = untimed) -> ttnn.Tensor:
         context, guidance = self.context, inputs.guidance

@@ -15,6 +15,7 @@ from typing import Any
 import ttnn
 from ttnn.tools.trace_allocation_tracker import acknowledge_corruptible
 
+from ..latency import Stage, untimed
 from ..tt.movable import Movable
 
 logger = logging.getLogger(__name__)
@@ -63,7 +64,12 @@ class Traces:
         self._entries: OrderedDict[Hashable, _Entry] = OrderedDict()
 
     def run[I: Movable](
-        self, owner: Hashable, key: Hashable, inputs: I, compute: Callable[[I], ttnn.Tensor]
+        self,
+        owner: Hashable,
+        key: Hashable,
+        inputs: I,
+        compute: Callable[[I], ttnn.Tensor],
+        stage: Stage = untimed,
     ) -> ttnn.Tensor:
         """Returns what `compute` returns for these inputs; valid until the next call.
 
@@ -74,14 +80,21 @@ class Traces:
             key: what else than the shapes of its inputs `compute` depends on.
             inputs: on the host.
             compute: runs ops on inputs on the device; reads nothing back, and depends on no value on the host but the key's.
+            stage: in whose contexts inputs are copied to the device (`copy`) and all else is done (`trace`).
         """
         specs = tuple((tuple(tensor.shape), tensor.dtype, tensor.layout) for tensor in inputs.tensors())
         full_key = (owner, key, specs)
         entry = self._entries.get(full_key)
         if entry is None:
-            return self._run_first(full_key, owner, inputs, compute)
+            with stage("trace"):
+                return self._run_first(full_key, owner, inputs, compute)
         self._entries.move_to_end(full_key)
-        inputs.copy_over(entry.inputs)
+        with stage("copy"):
+            inputs.copy_over(entry.inputs)
+        with stage("trace"):
+            return self._run_again(entry, compute)
+
+    def _run_again(self, entry: _Entry, compute: Callable[[Any], ttnn.Tensor]) -> ttnn.Tensor:
         # Twice: where the estimate was too low, the size is known the second time.
         for _ in range(2):
             if entry.trace is None and self._make_room(entry):

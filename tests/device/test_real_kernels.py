@@ -22,6 +22,7 @@ ON_REAL_KERNELS = [
     pytest.param("tests/parity/test_tt_add_projection.py", id="add-projection"),
     pytest.param("tests/parity/test_tt_trace.py", id="traces"),  # skipped in slow dispatch
     pytest.param("tests/test_warm_up.py::TestPrograms", id="warm-up"),
+    pytest.param("tests/test_verify_on_kernels.py", id="verify"),  # in part skipped in slow dispatch
     pytest.param("tests/parity/test_tt_full_width.py::test_siglip_and_projector", id="full-width-siglip"),
     pytest.param("tests/parity/test_tt_full_width.py::test_gemma_2b", id="full-width-gemma-2b"),
     pytest.param("tests/parity/test_tt_full_width.py::test_gemma_300m", id="full-width-gemma-300m"),

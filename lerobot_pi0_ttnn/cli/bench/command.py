@@ -46,6 +46,12 @@ def register(subparsers: Any) -> None:
     parser.add_argument(
         "--predict", action="store_true", help="predict the latency on an emulated board; nothing is timed"
     )
+    parser.add_argument(
+        "--calibration",
+        type=Path,
+        metavar="FILE",
+        help="for --predict: what `verify --report` measured on a card (calibration.json)",
+    )
     parser.add_argument("--graph", action="store_true", help="list what an emulated board would be asked to do")
     parser.add_argument("--backends", nargs="+", choices=BACKENDS, default=["torch", "ttnn"], help="default: both")
     parser.add_argument("--board", default="auto", help="of the ttnn backend (default: auto)")
@@ -85,6 +91,8 @@ def _rate(text: str) -> float:
 
 def run(options: argparse.Namespace) -> int:
     """Prints the table and the JSON line."""
+    if options.calibration and not options.predict:
+        raise ValueError("--calibration: for --predict.")
     if options.predict or options.graph:
         return predict.run(options)
     if options.model:

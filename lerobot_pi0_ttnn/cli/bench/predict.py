@@ -41,12 +41,16 @@ def planned(options: argparse.Namespace) -> dict[str, Any]:
     """Returns the prediction and the graph, whichever was asked for, as JSON values.
 
     Raises:
-        ValueError: the board is not one that can be emulated, or has too little memory.
+        ValueError: the board is not one that can be emulated, or has too little memory; or the calibration is none, or of
+            another architecture.
+        FileNotFoundError: there is no such calibration.
         ImportError: ttnn is not installed.
     """
+    from ...analysis.calibration import read_calibration
     from ...device.board import open_board
 
     name = PREFIX + emulated_board(options.board).name
+    calibration = read_calibration(options.calibration) if options.calibration else None
     if options.checkpoint is None:
         model = options.model or "pi0"
         policy, weights = CONFIGS[model](), None
@@ -64,6 +68,9 @@ def planned(options: argparse.Namespace) -> dict[str, Any]:
         from ...analysis.prediction import predict
         from ...analysis.report import dispatched, made_up_weights
 
+        on = machine(board.describe())
+        if calibration:
+            on = calibration.applied(on, board.describe()["arch"])
         try:
             stages = dispatched(
                 config,
@@ -85,7 +92,9 @@ def planned(options: argparse.Namespace) -> dict[str, Any]:
         if options.graph:
             result["graph"] = {name: stage.summary() for name, stage in stages.items()}
         if options.predict:
-            result["prediction"] = predict(stages, machine(result["board"]), steps=steps)
+            result["prediction"] = predict(stages, on, steps=steps)
+        if calibration:
+            result["calibration"] = calibration.as_json()
     return result
 
 
@@ -105,6 +114,9 @@ def as_text(result: dict[str, Any]) -> str:
         lines += [graph_table(result["graph"]), ""]
     if "prediction" in result:
         prediction = result["prediction"]
+        if "calibration" in result:
+            measured = ", ".join(result["calibration"]["measured"])
+            lines += [f"By constants that `verify` measured on a card ({measured}), the others as published.", ""]
         lines += [
             f"{NOTE.capitalize()}. How, and how far off for what others have measured: docs/prediction.md.",
             "",

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -21,7 +20,6 @@ from ...analysis.behaviour import (
 from ...analysis.operations import LIMITS as OPERATION_LIMITS
 from ...analysis.operations import OperationCheck, OperationResult
 from ...analysis.parts import Part, layers, parts
-from ...analysis.soak import soak
 from ...backend import weight_cache
 from ...certificate import chunk_limit
 from ...deviation import deviation
@@ -32,7 +30,6 @@ from ...model.observation import Observation
 from ...modeling_pi0_ttnn import PI0TTNNPolicy
 from ...reference import PI0ModelTorch
 from ...ttnn_api.hook import add_layer, remove_layer
-from ..bench.command import time_chunks
 from .findings import Line, Lines, Status
 
 OPERATION_STEPS = 2
@@ -227,7 +224,7 @@ def check_behaviour(subject: Subject) -> None:
         model.eager = mode == "eager"
         try:
             model.forget()
-            _add(lines, in_turn(model, cases, want, mode))
+            _add(lines, in_turn(model, cases, want, mode, is_brief=subject.board.kind == "simulator"))
             _add(lines, repeated(model, list(cases.values()), want["given"], subject.repeats, mode))
         finally:
             model.eager = False
@@ -244,6 +241,9 @@ def _add(lines: Lines, behaviour: Behaviour) -> None:
 
 
 def _check_another(subject: Subject, cases: Mapping[str, Case], want: Mapping[str, Tensor]) -> None:
+    if subject.board.kind == "simulator":
+        # Minutes a chunk: of those with one context and one trace the first is enough.
+        cases = {name: cases[name] for name in ("given", "another prompt") if name in cases}
     try:
         programs = subject.policy.config.programs
         behaviour = beside_another(subject.model, lambda: make_model(subject, programs), cases, want)
@@ -256,15 +256,15 @@ def _check_another(subject: Subject, cases: Mapping[str, Case], want: Mapping[st
     _add(subject.lines, behaviour)
 
 
-def make_model(subject: Subject, programs: str) -> PI0ModelTTNN:
-    """Returns another model of the policy's weights on its board."""
+def make_model(subject: Subject, programs: str, *, throttle: int | None = None) -> PI0ModelTTNN:
+    """Returns another model of the policy's weights on its board, by default as throttled as the policy's."""
     config, weights, board = subject.policy.config, subject.policy.weights, subject.board
     return PI0ModelTTNN(
         config.model_config(),
         weights,
         board.devices,
         precision=config.precision,
-        throttle=config.throttle,
+        throttle=config.throttle if throttle is None else throttle,
         programs=programs,
         cache=weight_cache(replace(config, programs=programs), weights, board),
         traces=board.traces,
@@ -306,51 +306,3 @@ def check_stock(subject: Subject) -> None:
     if is_good and lines.failed_in("parts", "layers", "operations", "behaviour"):
         what = "ours fails where ttnn's own passes: --policy.programs=stock is recommended"
         lines.add(Line("stock", what, "warn", "stock"))
-
-
-def check_time(subject: Subject, batch: dict[str, Any], chunks: int) -> dict[str, Any]:
-    """How long chunks take, on a card only; returns the latency report."""
-    lines, board = subject.lines, subject.board
-    if board.kind != "card":
-        lines.add(Line("time", "milliseconds", "skip", detail=f"{board.name} ({board.kind}) is no card"))
-        return {}
-    # What was checked has forgotten its traces: capturing them anew is not what a tick costs.
-    subject.policy.warm_up()
-    report, _ = time_chunks(subject.policy, batch, subject.noise(), chunks)
-    for stage, numbers in report["milliseconds"].items():
-        shown = ", ".join(f"{name} {value}" for name, value in numbers.items())
-        lines.add(Line("time", stage, "ok", detail=shown, numbers=numbers))
-    for card, clock in report["clock_mhz"].items():
-        read = [int(text) for text in (clock["before"], clock["after"]) if text.isdecimal()]
-        is_low = bool(read and clock["full"]) and min(read) < 0.95 * clock["full"]
-        detail = f"{clock['before']} MHz before, {clock['after']} after, of {clock['full']}"
-        if is_low:
-            detail += ": the times above are no basis for anything"
-        lines.add(
-            Line("time", f"clock of {card}", "warn" if is_low else "ok", "low clock" if is_low else "", detail, clock)
-        )
-    return report
-
-
-def check_soak(subject: Subject, minutes: float, seed: int) -> None:
-    """Random questions to two policies on the board for some minutes."""
-    config = subject.policy.config
-    result = soak(
-        subject.board,
-        subject.model,
-        lambda: make_model(subject, config.programs),
-        seconds=60 * minutes,
-        cameras=len(config.image_features),
-        tokens=config.tokenizer_max_length,
-        seed=seed,
-    )
-    numbers = {"calls": result.calls, "reloads": result.reloads, "minutes": round(result.minutes, 2), "seed": seed}
-    what = f"{result.calls} random chunks in {result.minutes:.1f} minutes: each question always answered alike"
-    subject.lines.add(Line("soak", what, "fail" if result.kind else "ok", result.kind, result.detail, numbers))
-    host, dram = result.host_mb, result.board_mb
-    detail = f"host {host[0]:.0f} to {host[1]:.0f} MB, board {dram[0]:.1f} to {dram[1]:.1f} MB"
-    memory = {"host_mb": list(host), "board_mb": list(dram)}
-    is_flat = result.is_flat
-    subject.lines.add(
-        Line("soak", "memory is flat", "ok" if is_flat else "fail", "" if is_flat else "memory", detail, memory)
-    )

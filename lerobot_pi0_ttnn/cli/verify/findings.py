@@ -76,6 +76,25 @@ ADVICE: dict[str, Advice] = {
         "Look at its temperature and power (`tt-smi`; a Wormhole slows down at 75 C), update its firmware, and time again. "
         "What was found correct stays correct.",
     ),
+    "drift": Advice(
+        "A chunk takes longer the longer the card runs, and its clock does not explain it.",
+        "Look at the host: its own clock, other processes, swap. If nothing there changes, send the report with the slices of "
+        "its JSON; load the policy again now and then.",
+    ),
+    "slow": Advice(
+        "An operation takes over twice what the cost model predicts for it: its program suits this card badly, or the model "
+        "is wrong there.",
+        "Nothing is wrong with its values. Send the report: the operations are sorted by what they would save. `bench "
+        "--predict --calibration calibration.json` predicts by what was measured here.",
+    ),
+    "watcher": Advice(
+        "ttnn's watcher stops the board at a kernel that reads or writes where it must not, or waits for ever.",
+        "Send the report: the line names the kernel. Run once more with --programs stock: if that ends it, the kernel is ours.",
+    ),
+    "allocation": Advice(
+        "ttnn's tracker finds a tensor that was allocated beside a live trace and that its replay overwrites.",
+        "Send the report: the line names who allocated it. Until then TT_METAL_SLOW_DISPATCH_MODE=1 goes without traces.",
+    ),
     "memory": Advice(
         "Memory of the host or of the board grows from chunk to chunk: a session that is long enough ends by it.",
         "Send the report with the soak's seed; load the policy again before it is full.",
@@ -86,9 +105,13 @@ ADVICE: dict[str, Advice] = {
         "--throttle 1, then 2 to 5, and with --programs stock; docs/faults.md names what each error means.",
     ),
     "refused": Advice(
-        "ttnn refuses an operation on this board, or cannot build its kernel.",
-        "If the whole chunk by ttnn's own operations passes, run with --policy.programs=stock; `lerobot-pi0-ttnn doctor` says "
-        "which kernel compiler (sfpi) this ttnn wants. Send the report.",
+        "ttnn refuses an operation on this board.",
+        "If the whole chunk by ttnn's own operations passes, run with --policy.programs=stock. Send the report.",
+    ),
+    "kernel": Advice(
+        "A kernel does not compile: ttnn compiles them on this machine, when one is first used.",
+        "The line names the kernel and the release of sfpi that this ttnn wants; `lerobot-pi0-ttnn doctor` says which is "
+        "installed. If that is the one, send the report; --policy.programs=stock goes without our own kernels.",
     ),
     "stock": Advice(
         "Our own kernels or program configs fail on this board, and ttnn's own operations pass.",

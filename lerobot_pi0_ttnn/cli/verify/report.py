@@ -8,7 +8,7 @@ import math
 import platform
 import re
 import socket
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -18,8 +18,12 @@ from ...certificate import check_seal, sealed
 from ..doctor.card import Card
 from ..doctor.packages import DISTRIBUTION, installed_version
 from .findings import ADVICE, Lines
+from .times import draw
 
 JSON_FILE, PAGE = "verify.json", "verify.md"
+CALIBRATION, PLOT = "calibration.json", "operation_times.png"
+SHOWN_OPERATIONS = 30
+"""Of those that were timed, on the page; the JSON has them all."""
 PACKAGES = (DISTRIBUTION, "lerobot", "ttnn", "torch")
 LOCAL = re.compile(r"(?<![\w./:<])(?:~|\.{1,2})?/(?:[^\s/:'\"`,;()|]+/)+[^\s/:'\"`,;()|]*")
 """A path of two names or more."""
@@ -64,8 +68,14 @@ def write_report(report: Mapping[str, Any], folder: Path) -> list[Path]:
     folder.mkdir(parents=True, exist_ok=True)
     text = json.dumps(report, indent=2, allow_nan=False) + "\n"
     files = {folder / JSON_FILE: text, folder / PAGE: as_page(report)}
+    times = report.get("operation_times", {})
+    if "calibration" in times:
+        files[folder / CALIBRATION] = json.dumps(times["calibration"], indent=2, allow_nan=False) + "\n"
     for file, content in files.items():
         file.write_text(content)
+    if times.get("rows"):
+        draw(times["rows"], folder / PLOT)
+        return [*files, folder / PLOT]
     return list(files)
 
 
@@ -133,7 +143,17 @@ def as_page(report: Mapping[str, Any]) -> str:
         ]
         titles = ["what", "status", "numbers", "detail"]
         parts += [f"## {section}", markdown_table(titles, cells, text=titles)]
+    if rows := report.get("operation_times", {}).get("rows"):
+        parts += ["## what each operation would save, were it as fast as predicted", _operation_table(rows)]
+        parts.append(f"![measured against predicted]({PLOT})")
     return "\n\n".join(parts) + "\n"
+
+
+def _operation_table(rows: Sequence[Mapping[str, Any]]) -> str:
+    header = ["operation", "program", "stage", "count", "us", "predicted us", "saves ms"]
+    keys = ("operation", "program", "stage", "count", "us", "predicted_us", "saves_ms")
+    cells = [[str(row[key]) for key in keys] for row in rows[:SHOWN_OPERATIONS]]
+    return markdown_table(header, cells, text=["program", "stage"])
 
 
 def _numbers(numbers: Mapping[str, Any]) -> str:
