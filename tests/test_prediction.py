@@ -97,7 +97,7 @@ def test_everything_printed_is_marked(run):
     assert result["prediction"]["note"] == NOTE
     assert result["graph"][STEP]["operations"]["SDPA"]["count"] == 3
     assert result["cameras"] == 2
-    assert result["prediction"]["stages"][STEP]["operations"] == 4 * (12 * 3 + 5)
+    assert result["prediction"]["stages"][STEP]["operations"] == 4 * (8 * 3 + 5)
 
 
 def test_graph_alone_predicts_nothing(run):

@@ -25,7 +25,8 @@ def compiling(model: PI0ModelTTNN) -> Iterator[None]:
 
         def follow(call: Call, proceed: Proceed) -> Any:
             # Before it is made: it may free what it is given.
-            given = (*call.args, *call.kwargs.values())
+            arguments = (*call.args, *call.kwargs.values())
+            given = [x for each in arguments for x in (each if isinstance(each, list) else [each])]
             read = [name for tensor in given if on_board(tensor) and (name := names.pop(_place(tensor), None))]
             result = proceed(*call.args, **call.kwargs)
             bar.update(len(read))
