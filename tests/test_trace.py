@@ -278,7 +278,7 @@ class OnePlace:
     def release(self):
         pass
 
-    def run(self, owner, key, inputs, program):
+    def run(self, owner, key, inputs, program, stage):
         actions = program(inputs.on(self.device))
         self.output = actions if self.output is None else ttnn.multiply(actions, 1.0, output_tensor=self.output)
         return self.output

@@ -406,6 +406,13 @@ class TestBehaviour:
         assert failed(subject) == []
         assert traced.replays > 10
 
+    def test_stages_of_a_traced_chunk(self, subject, traced):
+        """Inputs are laid out on the host, copied, and read back apart from what the chip computes."""
+        stages = times._traced_stages(subject, 2)
+        assert {name: numbers["count"] for name, numbers in stages.items()} == {
+            name: 2 for name in ("upload", "copy", "trace", "readback")
+        }
+
     def test_a_trace_over_a_buffer_that_was_overwritten(self, subject, traced, monkeypatch):
         execute = traced.execute
 

@@ -18,7 +18,7 @@ from ...certificate import check_seal, sealed
 from ..doctor.card import Card
 from ..doctor.packages import DISTRIBUTION, installed_version
 from .findings import ADVICE, Lines
-from .times import draw
+from .plot import draw
 
 JSON_FILE, PAGE = "verify.json", "verify.md"
 CALIBRATION, PLOT = "calibration.json", "operation_times.png"
