@@ -13,6 +13,7 @@ from lerobot_pi0_ttnn.analysis.errors import ERRORS, OWN
 from lerobot_pi0_ttnn.analysis.prediction import floor
 from lerobot_pi0_ttnn.tt.blocking import Blocks, ttnn_inner_block
 from lerobot_pi0_ttnn.tt.ops.add_projection import ADD_PROJECTION
+from lerobot_pi0_ttnn.tt.ops.attend import ATTEND
 from lerobot_pi0_ttnn.tt.ops.gate_up import GATE_UP
 from lerobot_pi0_ttnn.tt.ops.heads import SPLIT_HEADS
 
@@ -279,6 +280,23 @@ def test_a_projection_that_is_added():
     assert 1e9 * spent.times["compute"] == pytest.approx(2 * 8 * 32 / 0.5)
     near = 3 * 2 * 16 * 2048 + 2 * 2 * 3 * 4096
     assert 1e9 * spent.times["readers"] == pytest.approx(3 + (48 * 1088 / 10 + near / 40) / 6)
+
+
+def test_attention_with_its_keys_divided():
+    """Two heads of one tile of queries, 2 tiles wide, and eight tiles of keys: 16 units for eight cores, two each."""
+    cached = ((1, 1, 256, 64), BF16)
+    tensors = [((1, 2, 32, 64), BF16), cached, cached, ((1, 1, 32, 256), BF16), ((1, 2, 32, 64), BF16)]
+    handed = operation("GenericOp", tensors, made=0, own=ATTEND)
+    inputs, operands = (
+        {("L1", at) if at in (0, 4) else place: value for at, (place, value) in enumerate(kept.items())}
+        for kept in (handed.inputs, handed.operands)
+    )
+    spent = cost(replace(handed, inputs=inputs, operands=operands, fidelity="HiFi4"), SMALL)
+    assert (spent.cores, spent.flops) == (8, 16 * 5 * 2 * 32**3)
+    assert spent.bytes == 2 * 16 * 2048 + 2 * 8 * 2048, "keys and values once, the mask for each head"
+    assert 1e9 * spent.times["compute"] == pytest.approx(2 * (5 * 64 + 10 * 7))
+    # A quarter of the keys, read and handed on, before anything; twice all wait for each other.
+    assert 1e9 * spent.alone["first block"] == pytest.approx(4 * 2048 * (1 / 10 + 1 / 20) + 3 + 4 + 2 * 2 * 5)
 
 
 def test_a_program_without_a_cost_is_an_error():

@@ -78,8 +78,9 @@ _SCORE_TILE = (_STEPS[4, 4] - _STEPS[1, 1]) / (4 * 4 - 1)
 _BOTH: dict[str, Any] = {
     "tile_pass": _PASS,
     # Only GELU has been measured. GELU_TANH's kernel has 474 instructions of the vector unit where GELU's has 507, eight times
-    # unrolled, as the simulator's compiler makes them of ttnn 0.81.1's. Assumption: SILU, exact as well, takes as long.
-    "vector": {"GELU": _GELU, "GELU_TANH": _GELU * 474 / 507, "SILU": _GELU},
+    # unrolled, as the simulator's compiler makes them of ttnn 0.81.1's. Assumptions: SILU, exact as well, takes as long, and
+    # EXP, which tanh takes besides a reciprocal, half of GELU_TANH.
+    "vector": {"GELU": _GELU, "GELU_TANH": _GELU * 474 / 507, "SILU": _GELU, "EXP": _GELU * 474 / 507 / 2},
     "attention_step": _STEPS[1, 1] - _SCORE_TILE,
     "score_tile": _SCORE_TILE,
     # #55761: a mask adds 200 for each of its tiles. Assumption for all of attention, passes and functions: the same cycles on

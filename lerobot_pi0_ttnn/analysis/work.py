@@ -181,6 +181,9 @@ def _own_program(operation: DeviceOperation, on: Machine) -> Work:
     functions = sum(count * chip.vector.get(function, chip.tile_pass) for function, count in own.vector.items())
     # One thread of a core multiplies and waits for the vector unit; behind its last unit nothing else goes on.
     computing = each * (own.passes * chip.tile_pass + functions)
+    first = own.exchanges * 2 * chip.write_latency
+    if own.first:
+        first += own.first * (1 / chip.read + 1 / chip.multicast) + chip.read_latency + chip.multicast_latency
     return Work(
         cores,
         tile_products=own.units * own.products,
@@ -191,6 +194,7 @@ def _own_program(operation: DeviceOperation, on: Machine) -> Work:
         feeding=own.fed * (1 / chip.read_l1 + 1 / chip.multicast)
         + own.blocks * (chip.write_latency + chip.multicast_latency),
         rounds=own.blocks,
+        first=first,
     )
 
 

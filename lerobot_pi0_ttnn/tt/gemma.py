@@ -15,6 +15,7 @@ from ..model.blocks import rotary_angles
 from ..model.config import GemmaConfig
 from .layers import BranchLinear, Linear, Modulation, RMSNorm, attention, by_rows
 from .movable import Move
+from .ops.attend import AttendPlan, attend
 from .ops.gate_up import GateUpPlan, gate_up
 from .ops.heads import split_heads, split_heads_by_ttnn
 from .precision import OpPrecision
@@ -161,6 +162,7 @@ class GemmaAttentionTTNN:
 
         self.qkv_proj = Linear(weights, "qkv_proj", fused, None, precision, reads=norm.modulation)
         self.o_proj = BranchLinear(weights, "o_proj", precision)
+        self.programs = weights.programs
 
     def write_keys_values(self, x: ttnn.Tensor, block: TokenBlock, cache: KeyValueCache) -> ttnn.Tensor:
         """Returns the queries, scaled and rotated, (B, N, T, H), having put the keys and values of `x` in the cache."""
@@ -184,8 +186,19 @@ class GemmaAttentionTTNN:
             modulation: of the norm, where it is adaptive.
         """
         q = self.write_keys_values(x, block, cache)
-        out = attention(q, cache.keys, cache.values, mask=block.mask, scale=1.0, precision=self.precision)
-        return self.o_proj.add_to(stream, by_rows(out, 1), modulation)
+        plan = self.programs.attend(q, cache.keys) if stream.is_sharded() else None
+        what = f"attention {'x'.join(map(str, q.shape))} to {cache.keys.shape[-2]}"
+        out = self.programs.run(what, plan, partial(self._attended, q, block, cache))
+        return self.o_proj.add_to(stream, out, modulation)
+
+    def _attended(
+        self, q: ttnn.Tensor, block: TokenBlock, cache: KeyValueCache, plan: AttendPlan | None
+    ) -> ttnn.Tensor:
+        """Returns what the queries attend to: by our own program (1, N, T, H), by ttnn's op (1, 1, B * T, N * H)."""
+        keys, values = cache.keys, cache.values
+        if plan is not None:
+            return attend(q, keys, values, block.mask, plan, self.precision.exact_fidelity)
+        return by_rows(attention(q, keys, values, mask=block.mask, scale=1.0, precision=self.precision), 1)
 
 
 class GemmaMLPTTNN:

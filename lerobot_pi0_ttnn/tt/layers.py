@@ -233,7 +233,7 @@ class BranchLinear(Linear):
 
         Args:
             stream: (1, 1, B * T, out).
-            x: (1, 1, B * T, in).
+            x: (1, 1, B * T, in), or (1, N, T, in / N), whose heads are joined.
             modulation: of the norm that the branch reads, which has the gate; None where it is not adaptive.
         """
         plan = self.programs.add_projection(stream, x, self.weight)
@@ -248,7 +248,8 @@ class BranchLinear(Linear):
         plan: AddProjectionPlan | None,
     ) -> ttnn.Tensor:
         if plan is None:
-            return add_branch(stream, self(x), modulation)
+            joined = x if x.shape[1] == 1 else ttnn.experimental.nlp_concat_heads(x, memory_config=interleaved_like(x))
+            return add_branch(stream, self(joined), modulation)
         gate = modulation and modulation.gate
         return add_projection(stream, x, self.weight, gate, plan, self.precision.fidelity, self.precision.throttle)
 

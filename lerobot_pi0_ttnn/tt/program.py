@@ -12,6 +12,7 @@ from ..ttnn_api.tiles import TILE as TILE
 from ..ttnn_api.tiles import TILE_BYTES
 from .blocking import FEW_ROWS, Blocks, Matmul, matmul_blocks, shard_count, subblock
 from .ops.add_projection import AddProjectionPlan, add_projection_plan
+from .ops.attend import AttendPlan, attend_plan
 from .ops.gate_up import GateUpPlan, gate_up_plan
 
 logger = logging.getLogger(__name__)
@@ -180,6 +181,23 @@ class Programs:
             bytes=(TILE_BYTES[x.dtype.name], TILE_BYTES[weight.dtype.name]),
             grid=self.grid,
             memory=self.memory,
+        )
+
+    def attend(self, queries: ttnn.Tensor, keys: ttnn.Tensor) -> AttendPlan | None:
+        """Returns the plan of the program for attention of few queries, or None where ttnn's operation is to do it.
+
+        It is where there are too many for the cores to divide the keys, where a core's memory does not hold its part, or ttnn
+        is to choose.
+
+        Args:
+            queries: (B, N, T, H).
+            keys: (B, 1, S, H).
+        """
+        if self.stock:
+            return None
+        batch, heads, length, size = tuple(queries.padded_shape)
+        return attend_plan(
+            batch, heads, length // TILE, size // TILE, keys.padded_shape[-2] // TILE, self.grid, self.memory
         )
 
     def in_shards(self, rows: int, columns: int) -> ttnn.MemoryConfig:

@@ -34,7 +34,7 @@ class Handed:
 
 @dataclass(frozen=True)
 class Work:
-    """What one run of a program asks of a chip. All but `units`, `traffic`, `near` and `fed` is of one unit.
+    """What one run of a program asks of a chip. All but `units`, `traffic`, `near` and what follows `vector` is of one unit.
 
     A core that moves, one that computes and one that is handed something do so at the same time.
 
@@ -48,6 +48,8 @@ class Work:
         vector: tiles that a function of the vector unit is applied to, by ttnn's name of the function.
         fed: bytes that one core reads and hands to all others; of several such cores, the one that hands most.
         blocks: in which it does so, one after the other.
+        first: bytes that a core needs before it begins, which another reads and hands to it and others.
+        exchanges: how often all cores wait for what others have computed.
     """
 
     units: int
@@ -59,6 +61,8 @@ class Work:
     vector: Mapping[str, int] = field(default_factory=dict)
     fed: int = 0
     blocks: int = 0
+    first: int = 0
+    exchanges: int = 0
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ ON_REAL_KERNELS = [
     pytest.param("tests/parity/test_tt_whole.py::TestQuality::test_awkward_batch", id="whole"),
     pytest.param("tests/parity/test_tt_whole.py::TestIdentities", id="identities"),
     pytest.param("tests/parity/test_tt_heads.py", id="heads"),
+    pytest.param("tests/parity/test_tt_attend.py", id="attend"),
     pytest.param("tests/parity/test_tt_gate_up.py", id="gate-up"),
     pytest.param("tests/parity/test_tt_add_projection.py", id="add-projection"),
     pytest.param("tests/parity/test_tt_trace.py", id="traces"),  # skipped in slow dispatch

@@ -42,6 +42,12 @@ def test_nlp_create_qkv_heads_of_separate_keys(draw, upload, agrees):
     agrees(v, key_value[..., 32:], exact=True)
 
 
+def test_nlp_concat_heads(draw, upload, agrees):
+    heads = draw(2, 8, 64, 32)
+    joined = torch.cat([heads[:, n] for n in range(8)], dim=-1).unsqueeze(1)
+    agrees(ttnn.experimental.nlp_concat_heads(upload(heads)), joined, exact=True)
+
+
 def attention_by_hand(query, key, value, *, mask=None, scale):
     """Head by head, query by query. key, value: (1, K, S, H)."""
     group = query.shape[1] // key.shape[1]

@@ -7,10 +7,12 @@ import torch
 
 ttnn = pytest.importorskip("ttnn", reason="the TTNN backend's package is not installed")
 
+from lerobot_pi0_ttnn.model.tensors import Weights  # noqa: E402
+from lerobot_pi0_ttnn.tt.layers import BranchLinear  # noqa: E402
 from lerobot_pi0_ttnn.tt.ops.add_projection import add_projection  # noqa: E402
 from lerobot_pi0_ttnn.tt.precision import preset  # noqa: E402
 from lerobot_pi0_ttnn.tt.program import Programs  # noqa: E402
-from lerobot_pi0_ttnn.tt.weights import to_device  # noqa: E402
+from lerobot_pi0_ttnn.tt.weights import DeviceWeights, to_device  # noqa: E402
 
 from ..quality import assert_quality  # noqa: E402
 
@@ -102,6 +104,18 @@ def test_beside_ttnns_own(board):
     )
     stock = ttnn.to_torch(ttnn.add(case.stream, branch))
     assert_quality(ttnn.to_torch(case.ours()), stock, pcc=0.999999, rel_rmse=5e-4)
+
+
+def test_where_it_is_not_run_heads_are_joined(board, monkeypatch):
+    """As where ttnn refuses it, or a core's memory does not hold it."""
+    case = Case(board, "balanced", 64, 128, 4, 64)
+    weight = ttnn.to_torch(case.weight).float()
+    layer = BranchLinear(DeviceWeights(Weights({"o_proj.weight": weight.T}), board.device), "o_proj", case.precision)
+    ours = layer.add_to(case.stream, case.x, None)
+    monkeypatch.setattr(Programs, "add_projection", lambda *_: None)
+    stock = layer.add_to(case.stream, case.x, None)
+    assert_quality(ttnn.to_torch(stock), case.expected(), pcc=0.99999, rel_rmse=2e-3)
+    assert_quality(ttnn.to_torch(ours), case.expected(), pcc=0.99999, rel_rmse=2e-3)
 
 
 @pytest.mark.parametrize("wrong", ["plan", "heads", "stream", "x"])

@@ -8,11 +8,12 @@ from collections.abc import Callable
 from typing import Any
 
 from .attention import scaled_dot_product_attention
-from .heads import nlp_create_qkv_heads
+from .heads import nlp_concat_heads, nlp_create_qkv_heads
 from .norm import layer_norm
 from .rotary import rotary_embedding_hf
 
 GOLDENS: dict[str, Callable[..., Any]] = {
+    "ttnn.experimental.nlp_concat_heads": nlp_concat_heads,
     "ttnn.experimental.nlp_create_qkv_heads": nlp_create_qkv_heads,
     "ttnn.experimental.rotary_embedding_hf": rotary_embedding_hf,
     "ttnn.layer_norm": layer_norm,

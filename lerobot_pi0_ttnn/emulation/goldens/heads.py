@@ -1,4 +1,4 @@
-"""Splitting a fused projection into heads."""
+"""Splitting a fused projection into heads, and joining them."""
 
 from __future__ import annotations
 
@@ -33,3 +33,8 @@ def nlp_create_qkv_heads(
 def _split_heads(joined: torch.Tensor, heads: int) -> torch.Tensor:
     batch, _, length, width = joined.shape
     return joined.reshape(batch, length, heads, width // heads).transpose(1, 2)
+
+
+def nlp_concat_heads(input_tensor_a: torch.Tensor, **_: Any) -> torch.Tensor:
+    """Returns the heads of (B, N, T, H) beside each other, (B, 1, T, N * H)."""
+    return input_tensor_a.transpose(1, 2).flatten(-2)[:, None]

@@ -1,8 +1,9 @@
 """Programs of our own kernels, a folder each: host code, kernels, golden and cost."""
 
 from .add_projection import ADD_PROJECTION
+from .attend import ATTEND
 from .gate_up import GATE_UP
 from .heads import SPLIT_HEADS
 
-PROGRAMS = (ADD_PROJECTION, GATE_UP, SPLIT_HEADS)
+PROGRAMS = (ADD_PROJECTION, ATTEND, GATE_UP, SPLIT_HEADS)
 """All of them."""
