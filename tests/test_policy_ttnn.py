@@ -190,7 +190,7 @@ def test_info_walks_the_board(checkpoint, board, capsys):
     report = json.loads(capsys.readouterr().out)["board"]
     assert report["board"]["grid"] == [8, 8]
     step = report["stages"]["denoising step"]["operations"]
-    assert sum(row["count"] for row in step.values()) == 12 * 3 + 5
+    assert sum(row["count"] for row in step.values()) == 8 * 3 + 5
     assert [stage["uploads"] for stage in report["stages"].values()] == [6, 3, 0, 0, 0, 0, 0]
     assert [stage["readbacks"] for stage in report["stages"].values()] == [0] * 7
     assert report["model"]["parts"]["vision_tower"] == "SigLIPVisionTowerTTNN"

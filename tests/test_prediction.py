@@ -95,7 +95,7 @@ def test_everything_printed_is_marked(run):
     assert f"4 x {STEP}" in text
     assert "| device operations | new prompt | vision and language | prefill |" in text
     assert result["prediction"]["note"] == NOTE
-    assert result["graph"][STEP]["operations"]["SDPA"]["count"] == 3
+    assert result["graph"][STEP]["operations"]["attend"]["count"] == 3
     assert result["cameras"] == 2
     assert result["prediction"]["stages"][STEP]["operations"] == 4 * (8 * 3 + 5)
 

@@ -75,6 +75,11 @@ class DeviceOperation:
     centred: bool = False
     functions: tuple[str, ...] = ()
 
+    @property
+    def title(self) -> str:
+        """Its name for people to read: that of our own program, or ttnn's."""
+        return self.own.name if self.own else self.name
+
 
 @dataclass(eq=False)
 class Graph:
@@ -147,10 +152,10 @@ def _functions(config: Any) -> tuple[str, ...]:
 
 
 def summary(operations: Iterable[DeviceOperation]) -> dict[str, dict[str, int]]:
-    """Returns `count`, `bytes_in` and `bytes_out` by name of the operation, the most frequent first."""
+    """Returns `count`, `bytes_in` and `bytes_out` by title of the operation, the most frequent first."""
     table: dict[str, dict[str, int]] = {}
     for operation in operations:
-        row = table.setdefault(operation.name, {"count": 0, "bytes_in": 0, "bytes_out": 0})
+        row = table.setdefault(operation.title, {"count": 0, "bytes_in": 0, "bytes_out": 0})
         row["count"] += 1
         row["bytes_in"] += sum(operation.inputs.values())
         row["bytes_out"] += sum(operation.outputs.values())

@@ -87,7 +87,8 @@ def described(operation: DeviceOperation) -> str:
     first, *rest = (
         "x".join(str(size) for size in operand.shape if size != 1) for operand in operation.operands.values()
     )
-    return f"{operation.name} {first}" + (f", {rest[0]}" if operation.name in ("Matmul", "SDPA") else "")
+    has_second = operation.name in ("Matmul", "SDPA", "GenericOp")
+    return f"{operation.title} {first}" + (f", {rest[0]}" if has_second else "")
 
 
 def _group(what: str, spent: list[tuple[str, Cost, int]], total_ms: float) -> dict[str, Any]:
