@@ -10,6 +10,7 @@ import torch
 from benchmarks import (
     fidelity,
     input_path,
+    int8_cpu,
     lerobot_compiled,
     lerobot_cpu,
     prediction,
@@ -18,7 +19,11 @@ from benchmarks import (
     warm_up,
 )
 from lerobot_pi0_ttnn import PI0TTNNPolicy
+from lerobot_pi0_ttnn.checkpoint.files import CheckpointSource
+from lerobot_pi0_ttnn.config_loading import load_config
+from lerobot_pi0_ttnn.demo import LEARNED_CHECKPOINT
 from lerobot_pi0_ttnn.model.config import TINY
+from lerobot_pi0_ttnn.model.observation import blank_calls
 
 from .oracle import sized
 
@@ -118,6 +123,22 @@ def test_scaling(command_line, monkeypatch, capsys):
     command_line("--rounds", 1)
     scaling_cpu.main()
     assert rows(capsys.readouterr().out)[1:] == ["cameras 2", "tokens 48"]
+
+
+def test_int8(command_line, monkeypatch, capsys):
+    monkeypatch.setattr(torch.backends.quantized, "engine", torch.backends.quantized.engine)
+    monkeypatch.setattr(int8_cpu, "MATMULS", [(4, 64, 64)])
+    monkeypatch.setattr(int8_cpu, "shallow", lambda _: TINY)
+    learned = load_config(CheckpointSource(LEARNED_CHECKPOINT)).model_config()
+    monkeypatch.setattr(int8_cpu, "observations", lambda _: [blank_calls(learned, [(1, 8)])[0][0]])
+    command_line("--rounds", 1)
+    int8_cpu.main()
+    printed = capsys.readouterr().out
+    assert len(rows(printed)) == 2 + 3 + 6
+    (exact, *_), *_ = (
+        [float(cell) for cell in line.split("|")[2:5]] for line in printed.splitlines() if "each token" in line
+    )
+    assert 0.9 < exact < 0.999999  # int8 was used, and is not far off
 
 
 def test_lerobot_compiled(command_line, monkeypatch, capsys):
