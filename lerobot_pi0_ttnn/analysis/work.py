@@ -119,7 +119,7 @@ def _elementwise(operation: DeviceOperation, on: Machine) -> Work:
 
 def _embeddings(operation: DeviceOperation, on: Machine) -> Work:
     """A core takes tiles of the result, for which it asks for parts of the table's rows."""
-    (_, indices), (place, table) = operation.operands.items()
+    (_, indices), (place, table), *_ = operation.operands.items()  # and the result, where it is given
     count = ceil(prod(indices.shape) / TILE) * ceil(table.shape[-1] / TILE)
     cores = min(count, on.cores)
     return Work(cores, reading=ceil(count / cores) * _asked_for({place: table}, on.chip))
