@@ -1,10 +1,14 @@
 """`lerobot-pi0-ttnn verify`: it passes where all is well, and finds each kind of fault where one is injected."""
 
+import argparse
 import getpass
 import io
 import json
+import signal
 import socket
+import subprocess
 from contextlib import contextmanager
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -551,6 +555,7 @@ class TestSoak:
     @pytest.fixture
     def ticks(self, monkeypatch):
         """A minute is so many looks at the clock, and the questions are few."""
+        signal.signal(signal.SIGINT, signal.default_int_handler)
         monkeypatch.setattr(soak, "SEEDS", 3)
         monkeypatch.setattr(soak, "SETTLES", 4)
         defaults = soak.soak.__kwdefaults__ | {"clock": iter(range(0, 600, 5)).__next__}
@@ -562,6 +567,21 @@ class TestSoak:
         numbers = subject.lines.all[0].numbers
         assert numbers["calls"] > 8
         assert numbers["reloads"] > 1
+        assert numbers["interrupts"] > 0
+
+    def test_ctrl_c_of_the_users_ends_it(self, subject, ticks, monkeypatch):
+        ask, asked = Case.ask, []
+
+        def stopped(case, model):
+            asked.append(case)
+            if len(asked) == 3:
+                signal.raise_signal(signal.SIGINT)
+            return ask(case, model)
+
+        monkeypatch.setattr(Case, "ask", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            endurance.check_soak(subject, 1, 0)
+        assert len(asked) == 3
 
     def test_a_leak_on_the_board(self, subject, ticks, monkeypatch):
         forget, kept = PI0ModelTTNN.forget, []
@@ -589,6 +609,101 @@ class TestSoak:
         assert f"{asked[6].name}, soak seed 2: not the first answer: 1600 of 1600" in line.detail
         again = soak.random_case(subject.model.config, int(asked[6].name.split()[1]), cameras=3, tokens=48)
         assert torch.equal(again.noise, asked[6].noise)
+
+
+class TestThrottle:
+    def test_the_same_bits(self, subject):
+        endurance.check_throttle(subject)
+        (line,) = subject.lines.all
+        assert (line.section, line.status) == ("throttle", "ok")
+        assert line.what.startswith("matmuls at throttle 1: the bits of throttle 0")
+        assert not [name for name in line.numbers if name.startswith("p50")], "no milliseconds without a card"
+
+    def test_other_bits(self, subject, monkeypatch):
+        """Those of the throttled model, twice of twice."""
+
+        def make(subject, programs, *, throttle):
+            other = make_model(subject, programs, throttle=throttle)
+            sample = other.sample_actions
+            other.sample_actions = lambda *args, **kwargs: sample(*args, **kwargs) * 1.001
+            return other
+
+        make_model = checks.make_model
+        monkeypatch.setattr(endurance, "make_model", make)
+        endurance.check_throttle(subject)
+        (line,) = subject.lines.failed
+        assert line.kind == "repetition"
+        assert line.detail.startswith("2 of 4 differ; the first, at throttle 1: ")
+
+
+class TestInstruments:
+    @pytest.fixture
+    def run(self, monkeypatch):
+        """Returns the lines of processes that end as a function says, and what each was given."""
+
+        def run(ends, **options):
+            def process(command, *, env, timeout, **_):
+                given.append((command, {name: env[name] for name in env if name.startswith("TT_METAL_")}))
+                return ends(Path(command[command.index("--report") + 1]), timeout)
+
+            given = []
+            monkeypatch.setattr(subprocess, "run", process)
+            lines = Lines(lambda _: None)
+            endurance.check_by_instruments(lines, ["CKPT", "--board", "0"], traced=True, **options)
+            return lines, given
+
+        return run
+
+    def test_good(self, run):
+        lines, given = run(lambda folder, timeout: subprocess.CompletedProcess([], 0, "", ""))
+        assert [line.status for line in lines.all] == ["ok", "ok"]
+        (watcher, tracker) = given
+        assert watcher[1] == {"TT_METAL_WATCHER": "10"}
+        assert tracker[1]["TT_METAL_TRACE_ALLOC_TRACKING"] == "1"
+        for command_line, _ in given:
+            assert command_line[3:7] == ["verify", "CKPT", "--board", "0"]
+            assert command_line[command_line.index("--only") + 1] == "behaviour"
+            assert "--no-instruments" in command_line
+
+    def test_that_complain(self, run):
+        """One by its report, one by its end."""
+
+        def ends(folder, timeout):
+            if len(kinds) == 1:
+                return subprocess.CompletedProcess([], -6, "", "watcher stopped the device\nbrisc at core (1,2)")
+            kinds.append("report")
+            failed = {"status": "fail", "what": "turns", "detail": "unsafe buffer"}
+            (folder / "verify.json").write_text(json.dumps({"lines": [failed]}))
+            return subprocess.CompletedProcess([], 1, "", "")
+
+        kinds = []
+        lines, _ = run(ends)
+        assert [(line.kind, line.detail) for line in lines.failed] == [
+            ("watcher", "turns: unsafe buffer"),
+            ("allocation", "ended with status -6: watcher stopped the device brisc at core (1,2)"),
+        ]
+
+    def test_that_hang(self, run):
+        def ends(folder, timeout):
+            raise subprocess.TimeoutExpired("verify", timeout)
+
+        lines, _ = run(ends, seconds=120)
+        assert [(line.kind, line.detail) for line in lines.failed] == 2 * [("board", "no end after 2 minutes")]
+
+    def test_the_command_line_of_the_same_subject(self, monkeypatch):
+        """Every option that says what is checked is passed on as it was given."""
+        parser = argparse.ArgumentParser()
+        command.register(parser.add_subparsers())
+        given = ["CKPT", "--board", "1", "--precision", "accurate", "--frames", "2", "--local-files-only"]
+        options = parser.parse_args(["verify", *given, "--instruments", "--repeats", "7"])
+        passed = []
+        monkeypatch.setattr(
+            endurance, "check_by_instruments", lambda lines, arguments, traced: passed.extend(arguments)
+        )
+        command.run_instruments(options, Lines(lambda _: None), {"kind": "simulator"}, traced=True)
+        again = parser.parse_args(["verify", *passed])
+        assert all(getattr(again, name) == getattr(options, name) for name in ("checkpoint", *command.SUBJECT))
+        assert again.repeats is None
 
 
 def test_stock_is_recommended_where_it_helps(subject):

@@ -1,5 +1,6 @@
 """What `verify` finds where kernels really run: on a card, or on the simulator in fast dispatch (`--board auto`)."""
 
+import importlib
 import shutil
 from dataclasses import replace
 
@@ -14,8 +15,11 @@ from lerobot_pi0_ttnn.analysis.timing import time_operations  # noqa: E402
 from lerobot_pi0_ttnn.cli.verify import checks  # noqa: E402
 from lerobot_pi0_ttnn.cli.verify.findings import Lines  # noqa: E402
 from lerobot_pi0_ttnn.device.trace import Traces  # noqa: E402
-from lerobot_pi0_ttnn.tt.ops.heads import split_heads as module  # noqa: E402
 from tests.oracle import CAMERAS, make_batch, make_lerobot_policy, state_dict  # noqa: E402
+
+module = importlib.import_module(
+    "lerobot_pi0_ttnn.tt.ops.heads.split_heads"
+)  # the package has the function by that name
 
 
 @pytest.fixture(scope="module")
