@@ -112,9 +112,10 @@ def test_unlike_prompts_in_one_batch(make_model, policy):
     ]
     want = torch.cat([actions(make_model(), row) for row in rows])
     model = make_model()
-    for _ in range(3):
-        got = model.sample_actions(**batch, noise=NOISE.expand(3, -1, -1), num_steps=1)
-        assert torch.equal(got, want)
+    answers = [model.sample_actions(**batch, noise=NOISE.expand(3, -1, -1), num_steps=1) for _ in range(3)]
+    # Three rows are not few: other programs, other roundings.
+    assert_quality(answers[0], want, pcc=0.99999, rel_rmse=0.004)
+    assert all(torch.equal(answer, answers[0]) for answer in answers)
 
 
 def test_another_prompt_allocates_nothing(make_model, cases, board):
