@@ -13,6 +13,7 @@ from .layers import Linear, Modulation, RMSNorm, add_branch, attention
 from .movable import Move
 from .ops.heads import split_heads, split_heads_by_ttnn
 from .precision import OpPrecision
+from .program import fused
 from .weights import DeviceWeights, on_host
 
 
@@ -201,7 +202,7 @@ class GemmaMLPTTNN:
         if x.is_sharded():
             # Of few rows each core has few tiles: where they are accumulated, the activation costs no reading.
             return self.down_proj(ttnn.multiply(self.gate_proj(x, activation=gelu), self.up_proj(x)))
-        activations = [ttnn.UnaryWithParam(gelu)]
+        activations = [fused(gelu)]
         return self.down_proj(ttnn.multiply(self.gate_proj(x), self.up_proj(x), input_tensor_a_activations=activations))
 
 
