@@ -7,7 +7,7 @@ ttnn = pytest.importorskip("ttnn", reason="the TTNN backend's package is not ins
 from lerobot_pi0_ttnn.device.uploads import cache_length, token_layout  # noqa: E402
 from lerobot_pi0_ttnn.model.config import PI0_BASE  # noqa: E402
 from lerobot_pi0_ttnn.tt.precision import PRESETS, preset  # noqa: E402
-from lerobot_pi0_ttnn.tt.program import query_chunk, round_up  # noqa: E402
+from lerobot_pi0_ttnn.tt.program import Programs, fused, query_chunk, round_up  # noqa: E402
 from lerobot_pi0_ttnn.ttnn_api.tiles import TILE  # noqa: E402
 
 
@@ -77,3 +77,52 @@ def test_an_architecture_without_known_fidelities_is_rejected():
 
 def test_a_tile_is_as_large_as_ttnns():
     assert TILE == ttnn.TILE_SIZE
+
+
+def test_functions_that_programs_apply():
+    """The tanh GELU by the kernel that is quick, exact for bfloat16; the lookup table of GELU itself is off by 0.02."""
+    assert fused(ttnn.UnaryOpType.GELU_TANH).params == [1.0]
+    assert fused(ttnn.UnaryOpType.SILU).params == []
+
+
+class Described:
+    """As much of a tensor as says where and how large it is."""
+
+    def __init__(self, rows, columns, memory=ttnn.DRAM_MEMORY_CONFIG):
+        self.padded_shape, self.dtype, self.memory = (1, 1, rows, columns), ttnn.bfloat16, memory
+
+    def memory_config(self):
+        return self.memory
+
+
+@pytest.mark.parametrize(
+    ("rows", "columns", "grid", "fits"),
+    [
+        # Three of 5.3 MB in 107 MB of an n150's cores; of 17.8 MB, and in 161 MB of a p150's; of 27.3 MB.
+        (512, 4608, (8, 8), True),
+        (544, 16384, (8, 8), False),
+        (544, 16384, (11, 10), True),
+        (832, 16384, (11, 10), False),
+    ],
+)
+def test_a_result_is_handed_on_in_l1_where_it_fits(rows, columns, grid, fits):
+    programs = Programs.__new__(Programs)
+    programs.grid, programs.memory, programs.stock = grid, 1_461_120, False
+    x = Described(rows, 2048)
+    expected = ttnn.L1_MEMORY_CONFIG if fits else ttnn.DRAM_MEMORY_CONFIG
+    assert programs.near(x, columns, ttnn.bfloat16) == expected
+    programs.stock = True
+    assert programs.near(x, columns, ttnn.bfloat16) == ttnn.DRAM_MEMORY_CONFIG, "beside x"
+
+
+def test_a_matmul_leaves_room_for_what_lies_in_l1():
+    """Gate of two cameras on a p150: eight tiles of the inner dimension at a time from DRAM to DRAM, four where it stays."""
+    programs = Programs.__new__(Programs)
+    programs.grid, programs.memory, programs.stock = (11, 10), 1_461_120, False
+    weight = Described(2048, 16384)
+    weight.dtype = ttnn.bfloat8_b
+    blocks = [
+        programs.matmul(Described(544, 2048, memory), weight, ttnn.bfloat16, memory, None).in0_block_w
+        for memory in (ttnn.DRAM_MEMORY_CONFIG, ttnn.L1_MEMORY_CONFIG)
+    ]
+    assert blocks == [8, 4]

@@ -77,10 +77,6 @@ _SCORE_TILE = (_STEPS[4, 4] - _STEPS[1, 1]) / (4 * 4 - 1)
 
 _BOTH: dict[str, Any] = {
     "tile_pass": _PASS,
-    # Only GELU has been measured. GELU_TANH's kernel has 474 instructions of the vector unit where GELU's has 507, eight times
-    # unrolled, as the simulator's compiler makes them of ttnn 0.81.1's. Assumptions: SILU, exact as well, takes as long, and
-    # EXP, which tanh takes besides a reciprocal, half of GELU_TANH.
-    "vector": {"GELU": _GELU, "GELU_TANH": _GELU * 474 / 507, "SILU": _GELU, "EXP": _GELU * 474 / 507 / 2},
     "attention_step": _STEPS[1, 1] - _SCORE_TILE,
     "score_tile": _SCORE_TILE,
     # #55761: a mask adds 200 for each of its tiles. Assumption for all of attention, passes and functions: the same cycles on
@@ -91,6 +87,27 @@ _BOTH: dict[str, Any] = {
     # #54915, P300: a call of a binary operation takes the host 24 to 25 us. Assumption: any operation, any card.
     "host": 25,
 }
+
+
+def _vector(gelu_tanh: int, quick: int) -> dict[str, float]:
+    """Returns the cycles of a tile by function. Only GELU has been measured.
+
+    Assumptions: others take longer or shorter as their kernels have more or fewer instructions of the vector unit than GELU's
+    507, eight times unrolled, as the simulator's compiler makes them of ttnn 0.81.1; SiLU, exact as well, takes as long; EXP,
+    which tanh takes besides a reciprocal, half of `GELU_TANH`.
+
+    Args:
+        gelu_tanh: instructions of `GELU_TANH`.
+        quick: instructions of `GELU_TANH` with a parameter of 1, for bfloat16.
+    """
+    exact = _GELU * gelu_tanh / 507
+    return {
+        "GELU": _GELU,
+        "GELU_TANH": exact,
+        "GELU_TANH(1)": _GELU * quick / 507,
+        "SILU": _GELU,
+        "EXP": exact / 2,
+    }
 
 
 def _multiplying(utilization: Mapping[str, float], written: Mapping[str, float]) -> dict[str, float]:
@@ -133,6 +150,7 @@ CHIPS = {
         read_latency=381,
         write_latency=296,
         multicast_latency=596,
+        vector=_vector(474, 434),
         # Nobody has published any. Assumption: they are longer than a Blackhole's as that time is.
         start=1.30 * _WORMHOLE,
         gap=0.53 * _WORMHOLE,
@@ -161,6 +179,7 @@ CHIPS = {
         read_latency=486,  # noc_latencies.yaml
         write_latency=360,
         multicast_latency=643,
+        vector=_vector(466, 290),
         # changh95: 64 tiles on as many cores take 1.67 us from the first kernel's start to the last one's end, of which 0.37 us
         # go by while a core reads a tile and computes; 0.53 us, the median of 2551 operations, until the next one.
         start=1.30,

@@ -20,6 +20,9 @@ from ..ttnn_api.own_program import OwnProgram
 COMPUTE_CONFIG = re.compile(r"math_fidelity=(\w+),.*?fp32_dest_acc_en=(\d)")
 """How ttnn prints a `ComputeKernelConfig` and, of `generic_op`, a `ComputeConfigDescriptor`."""
 
+FUNCTION = re.compile(r"op_type=UnaryOpType::(\w+),param={(.*?)}")
+"""How ttnn prints a function of the vector unit and its parameters."""
+
 Place = tuple[str, int]
 """Where a tensor lies: `DRAM` or `L1`, and its address. Tensors that live together differ in it."""
 
@@ -57,7 +60,8 @@ class DeviceOperation:
         own: the program of our own that a `GenericOp` is; None for any other operation.
         heads: of queries, keys and values that a split into heads makes; 0 for any other operation.
         centred: the mean is taken off, as a layer norm does and an RMS norm does not.
-        functions: that are applied to each tile of the result, or of an operand, as ttnn spells them (`GELU_TANH`).
+        functions: that are applied to each tile of the result, or of an operand, as ttnn spells them, with their parameters
+            (`SILU`, `GELU_TANH(1)`).
     """
 
     name: str
@@ -148,7 +152,11 @@ def _blocks(config: Any) -> Blocks | None:
 def _functions(config: Any) -> tuple[str, ...]:
     """Returns what a matmul applies to what it accumulated, as it was told; ttnn may choose to, which nobody sees."""
     fused = getattr(config, "fused_activation", None)
-    return (fused.op_type.name,) if fused else ()
+    return (_function(fused.op_type.name, ", ".join(f"{value:g}" for value in fused.params)),) if fused else ()
+
+
+def _function(name: str, parameters: str) -> str:
+    return f"{name}({parameters})" if parameters else name
 
 
 def summary(operations: Iterable[DeviceOperation]) -> dict[str, dict[str, int]]:
@@ -231,5 +239,5 @@ def _attributes(arguments: str) -> dict[str, Any]:
         "chunks": (int(chunks.group(1)), int(chunks.group(2))) if chunks else None,
         "heads": int(heads.group(1)) + 2 * int(heads.group(2)) if heads else 0,
         "centred": "LayerNormType::LAYERNORM" in arguments,
-        "functions": tuple(re.findall(r"op_type=UnaryOpType::(\w+)", arguments)),
+        "functions": tuple(_function(*found) for found in FUNCTION.findall(arguments)),
     }

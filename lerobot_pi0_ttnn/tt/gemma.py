@@ -19,6 +19,7 @@ from .ops.attend import AttendPlan, attend
 from .ops.gate_up import GateUpPlan, gate_up
 from .ops.heads import split_heads, split_heads_by_ttnn
 from .precision import OpPrecision
+from .program import fused
 from .weights import DeviceWeights, on_host
 
 
@@ -242,7 +243,7 @@ class GemmaMLPTTNN:
         if x.is_sharded():
             # Of few rows each core has few tiles: where they are accumulated, the activation costs no reading.
             return ttnn.multiply(gate(x, activation=gelu), up(x))
-        return ttnn.multiply(gate(x), up(x), input_tensor_a_activations=[ttnn.UnaryWithParam(gelu)])
+        return ttnn.multiply(gate(x), up(x), input_tensor_a_activations=[fused(gelu)])
 
 
 @dataclass(frozen=True)

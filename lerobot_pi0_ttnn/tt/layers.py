@@ -117,9 +117,10 @@ class Linear:
             x: (..., T, in).
             bias: (1, out), in place of the layer's own.
             activation: in place of the layer's own.
-            memory: where the result goes; interleaved beside x by default.
+            memory: where the result goes; interleaved by default, in L1 if it fits there.
         """
-        activation, memory = activation or self.activation, memory or interleaved_like(x)
+        activation = activation or self.activation
+        memory = memory or self.programs.near(x, self.weight.shape[-1], self.output)
         program = self.programs.matmul(x, self.weight, self.output, memory, activation)
         what = f"linear {'x'.join(map(str, x.shape))} {x.dtype.name} to {self.weight.shape[-1]} {self.output.name}"
         bias = self.bias if bias is None else bias
@@ -210,7 +211,10 @@ def add_branch(x: ttnn.Tensor, branch: ttnn.Tensor, modulation: Modulation[ttnn.
         branch: (1, 1, B * T, D), in the dtype of x.
         modulation: of the norm that the branch reads; None where it is not adaptive.
     """
-    return ttnn.add(x, branch) if modulation is None else ttnn.addcmul(x, branch, modulation.gate)
+    if modulation is not None:
+        return ttnn.addcmul(x, branch, modulation.gate)
+    # A stream that came in DRAM moves to L1 where branches fit there.
+    return ttnn.add(x, branch, memory_config=x.memory_config() if x.is_sharded() else interleaved_like(branch))
 
 
 class BranchLinear(Linear):
@@ -269,8 +273,10 @@ class LayerNorm:
         self.kernel = precision.exact_kernel
 
     def __call__(self, x: ttnn.Tensor) -> ttnn.Tensor:
-        """Returns (B, 1, T, D) in the dtype of x."""
-        return ttnn.layer_norm(x, epsilon=self.epsilon, compute_kernel_config=self.kernel)
+        """Returns (B, 1, T, D) in the dtype of x, where x is."""
+        return ttnn.layer_norm(
+            x, epsilon=self.epsilon, memory_config=x.memory_config(), compute_kernel_config=self.kernel
+        )
 
 
 def attention(

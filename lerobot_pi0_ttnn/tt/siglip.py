@@ -9,7 +9,7 @@ from torch import Tensor
 from ..model.config import VisionConfig
 from .layers import LayerNorm, Linear, attention, pad_columns, pad_rows
 from .precision import OpPrecision
-from .program import TILE, round_up
+from .program import TILE, interleaved_like, round_up
 from .weights import DeviceWeights
 
 QKV = ("q_proj", "k_proj", "v_proj")
@@ -75,8 +75,13 @@ class SigLIPAttentionTTNN:
             x: (B, 1, S, D), normed; each image attends to itself only, so that B is kept apart.
         """
         heads = self.config.num_attention_heads
+        qkv = self.qkv_proj(x)
         q, k, v = ttnn.experimental.nlp_create_qkv_heads(
-            self.qkv_proj(x), num_heads=heads, num_kv_heads=heads, transpose_k_heads=False
+            qkv,
+            num_heads=heads,
+            num_kv_heads=heads,
+            transpose_k_heads=False,
+            memory_config=interleaved_like(qkv),
         )
         scale: float = self.config.head_dim**-0.5
         return self.out_proj(attention(q, k, v, scale=scale, precision=self.precision))

@@ -7,7 +7,15 @@ import pytest
 
 pytest.importorskip("ttnn", reason="the TTNN backend's package is not installed")
 
-from lerobot_pi0_ttnn.analysis.report import EXPERT_LAYER, NEW_PROMPT, STEP, dispatched, made_up_weights
+from lerobot_pi0_ttnn.analysis.report import (
+    EXPERT_LAYER,
+    NEW_PROMPT,
+    STEP,
+    ShapesOnly,
+    dispatched,
+    made_up_weights,
+    operations_by_stage,
+)
 from lerobot_pi0_ttnn.device.executor import PI0ModelTTNN
 from lerobot_pi0_ttnn.model.config import PI0_BASE, PI05_BASE
 
@@ -57,3 +65,31 @@ def test_what_a_base_model_dispatches(board, request, config, tokens):
         "upload": 0,
         **STEPS[name],
     }
+    vision, prefill = (stages[stage].operations for stage in ("vision and language", "prefill"))
+    layers = [operation for operation in vision if operation.name in ("LayerNorm", "Matmul", "NlpCreateHeads", "SDPA")]
+    assert {where for operation in layers for where in places(operation)} == {"L1"}
+    gates = [operation for operation in prefill if [*operation.operands.values()][-1].shape == (2048, 16384)]
+    assert len(gates) == 2 * 17
+    if name == "pi0":
+        # 18.9 MB each for gate, up and product: in 154 MB of a Blackhole's cores, not in 85 of a Wormhole's.
+        near = {"L1"} if board.describe()["arch"] == "blackhole" else {"DRAM"}
+        assert {where for operation in gates for where in places(operation)} == near
+    added = [operation for operation in prefill if [*operation.operands.values()][-1].shape[-1] == 2048]
+    stream = [places(operation) for operation in added if operation.name == "BinaryNg"]
+    assert stream == [{"L1"}] * 2 * 17, "the residual stream, once a branch is added"
+
+
+def places(operation):
+    """Where a device operation put what it made; none where that was given."""
+    return {memory for memory, _ in operation.outputs}
+
+
+@pytest.mark.parametrize("cameras", [1, 3])
+def test_other_cameras(board, cameras):
+    """Other numbers of rows leave other room in L1: no program is refused, and each operation fits."""
+    if board.kind != "emulated":
+        pytest.skip(f"only an emulated board follows shapes without values, this is a {board.kind}")
+    with board.lock, board.shapes_only():
+        model = PI0ModelTTNN(PI0_BASE, ShapesOnly(made_up_weights(PI0_BASE)), board.device, precision="balanced")
+        operations_by_stage(model, board, cameras=cameras, tokens=12)
+        assert model.describe()["programs_refused"] == {}
