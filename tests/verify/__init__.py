@@ -1,0 +1,1 @@
+"""Tests of `lerobot-pi0-ttnn verify`."""
