@@ -25,7 +25,7 @@ def cost(tensors: Sequence[Handed]) -> Work:
         waits=ceil(inner / READ_AT_ONCE),
         products=2 * rows * inner,
         passes=rows,
-        vector={"GELU_TANH": rows},
+        vector={"GELU_TANH(1)": rows},
         fed=x.bytes,
         blocks=x.shards,
     )

@@ -41,9 +41,10 @@ void kernel_main() {
                     matmul_block(x_cb, weights_cb, tile, 2 * at, 0, 0, 2, high, shard_columns);
                 }
             }
-            gelu_tanh_tile_init();
+            // The fast one, see `fused` in ../../../program.py.
+            gelu_tanh_tile_init<true>();
             for (uint32_t gate = 0; gate < 2 * high; gate += 2) {
-                gelu_tanh_tile(gate);
+                gelu_tanh_tile<DST_ACCUM_MODE, true>(gate);
             }
             mul_binary_tile_init();
             for (uint32_t gate = 0; gate < 2 * high; gate += 2) {
