@@ -15,7 +15,7 @@ pytest.importorskip("ttnn", reason="the TTNN backend's package is not installed"
 
 from lerobot_pi0_ttnn.device.uploads import cache_length, token_layout
 from lerobot_pi0_ttnn.model.config import PI0_BASE
-from lerobot_pi0_ttnn.tt.program import KEY_CHUNK, TILE, key_chunk, query_chunk
+from lerobot_pi0_ttnn.tt.program import KEY_CHUNKS, TILE, key_chunk, query_chunk
 
 GRIDS = {"n150": 64, "n300": 56, "p150 and p100a": 110, "p150, other firmware": 120, "p150-130": 130}
 SLOTS = 2
@@ -115,8 +115,8 @@ def test_no_chain_falls_out_of_step(cores, deal):
 def test_the_model_finds_a_chain_that_does(deal):
     """A control: 31 heads of 11 chunks on 56 cores and an odd number of key chunks. With an even one all slots agree."""
     shape = {"heads": 31, "queries": 11 * TILE, "cores": GRIDS["n300"], "deal": deal, "rule": lambda *_: TILE}
-    assert out_of_step(keys=5 * KEY_CHUNK, **shape)
-    assert not out_of_step(keys=6 * KEY_CHUNK, **shape)
+    assert out_of_step(keys=5 * max(KEY_CHUNKS), **shape)
+    assert not out_of_step(keys=6 * max(KEY_CHUNKS), **shape)
 
 
 def test_a_chain_by_hand():
