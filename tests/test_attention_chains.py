@@ -7,12 +7,13 @@ dealt out; it is modelled here for all shapes that pi0 meets. Source: tt-metal, 
 """
 
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import pairwise, product
 
 import pytest
 
 pytest.importorskip("ttnn", reason="the TTNN backend's package is not installed")
 
+from lerobot_pi0_ttnn.device.executor import MAX_ROWS
 from lerobot_pi0_ttnn.device.uploads import cache_length, token_layout
 from lerobot_pi0_ttnn.model.config import PI0_BASE
 from lerobot_pi0_ttnn.tt.program import KEY_CHUNKS, TILE, key_chunk, query_chunk
@@ -79,9 +80,10 @@ def chains(heads: int, chunks: int, cores: int, deal) -> list[list[Segment]]:
     return found
 
 
-def out_of_step(heads: int, queries: int, keys: int, cores: int, deal, rule=query_chunk) -> list[list[Segment]]:
+def out_of_step(heads: int, queries: int, keys: int, cores: int, deal, rule=query_chunk, in_step=True):
     """The chains whose members write to unlike slots at a time."""
-    chunks, rounds = queries // rule(queries, heads, cores), keys // key_chunk(keys)
+    chunks = queries // rule(queries, heads, cores)
+    rounds = keys // key_chunk(keys, in_step=in_step and heads * chunks > cores)
     return [
         chain
         for chain in chains(heads, chunks, cores, deal)
@@ -90,17 +92,17 @@ def out_of_step(heads: int, queries: int, keys: int, cores: int, deal, rule=quer
 
 
 def shapes() -> dict[tuple[int, int, int], str]:
-    """(heads, queries, keys) of every attention of pi0_base: four cameras at most, prompts up to 800 tokens."""
+    """(heads, queries, keys) of every attention of pi0_base: four cameras at most, prompts up to 800 tokens, whole batches."""
     vision, expert = PI0_BASE.vision, PI0_BASE.expert
     found = {
-        (vision.num_attention_heads * cameras, vision.num_patches, vision.num_patches): "SigLIP"
-        for cameras in range(1, 5)
+        (vision.num_attention_heads * images, vision.num_patches, vision.num_patches): f"SigLIP, {images} images"
+        for images in range(1, 4 * MAX_ROWS + 1)
     }
-    for cameras in range(5):
-        for prompt in range(TILE, 801, TILE):
-            layout = token_layout(cameras, prompt, PI0_BASE)
-            for queries in (block.size for block in layout):
-                found[expert.num_heads, queries, cache_length(layout)] = f"{cameras} cameras, {prompt} tokens"
+    for rows, cameras, prompt in product(range(1, MAX_ROWS + 1), range(5), range(TILE, 801, TILE)):
+        layout = token_layout(cameras, prompt, PI0_BASE)
+        for queries in {block.size for block in layout}:
+            what = f"{rows} rows, {cameras} cameras, {prompt} tokens"
+            found[rows * expert.num_heads, queries, cache_length(layout)] = what
     return found
 
 
@@ -112,11 +114,18 @@ def test_no_chain_falls_out_of_step(cores, deal):
 
 
 @pytest.mark.parametrize("deal", [evenly, rounded_up])
+def test_whole_batches_would_fall_out_of_step(deal):
+    """A control: four rows, two cameras and 96 tokens, in three chunks of 256 keys."""
+    assert out_of_step(32, 608, 768, GRIDS["n300"], deal, in_step=False)
+    assert not out_of_step(32, 608, 768, GRIDS["n300"], deal)
+
+
+@pytest.mark.parametrize("deal", [evenly, rounded_up])
 def test_the_model_finds_a_chain_that_does(deal):
     """A control: 31 heads of 11 chunks on 56 cores and an odd number of key chunks. With an even one all slots agree."""
     shape = {"heads": 31, "queries": 11 * TILE, "cores": GRIDS["n300"], "deal": deal, "rule": lambda *_: TILE}
-    assert out_of_step(keys=5 * max(KEY_CHUNKS), **shape)
-    assert not out_of_step(keys=6 * max(KEY_CHUNKS), **shape)
+    assert out_of_step(keys=5 * max(KEY_CHUNKS), in_step=False, **shape)
+    assert not out_of_step(keys=6 * max(KEY_CHUNKS), in_step=False, **shape)
 
 
 def test_a_chain_by_hand():

@@ -51,9 +51,16 @@ def query_chunk(queries: int, heads: int, workers: int) -> int:
     return spread[-1] if spread else whole[0]
 
 
-def key_chunk(keys: int) -> int:
-    """Returns how many keys attention takes at a time, of a multiple of `TILE`: as many as leave no part of a chunk."""
-    return next(chunk for chunk in KEY_CHUNKS if keys % chunk == 0)
+def key_chunk(keys: int, *, in_step: bool) -> int:
+    """Returns how many keys attention takes at a time: as many as leave no part of a chunk.
+
+    Args:
+        keys: a multiple of `TILE`.
+        in_step: whether the chunks have to be even in number. A core that does a part of one head and then a part of the next
+            begins the second one with the slot in which it would have gone on, and cores that hand on keys have to agree
+            (tt-metal #52284, docs/errata.md): after an even number of chunks it is the first slot again.
+    """
+    return next(chunk for chunk in KEY_CHUNKS if keys % chunk == 0 and not (in_step and keys // chunk % 2))
 
 
 def sdpa_program(device: ttnn.Device, heads: int, queries: int, keys: int) -> ttnn.SDPAProgramConfig:
@@ -66,10 +73,12 @@ def sdpa_program(device: ttnn.Device, heads: int, queries: int, keys: int) -> tt
         keys: of each head.
     """
     grid = device.compute_with_storage_grid_size()
+    workers = grid.x * grid.y
+    chunk = query_chunk(queries, heads, workers)
     return ttnn.SDPAProgramConfig(
         compute_with_storage_grid_size=grid,
-        q_chunk_size=query_chunk(queries, heads, grid.x * grid.y),
-        k_chunk_size=key_chunk(keys),
+        q_chunk_size=chunk,
+        k_chunk_size=key_chunk(keys, in_step=heads * queries // chunk > workers),
         exp_approx_mode=False,
     )
 
