@@ -201,7 +201,7 @@ def test_of_a_table_only_a_part_is_moved():
     spent = cost(table, SMALL)
     assert spent.bytes == 2 * 4096 + 8192 + 8192
     assert 1e9 * spent.times["readers"] < 2 * (3 + 2048 / 10) * 20, "two tiles come out, whatever the table's size"
-    indices, rows = (((1, 64), "UINT32"), ((100_000, 64), BF16))
+    indices, rows = (((1, 64), "FLOAT32"), ((100_000, 64), BF16))
     given = operation("Embeddings", [indices, rows, ((64, 64), BF16)], made=0)
     assert cost(given, SMALL).times["readers"] > 0, "the result may be an operand, as in pi0.5's prompt"
 
