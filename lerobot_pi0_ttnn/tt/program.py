@@ -180,7 +180,7 @@ class Programs:
     def near(self, x: ttnn.Tensor, columns: int, dtype: ttnn.DataType) -> ttnn.MemoryConfig:
         """Returns where a result with the rows of x is kept, interleaved: in L1 if it fits there, else in DRAM.
 
-        Beside x where there are too many rows, and where ttnn is to choose the programs: those that it chooses may leave no room.
+        Beside x where there are too many rows, and where ttnn is to choose the programs, which may leave no room.
 
         Args:
             x: (..., T, in).
