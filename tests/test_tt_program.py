@@ -103,6 +103,9 @@ class Described:
         (544, 16384, (8, 8), False),
         (544, 16384, (11, 10), True),
         (832, 16384, (11, 10), False),
+        # Of two rows of a batch, of four.
+        (1088, 2048, (11, 10), True),
+        (2176, 2048, (11, 10), False),
     ],
 )
 def test_a_result_is_handed_on_in_l1_where_it_fits(rows, columns, grid, fits):

@@ -29,6 +29,9 @@ QUERY_CHUNKS = (128, 64, 32)
 NEAR_SHARE = 0.4
 """Of a core's L1, for results that are handed on in it; most of the rest is for the circular buffers of a matmul."""
 
+NEAR_ROWS = 1152
+"""More rows than four cameras and their prompt have stay in DRAM: norms and our own programs need the room that those leave."""
+
 NEAR_TENSORS = 3
 """Of its size, that may lie there at a time: gate, up, and their product; or a projection and its heads."""
 
@@ -252,16 +255,17 @@ class Programs:
     def near(self, x: ttnn.Tensor, columns: int, dtype: ttnn.DataType) -> ttnn.MemoryConfig:
         """Returns where a result with the rows of x is kept, interleaved: in L1 if it fits there, else in DRAM.
 
-        Beside x where ttnn is to choose the programs: those that it chooses may leave no room.
+        Beside x where there are too many rows, and where ttnn is to choose the programs, which may leave no room.
 
         Args:
             x: (..., T, in).
             columns: of the result.
             dtype: of the result.
         """
-        if self.stock:
+        rows = prod(tuple(x.padded_shape)[:-1])
+        if self.stock or rows > NEAR_ROWS:
             return interleaved_like(x)
-        tiles = prod(tuple(x.padded_shape)[:-1]) // TILE * -(-columns // TILE)
+        tiles = rows // TILE * -(-columns // TILE)
         size = NEAR_TENSORS * tiles * TILE_BYTES[dtype.name]
         return ttnn.L1_MEMORY_CONFIG if size <= NEAR_SHARE * self.memory * prod(self.grid) else ttnn.DRAM_MEMORY_CONFIG
 

@@ -74,17 +74,21 @@ class SigLIPAttentionTTNN:
         Args:
             x: (B, 1, S, D), normed; each image attends to itself only, so that B is kept apart.
         """
+        q, k, v = self._heads(self.qkv_proj(x))
+        scale: float = self.config.head_dim**-0.5
+        return self.out_proj(attention(q, k, v, scale=scale, precision=self.precision))
+
+    def _heads(self, qkv: ttnn.Tensor) -> Sequence[ttnn.Tensor]:
         heads = self.config.num_attention_heads
-        qkv = self.qkv_proj(x)
-        q, k, v = ttnn.experimental.nlp_create_qkv_heads(
+        # Nobody keeps the projection, which would take up L1 beside its heads.
+        made: Sequence[ttnn.Tensor] = ttnn.experimental.nlp_create_qkv_heads(
             qkv,
             num_heads=heads,
             num_kv_heads=heads,
             transpose_k_heads=False,
             memory_config=interleaved_like(qkv),
         )
-        scale: float = self.config.head_dim**-0.5
-        return self.out_proj(attention(q, k, v, scale=scale, precision=self.precision))
+        return made
 
 
 class SigLIPMLPTTNN:
