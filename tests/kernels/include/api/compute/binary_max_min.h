@@ -7,6 +7,7 @@
 
 namespace ckernel {
 
+// The templates' arguments, which ours leave as they are, are not declared here.
 void binary_max_tile_init();
 void binary_max_tile(uint32_t idst0, uint32_t idst1, uint32_t odst);
 

@@ -7,14 +7,12 @@
 
 namespace ckernel {
 
+// How results are rounded, which ours leave as it is, is not declared here.
 void add_binary_tile_init();
-template <DstRoundingMode dst_rounding_mode = DstRoundingMode::Default, bool is_fp32_dest_acc_en = DST_ACCUM_MODE>
 void add_binary_tile(uint32_t idst0, uint32_t idst1, uint32_t odst);
 void sub_binary_tile_init();
-template <DstRoundingMode dst_rounding_mode = DstRoundingMode::Default, bool is_fp32_dest_acc_en = DST_ACCUM_MODE>
 void sub_binary_tile(uint32_t idst0, uint32_t idst1, uint32_t odst);
 void mul_binary_tile_init();
-template <bool is_fp32_dest_acc_en = DST_ACCUM_MODE>
 void mul_binary_tile(uint32_t idst0, uint32_t idst1, uint32_t odst);
 
 }  // namespace ckernel

@@ -7,6 +7,7 @@
 
 namespace ckernel {
 
+// The templates' arguments, which ours leave as they are, are not declared here.
 void exp_tile_init();
 void exp_tile(uint32_t idst);
 

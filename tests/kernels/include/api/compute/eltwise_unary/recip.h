@@ -7,6 +7,7 @@
 
 namespace ckernel {
 
+// The templates' arguments, which ours leave as they are, are not declared here.
 void recip_tile_init();
 void recip_tile(uint32_t idst);
 
