@@ -33,7 +33,10 @@ NEAR_ROWS = 1152
 """More rows than four cameras and their prompt have stay in DRAM: norms and our own programs need the room that those leave."""
 
 NEAR_TENSORS = 3
-"""Of its size, that may lie there at a time: gate, up, and their product; or a projection and its heads."""
+"""Of its size, that may lie there at a time: gate, up, and their product, which stays lowest when they go."""
+
+NEAR_STREAMS = 7
+"""Of the size of the stream, that may: embeddings, a layer's input, the stream, what both norms made of it, a branch, a result."""
 
 
 def round_up(size: int, multiple: int) -> int:
@@ -157,8 +160,7 @@ class Programs:
             bytes=(TILE_BYTES[x.dtype.name], TILE_BYTES[weight.dtype.name], TILE_BYTES[output.name]),
             shards=_shards(x.memory_config()),
         )
-        # As much again as it reads and makes may lie beside it: the stream, or gate while up is computed.
-        near = 2 * sum(
+        near = sorted(
             count * size
             for count, size, where in (
                 (matmul.rows * matmul.inner, matmul.bytes[0], x.memory_config()),
@@ -166,7 +168,8 @@ class Programs:
             )
             if where.buffer_type == ttnn.BufferType.L1 and not where.is_sharded()
         )
-        left = self.memory - near // prod(self.grid)
+        beside = sum(size * often for size, often in zip(near, (NEAR_STREAMS, NEAR_TENSORS), strict=False))
+        left = self.memory - beside // prod(self.grid)
         blocks = matmul_blocks(matmul, self.grid, left, out_shards=_shards(memory))
         return None if blocks is None else _matmul_config(blocks, activation)
 
