@@ -36,7 +36,7 @@ NEAR_TENSORS = 3
 """Of its size, that may lie there at a time: gate, up, and their product, which stays lowest when they go."""
 
 NEAR_STREAMS = 7
-"""Of the size of the stream, that may: embeddings, a layer's input, the stream, what both norms made of it, a branch, a result."""
+"""Of the stream's size, that may: embeddings, a layer's input, the stream, what both norms made of it, a branch, a result."""
 
 
 def round_up(size: int, multiple: int) -> int:
