@@ -32,6 +32,9 @@ NEAR_SHARE = 0.4
 NEAR_ROWS = 1152
 """More rows than four cameras and their prompt have stay in DRAM: norms and our own programs need the room that those leave."""
 
+NEAR_ROWS_OF_A_CORE = 18
+"""And more than so many for each core: the buffers of attention, which no program of ours makes smaller, need it."""
+
 NEAR_TENSORS = 3
 """Of its size, that may lie there at a time: gate, up, and their product, which stays lowest when they go."""
 
@@ -266,7 +269,7 @@ class Programs:
             dtype: of the result.
         """
         rows = prod(tuple(x.padded_shape)[:-1])
-        if self.stock or rows > NEAR_ROWS:
+        if self.stock or rows > min(NEAR_ROWS, NEAR_ROWS_OF_A_CORE * prod(self.grid)):
             return interleaved_like(x)
         tiles = rows // TILE * -(-columns // TILE)
         size = NEAR_TENSORS * tiles * TILE_BYTES[dtype.name]

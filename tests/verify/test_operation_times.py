@@ -134,7 +134,7 @@ def test_a_slow_operation_is_named(subject, board, on_a_card, tmp_path):
     assert {line.status for line in warned} == {"warn"}
     assert {line.what.split()[0] for line in warned} == set(slow)
     assert warned[0].what.startswith("SDPA ")
-    assert "in step 1 (SDPA" in warned[0].what
+    assert "in prefill (SDPA" in warned[0].what
     assert not subject.lines.failed, "a slow one is as right as a fast one"
     rows = found["rows"]
     assert [row["saves_ms"] for row in rows] == sorted((row["saves_ms"] for row in rows), reverse=True)
