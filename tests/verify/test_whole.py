@@ -65,6 +65,23 @@ class TestWhole:
         assert "libnuma.so.1" in printed
         assert "parts" not in printed
 
+    def test_ctrl_c_loses_nothing(self, checkpoint, board, monkeypatch, capsys, tmp_path):
+        """A run takes hours on a simulator: the report has what was found by then."""
+
+        def interrupted(subject):
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr("lerobot_pi0_ttnn.cli.verify.command.ask_doctor", lambda lines, options: None)
+        monkeypatch.setattr(checks, "check_parts", lambda subject: subject.lines.add(Line("parts", "found", "ok")))
+        monkeypatch.setattr(checks, "check_operations", interrupted)
+        command = ["verify", str(checkpoint), "--board", board.name, "--report", str(tmp_path / "report")]
+        assert main(command) == 1
+        report = json.loads((tmp_path / "report" / "verify.json").read_text())
+        sections = [line["section"] for line in report["lines"]]
+        assert sections[-2:] == ["parts", "operations"], "nothing comes after it"
+        assert ADVICE["interrupted"].action in capsys.readouterr().out
+        assert board.failure is None
+
     def test_an_operation_that_ttnn_refuses_is_a_line(self, checkpoint, board, monkeypatch, capsys):
         """And what comes after it is tried; what the board itself fails at ends it."""
         message = (

@@ -237,6 +237,10 @@ def check(policy: Any, source: CheckpointSource, options: argparse.Namespace, li
         try:
             with board.in_use(f"verifying: {name}"):
                 found = section()
+        except KeyboardInterrupt:
+            # What was found in hours is not lost with it.
+            lines.add(Line(name, "interrupted", "fail", "interrupted", "the rest of it, and what comes after, was not tried"))
+            break
         except BoardError as error:
             lines.add(Line("board", board.doing, "fail", "board", str(error)))
             break
@@ -280,7 +284,7 @@ def run_instruments(
 
     if (options.only and "instruments" not in options.only) or options.instruments is False or board is None:
         return
-    if any(line.kind == "board" for line in lines.failed):
+    if any(line.kind in ("board", "interrupted") for line in lines.failed):
         return
     if board["kind"] == "emulated" or not (options.instruments or board["kind"] == "card"):
         detail = "no kernel runs on an emulated board" if board["kind"] == "emulated" else "ask for them: --instruments"

@@ -53,6 +53,10 @@ ADVICE: dict[str, Advice] = {
         "Run with TT_METAL_TRACE_ALLOC_TRACKING=1 and send what it names. TT_METAL_SLOW_DISPATCH_MODE=1 goes without traces, "
         "slower.",
     ),
+    "interrupted": Advice(
+        "You ended it: what is above was found, the rest was not tried.",
+        "Run it again, with --only for what is missing.",
+    ),
     "stale context": Advice(
         "The answer is that to another question: what stays on the board between calls (masks, tables, the prompt's "
         "embeddings) was not replaced.",
