@@ -239,7 +239,9 @@ def check(policy: Any, source: CheckpointSource, options: argparse.Namespace, li
                 found = section()
         except KeyboardInterrupt:
             # What was found in hours is not lost with it.
-            lines.add(Line(name, "interrupted", "fail", "interrupted", "the rest of it, and what comes after, was not tried"))
+            lines.add(
+                Line(name, "interrupted", "fail", "interrupted", "the rest of it, and what comes after, was not tried")
+            )
             break
         except BoardError as error:
             lines.add(Line("board", board.doing, "fail", "board", str(error)))
