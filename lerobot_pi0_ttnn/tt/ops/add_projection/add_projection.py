@@ -5,14 +5,14 @@ ttnn has a matmul and an addition for it, and an op that joins heads. This is on
 weight's column and of x, once; the first of them adds what the others have summed, gates it, and adds the stream, in float32.
 """
 
-from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
 import ttnn
 
 from ....ttnn_api.own_program import OwnProgram
-from ....ttnn_api.tiles import TILE, TILE_BYTES
+from ....ttnn_api.tiles import TILE
+from ..descriptors import Buffer, circular_buffer, on_network
 from .cost import cost
 from .golden import golden
 from .plan import READ_AT_ONCE, AddProjectionPlan
@@ -49,14 +49,11 @@ def add_projection(
     _check(stream, x, weight, gate, plan)
     device = x.device()
     total = ttnn.allocate_tensor_on_device(stream.shape, ttnn.float32, ttnn.TILE_LAYOUT, device, stream.memory_config())
-    workers = [divmod(number, plan.grid[0]) for number in range(plan.columns * plan.parts)]
-    places = tuple(
-        (core.x, core.y)
-        for core in (device.worker_core_from_logical_core(ttnn.CoreCoord(column, row)) for row, column in workers)
-    )
+    workers = (divmod(number, plan.grid[0]) for number in range(plan.columns * plan.parts))
+    places = on_network(device, ((column, row) for row, column in workers))
     tensors = [x, weight, stream, *([] if gate is None else [gate]), total]
-    buffers = tuple(_Buffer.of(tensor) for tensor in (x, weight, stream, total))
-    gating = None if gate is None else _Buffer.of(gate)
+    buffers = tuple(Buffer.of(tensor) for tensor in (x, weight, stream, total))
+    gating = None if gate is None else Buffer.of(gate)
     _, heads, length, width = tuple(x.shape)
     ADD_PROJECTION.run(
         tensors, _program(*buffers, gating, plan, (heads, length // TILE, width // TILE), places, fidelity, throttle)
@@ -64,27 +61,13 @@ def add_projection(
     return total
 
 
-@dataclass(frozen=True)
-class _Buffer:
-    """What a kernel has to know of a tensor to find its tiles."""
-
-    address: int
-    accessor: tuple[int, ...]
-    dtype: ttnn.DataType
-
-    @classmethod
-    def of(cls, tensor: ttnn.Tensor) -> "_Buffer":
-        accessor = tuple(ttnn.TensorAccessorArgs(tensor).get_compile_time_args())
-        return cls(tensor.buffer_address(), accessor, tensor.dtype)
-
-
 @lru_cache(maxsize=1024)
 def _program(
-    x: _Buffer,
-    weight: _Buffer,
-    stream: _Buffer,
-    total: _Buffer,
-    gate: _Buffer | None,
+    x: Buffer,
+    weight: Buffer,
+    stream: Buffer,
+    total: Buffer,
+    gate: Buffer | None,
     plan: AddProjectionPlan,
     heads: tuple[int, int, int],
     places: tuple[tuple[int, int], ...],
@@ -145,11 +128,11 @@ def _program(
         # Parts of a column that have arrived where it is written, and whether that core is ready for them.
         semaphores=[ttnn.SemaphoreDescriptor(id=number, core_ranges=cores, initial_value=0) for number in range(2)],
         cbs=[
-            _circular_buffer(X, x.dtype, plan.rows * plan.longest, cores),
-            _circular_buffer(WEIGHT, weight.dtype, plan.longest, cores),
-            _circular_buffer(ADDENDS, stream.dtype, plan.parts * plan.rows, cores),
-            _circular_buffer(GATE, stream.dtype, 1, cores),
-            _circular_buffer(SUM, total.dtype, plan.rows, cores),
+            circular_buffer(X, x.dtype, plan.rows * plan.longest, cores),
+            circular_buffer(WEIGHT, weight.dtype, plan.longest, cores),
+            circular_buffer(ADDENDS, stream.dtype, plan.parts * plan.rows, cores),
+            circular_buffer(GATE, stream.dtype, 1, cores),
+            circular_buffer(SUM, total.dtype, plan.rows, cores),
         ],
     )
 
@@ -186,12 +169,3 @@ def _check(
             )
     if size % TILE:
         raise ValueError(f"add_projection: expected heads of whole tiles, got {size}")
-
-
-def _circular_buffer(index: int, dtype: ttnn.DataType, tiles: int, cores: ttnn.CoreRangeSet) -> ttnn.CBDescriptor:
-    page = TILE_BYTES[dtype.name]
-    return ttnn.CBDescriptor(
-        total_size=tiles * page,
-        core_ranges=cores,
-        format_descriptors=[ttnn.CBFormatDescriptor(buffer_index=index, data_format=dtype, page_size=page)],
-    )

@@ -8,14 +8,14 @@ in float32, each core for some columns of the head.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
 import ttnn
 
 from ....ttnn_api.own_program import OwnProgram
-from ....ttnn_api.tiles import TILE, TILE_BYTES
+from ....ttnn_api.tiles import TILE
+from ..descriptors import Buffer, circular_buffer, on_network
 from .cost import cost
 from .golden import golden
 from .plan import AttendPlan
@@ -73,34 +73,15 @@ def attend(
     result = ttnn.allocate_tensor_on_device(
         queries.shape, ttnn.bfloat16, ttnn.TILE_LAYOUT, device, queries.memory_config()
     )
-    places = tuple(
-        (core.x, core.y)
-        for core in (
-            device.worker_core_from_logical_core(ttnn.CoreCoord(head, row))
-            for row in range(plan.rows * plan.parts)
-            for head in range(plan.heads)
-        )
-    )
+    places = on_network(device, ((head, row) for row in range(plan.rows * plan.parts) for head in range(plan.heads)))
     tensors = [queries, keys, values, mask, result]
-    ATTEND.run(tensors, _program(tuple(_Buffer.of(tensor) for tensor in tensors), plan, places, fidelity))
+    ATTEND.run(tensors, _program(tuple(Buffer.of(tensor) for tensor in tensors), plan, places, fidelity))
     return result
-
-
-@dataclass(frozen=True)
-class _Buffer:
-    """What a kernel has to know of a tensor to find its tiles."""
-
-    address: int
-    accessor: tuple[int, ...]
-
-    @classmethod
-    def of(cls, tensor: ttnn.Tensor) -> "_Buffer":
-        return cls(tensor.buffer_address(), tuple(ttnn.TensorAccessorArgs(tensor).get_compile_time_args()))
 
 
 @lru_cache(maxsize=1024)
 def _program(
-    buffers: tuple[_Buffer, ...],
+    buffers: tuple[Buffer, ...],
     plan: AttendPlan,
     places: tuple[tuple[int, int], ...],
     fidelity: ttnn.MathFidelity,
@@ -134,7 +115,7 @@ def _program(
         computed[head][down] = [end - begin, plan.columns(part)]
 
     def mover(
-        name: str, sizes: list[int], handed: Sequence[_Buffer], arguments: ttnn.RuntimeArgs, config: object
+        name: str, sizes: list[int], handed: Sequence[Buffer], arguments: ttnn.RuntimeArgs, config: object
     ) -> ttnn.KernelDescriptor:
         return ttnn.KernelDescriptor(
             kernel_source=str(ATTEND.kernels / name),
@@ -179,7 +160,7 @@ def _program(
             ttnn.SemaphoreDescriptor(id=number, core_ranges=cores, initial_value=0) for number in range(SEMAPHORES)
         ],
         cbs=[
-            _circular_buffer(indices, dtype, tiles, cores)
+            circular_buffer(indices, dtype, tiles, cores)
             for indices, dtype, tiles in (
                 ([QUERIES], ttnn.bfloat16, plan.width),
                 ([KEYS], ttnn.bfloat16, plan.longest * plan.width),
@@ -217,16 +198,3 @@ def _check(queries: ttnn.Tensor, keys: ttnn.Tensor, values: ttnn.Tensor, mask: t
                 f"attend: expected {name} {shape} BFLOAT16 in tiles, not sharded, got {tuple(tensor.shape)} "
                 f"{tensor.dtype.name}, {tensor.layout.name}"
             )
-
-
-def _circular_buffer(
-    indices: Sequence[int], dtype: ttnn.DataType, tiles: int, cores: ttnn.CoreRangeSet
-) -> ttnn.CBDescriptor:
-    page = TILE_BYTES[dtype.name]
-    return ttnn.CBDescriptor(
-        total_size=tiles * page,
-        core_ranges=cores,
-        format_descriptors=[
-            ttnn.CBFormatDescriptor(buffer_index=index, data_format=dtype, page_size=page) for index in indices
-        ],
-    )

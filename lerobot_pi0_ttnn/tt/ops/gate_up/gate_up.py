@@ -6,14 +6,14 @@ shards of x hand them to all cores, one after the other; meanwhile each core rea
 column of both is summed over its whole length in the float32 registers, where it is activated, multiplied, and rounded once.
 """
 
-from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
 import ttnn
 
 from ....ttnn_api.own_program import OwnProgram
-from ....ttnn_api.tiles import TILE, TILE_BYTES
+from ....ttnn_api.tiles import TILE
+from ..descriptors import Buffer, circular_buffer, on_network
 from .cost import cost
 from .golden import golden
 from .plan import GateUpPlan
@@ -46,39 +46,20 @@ def gate_up(
     device = x.device()
     shape = ttnn.Shape([*tuple(x.shape)[:-1], gate.shape[-1]])
     product = ttnn.allocate_tensor_on_device(shape, ttnn.bfloat16, ttnn.TILE_LAYOUT, device, ttnn.L1_MEMORY_CONFIG)
-    corners = tuple(
-        (core.x, core.y)
-        for core in (
-            device.worker_core_from_logical_core(ttnn.CoreCoord(x, y))
-            for x, y in [(0, 0), (plan.grid[0] - 1, plan.grid[1] - 1), *((shard, 0) for shard in range(plan.shards))]
-        )
-    )
+    far = (plan.grid[0] - 1, plan.grid[1] - 1)
+    corners = on_network(device, [(0, 0), far, *((shard, 0) for shard in range(plan.shards))])
     tensors = [x, gate, up, product]
-    buffers = tuple(_Buffer.of(tensor) for tensor in tensors)
+    buffers = tuple(Buffer.of(tensor) for tensor in tensors)
     GATE_UP.run(tensors, _program(*buffers, plan, corners, fidelity, throttle))
     return product
 
 
-@dataclass(frozen=True)
-class _Buffer:
-    """What a kernel has to know of a tensor to find its tiles."""
-
-    address: int
-    accessor: tuple[int, ...]
-    dtype: ttnn.DataType
-
-    @classmethod
-    def of(cls, tensor: ttnn.Tensor) -> "_Buffer":
-        accessor = tuple(ttnn.TensorAccessorArgs(tensor).get_compile_time_args())
-        return cls(tensor.buffer_address(), accessor, tensor.dtype)
-
-
 @lru_cache(maxsize=1024)
 def _program(
-    x: _Buffer,
-    gate: _Buffer,
-    up: _Buffer,
-    product: _Buffer,
+    x: Buffer,
+    gate: Buffer,
+    up: Buffer,
+    product: Buffer,
     plan: GateUpPlan,
     corners: tuple[tuple[int, int], ...],
     fidelity: ttnn.MathFidelity,
@@ -135,9 +116,9 @@ def _program(
             ttnn.SemaphoreDescriptor(id=number, core_ranges=cores, initial_value=0) for number in range(plan.shards + 1)
         ],
         cbs=[
-            _circular_buffer(X, x.dtype, plan.rows * plan.inner, cores),
-            _circular_buffer(WEIGHTS, gate.dtype, plan.depth * 2 * plan.inner, cores),
-            _circular_buffer(PRODUCT, product.dtype, 2 * plan.rows, cores),
+            circular_buffer(X, x.dtype, plan.rows * plan.inner, cores),
+            circular_buffer(WEIGHTS, gate.dtype, plan.depth * 2 * plan.inner, cores),
+            circular_buffer(PRODUCT, product.dtype, 2 * plan.rows, cores),
         ],
     )
 
@@ -164,12 +145,3 @@ def _check(x: ttnn.Tensor, gate: ttnn.Tensor, up: ttnn.Tensor, plan: GateUpPlan)
                 f"gate_up: expected {name} {shape} {gate.dtype.name} in tiles, not sharded, got {tuple(weight.shape)} "
                 f"{weight.dtype.name}, {weight.layout.name}"
             )
-
-
-def _circular_buffer(index: int, dtype: ttnn.DataType, tiles: int, cores: ttnn.CoreRangeSet) -> ttnn.CBDescriptor:
-    page = TILE_BYTES[dtype.name]
-    return ttnn.CBDescriptor(
-        total_size=tiles * page,
-        core_ranges=cores,
-        format_descriptors=[ttnn.CBFormatDescriptor(buffer_index=index, data_format=dtype, page_size=page)],
-    )

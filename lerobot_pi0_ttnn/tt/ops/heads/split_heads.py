@@ -14,6 +14,7 @@ import ttnn
 
 from ....ttnn_api.own_program import OwnProgram
 from ....ttnn_api.tiles import TILE
+from ..descriptors import Buffer, circular_buffer
 from .cost import cost
 from .golden import golden
 
@@ -59,22 +60,10 @@ def split_heads(
 
     grid = device.compute_with_storage_grid_size()
     tensors = [qkv, cos, sin, queries, keys, values]
-    buffers = (_Buffer.of(tensor) for tensor in tensors)
+    buffers = (Buffer.of(tensor) for tensor in tensors)
     in_tiles = _Tiles(batch, length // TILE, size // TILE, tokens // TILE, cos.shape[-2] // TILE, start // TILE)
     SPLIT_HEADS.run(tensors, _program(*buffers, in_tiles, num_heads, (grid.x, grid.y), fidelity))
     return queries if num_heads else None
-
-
-@dataclass(frozen=True)
-class _Buffer:
-    """What a kernel has to know of a tensor to find its tiles."""
-
-    address: int
-    accessor: tuple[int, ...]
-
-    @classmethod
-    def of(cls, tensor: ttnn.Tensor) -> "_Buffer":
-        return cls(tensor.buffer_address(), tuple(ttnn.TensorAccessorArgs(tensor).get_compile_time_args()))
 
 
 @dataclass(frozen=True)
@@ -91,12 +80,12 @@ class _Tiles:
 
 @lru_cache(maxsize=1024)
 def _program(
-    qkv: _Buffer,
-    cos: _Buffer,
-    sin: _Buffer,
-    queries: _Buffer,
-    keys: _Buffer,
-    values: _Buffer,
+    qkv: Buffer,
+    cos: Buffer,
+    sin: Buffer,
+    queries: Buffer,
+    keys: Buffer,
+    values: Buffer,
     tiles: _Tiles,
     num_heads: int,
     grid: tuple[int, int],
@@ -114,7 +103,7 @@ def _program(
         moved[x][y] = [begin, end]
         computed[x][y] = [(end - begin) * width]
 
-    def mover(name: str, common: list[int], buffers: Sequence[_Buffer], config: object) -> ttnn.KernelDescriptor:
+    def mover(name: str, common: list[int], buffers: Sequence[Buffer], config: object) -> ttnn.KernelDescriptor:
         return ttnn.KernelDescriptor(
             kernel_source=str(SPLIT_HEADS.kernels / name),
             core_ranges=cores,
@@ -148,7 +137,7 @@ def _program(
             ),
         ],
         cbs=[
-            _circular_buffer(index, dtype, heads_held * width, cores)
+            circular_buffer(index, dtype, heads_held * width, cores)
             for index, dtype, heads_held in (
                 (X, ttnn.bfloat16, 2),
                 (SWAPPED, ttnn.bfloat16, 2),
@@ -195,12 +184,3 @@ def _check(
                 f"split_heads: expected {name} {shape} {dtype.name} in tiles, not sharded, got {tuple(tensor.shape)} "
                 f"{tensor.dtype.name}, {tensor.layout.name}"
             )
-
-
-def _circular_buffer(index: int, dtype: ttnn.DataType, tiles: int, cores: ttnn.CoreRangeSet) -> ttnn.CBDescriptor:
-    page = TILE * TILE * (4 if dtype == ttnn.float32 else 2)
-    return ttnn.CBDescriptor(
-        total_size=tiles * page,
-        core_ranges=cores,
-        format_descriptors=[ttnn.CBFormatDescriptor(buffer_index=index, data_format=dtype, page_size=page)],
-    )
