@@ -6,7 +6,7 @@ from lerobot.policies.common.vla_utils import make_att_2d_masks
 from torch import Tensor
 
 from lerobot_pi0_ttnn.model.blocks import lay_out, live_columns, positions, present_cameras, real_tokens, visible_keys
-from lerobot_pi0_ttnn.model.config import PI0ModelConfig
+from lerobot_pi0_ttnn.model.config import PI0ModelConfig, as_pi05
 
 
 def bits(*rows: str) -> Tensor:
@@ -84,9 +84,8 @@ CONFIG = PI0ModelConfig(horizon=3)
 
 
 def block_mask(is_real: Tensor) -> Tensor:
-    """(B, S, S), the keys of each query, from those of its block."""
-    blocks = lay_out(7, CONFIG)
-    return torch.cat([visible_keys(b, is_real)[:, None].expand(-1, b.size, -1) for b in blocks], dim=1)
+    """(B, S, S), the keys of each query."""
+    return torch.cat([visible_keys(block, is_real) for block in lay_out(7, CONFIG)], dim=1)
 
 
 @CASES
@@ -113,14 +112,27 @@ def test_blocks_on_whole_tiles_go_on_from_the_real_prefix():
     blocks = lay_out(5, CONFIG, multiple=4)
     assert [(block.name, block.start, block.tokens, block.end) for block in blocks] == [
         ("prefix", 0, 5, 8),
-        ("state", 8, 1, 12),
-        ("actions", 12, 3, 16),
+        ("suffix", 8, 4, 12),
     ]
-    is_real = real_tokens(blocks, 20)
-    assert torch.equal(is_real, bits("11111000 1000 1110 0000"))
-    assert positions(is_real)[0, :16].tolist() == [0, 1, 2, 3, 4, 4, 4, 4, 5, 5, 5, 5, 6, 7, 8, 8]
-    want = bits("11111000 0000 0000 0000", "11111000 1000 0000 0000", "11111000 1000 1110 0000")
-    assert torch.equal(torch.cat([visible_keys(block, is_real) for block in blocks]), want)
+    is_real = real_tokens(blocks, 16)
+    assert torch.equal(is_real, bits("11111000 1111 0000"))
+    assert positions(is_real)[0, :12].tolist() == [0, 1, 2, 3, 4, 4, 4, 4, 5, 6, 7, 8]
+    prefix, suffix = (visible_keys(block, is_real)[0] for block in blocks)
+    assert torch.equal(prefix, bits(*["11111000 0000 0000"] * 8))
+    assert torch.equal(suffix, bits("11111000 1000 0000", *["11111000 1111 0000"] * 3))
+
+
+def test_queries_that_are_padding_see_a_key_and_no_later_block():
+    config = PI0ModelConfig(horizon=2)
+    _, suffix = blocks = lay_out(4, config, multiple=4)
+    visible = visible_keys(suffix, real_tokens(blocks, 8))[0]
+    assert torch.equal(visible, bits("1111 1000", "1111 1110", "1111 1110", "1111 1110"))
+
+
+def test_without_a_state_the_suffix_is_one_group():
+    _, suffix = blocks = lay_out(4, as_pi05(CONFIG), multiple=4)
+    assert (suffix.start, suffix.tokens, suffix.end) == (4, 3, 8)
+    assert torch.equal(visible_keys(suffix, real_tokens(blocks, 8))[0], bits(*["1111 1110"] * 4))
 
 
 @pytest.mark.parametrize(

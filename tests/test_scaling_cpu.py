@@ -34,7 +34,7 @@ def test_a_machine_that_slows_down_changes_no_ratio():
 def test_the_model_is_asked_for_what_the_point_says(monkeypatch):
     model = random_model(TINY)
     shapes = {}
-    prefill, forward = model.backbone.prefill, model.backbone.forward_actions
+    prefill, forward = model.backbone.prefill, model.backbone.forward_suffix
 
     def watch_prefill(embeddings, context):
         shapes["prefix"] = tuple(embeddings.shape)
@@ -46,7 +46,7 @@ def test_the_model_is_asked_for_what_the_point_says(monkeypatch):
         return forward(x, prefix, modulations)
 
     monkeypatch.setattr(model.backbone, "prefill", watch_prefill)
-    monkeypatch.setattr(model.backbone, "forward_actions", watch_forward)
+    monkeypatch.setattr(model.backbone, "forward_suffix", watch_forward)
     seconds = time_chunk(model, BASE | {"cameras": 3, "tokens": 48, "steps": 5, "batch": 2})
     assert shapes == {"prefix": (2, 3 * 256 + 48, 128), "steps": 5}
     assert list(seconds) == ["vision", "prefill", "denoising"]

@@ -24,8 +24,7 @@ def test_round_up(size, multiple, rounded):
         pytest.param(256, 32, (128, 128, 128, 128, 64), id="two-images"),
         pytest.param(544, 8, (32, 32, 32, 32, 32), id="prefix-of-two"),
         pytest.param(640, 8, (128, 128, 64, 64, 64), id="whole-chunks"),
-        pytest.param(64, 8, (32, 32, 32, 32, 32), id="actions"),
-        pytest.param(32, 8, (32, 32, 32, 32, 32), id="state"),
+        pytest.param(64, 8, (32, 32, 32, 32, 32), id="suffix"),
     ],
 )
 def test_query_chunk(queries, heads, chunks):
@@ -33,19 +32,19 @@ def test_query_chunk(queries, heads, chunks):
 
 
 @pytest.mark.parametrize(
-    ("cameras", "language", "prefix", "state", "actions", "length"),
+    ("cameras", "language", "prefix", "suffix", "length"),
     [
-        pytest.param(2, 23, 535, 544, 576, 640, id="two-cameras"),
-        pytest.param(2, 32, 544, 544, 576, 640, id="whole-tile"),
-        pytest.param(3, 48, 816, 832, 864, 1024, id="three-cameras"),
-        pytest.param(0, 1, 1, 32, 64, 128, id="no-camera"),
-        pytest.param(1, 0, 256, 256, 288, 384, id="no-prompt"),
+        pytest.param(2, 23, 535, 544, 640, id="two-cameras"),
+        pytest.param(2, 32, 544, 544, 640, id="whole-tile"),
+        pytest.param(3, 48, 816, 832, 896, id="three-cameras"),
+        pytest.param(0, 1, 1, 32, 128, id="no-camera"),
+        pytest.param(1, 0, 256, 256, 384, id="no-prompt"),
     ],
 )
-def test_layout(cameras, language, prefix, state, actions, length):
+def test_layout(cameras, language, prefix, suffix, length):
     layout = token_layout(cameras, language, PI0_BASE)
     assert layout[0].tokens == prefix
-    assert [block.start for block in layout] == [0, state, actions]
+    assert [block.start for block in layout] == [0, suffix]
     assert cache_length(layout) == length
 
 

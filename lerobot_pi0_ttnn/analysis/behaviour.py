@@ -231,9 +231,9 @@ def padding(model: PI0ModelTTNN, case: Case, want: Tensor) -> Iterator[Behaviour
     """
     model.forget()
     row = _eager_row(model, case)
-    # Whatever is in the padding of the prompt's last tile, of the state's and of the actions'.
-    for tensor, size, axis in _padded(row, case, model):
-        _soil(tensor, size, axis)
+    # Whatever is in the padding of the prompt's last tile, and in rows of the suffix that are another token's or padding.
+    for tensor, counting, axis in _padded(row, case, model):
+        _soil(tensor, counting, axis)
     got = model._read(row.enqueue(untimed), untimed)
     model.forget()
     what = "padding moves nothing: masks hide all of it"
@@ -260,21 +260,23 @@ def _eager_row(model: PI0ModelTTNN, case: Case) -> Pass:
     return model.chips[0].upload(case.observation, case.noise, times, case.guidance, eager=True, stage=untimed)
 
 
-def _padded(row: Pass, case: Case, model: PI0ModelTTNN) -> Iterator[tuple[ttnn.Tensor, int, int]]:
-    """Yields tensors on the chip that end in padding: what is real of them, and along which axis."""
-    inputs, tokens = row.inputs, int(case.observation.lang_masks[0].sum())
-    yield inputs.noise, model.config.horizon, 2
+def _padded(row: Pass, case: Case, model: PI0ModelTTNN) -> Iterator[tuple[ttnn.Tensor, slice, int]]:
+    """Yields tensors on the chip that hold more than counts: what counts of them, and along which axis."""
+    inputs, tokens, config = row.inputs, slice(int(case.observation.lang_masks[0].sum())), model.config
+    yield inputs.noise, slice(config.state_tokens, config.suffix_tokens), 2
     if inputs.proprioception is not None:
-        yield inputs.proprioception, 1, 2
+        yield inputs.proprioception, slice(config.state_tokens), 2
     if inputs.prompt is not None and inputs.prompt.tokens is not None:
         yield inputs.prompt.tokens, tokens, 1
     elif row.context.language is not None:
         yield row.context.language, tokens, 2
 
 
-def _soil(tensor: ttnn.Tensor, real: int, axis: int) -> None:
+def _soil(tensor: ttnn.Tensor, counting: slice, axis: int) -> None:
     value = ttnn.to_torch(tensor)
-    value.narrow(axis, real, value.shape[axis] - real).fill_(7)
+    is_padding = torch.ones(value.shape[axis], dtype=torch.bool)
+    is_padding[counting] = False
+    value.index_fill_(axis, is_padding.nonzero().flatten(), 7)
     ttnn.copy_host_to_device_tensor(ttnn.from_torch(value, dtype=tensor.dtype, layout=tensor.layout), tensor)
 
 

@@ -86,6 +86,19 @@ def up(model: PI0ModelTTNN, x: Tensor, dtype: ttnn.DataType = ttnn.float32) -> t
     return to_device(F.pad(x, (0, 0, 0, rows))[None, None], dtype, model.chips[0].device)
 
 
+def up_actions(model: PI0ModelTTNN, x_t: Tensor) -> ttnn.Tensor:
+    """Returns (horizon, action_dim) rows where the suffix has its actions, (1, 1, T, action_dim) float32 on the device."""
+    config = model.config
+    columns = round_up(config.action_dim, TILE) - config.action_dim
+    return up(model, F.pad(x_t, (0, columns, config.state_tokens, 0)))
+
+
+def actions_of(model: PI0ModelTTNN, x: ttnn.Tensor) -> Tensor:
+    """Returns what (1, 1, T, action_dim) has in the actions' rows of the suffix, (horizon, action_dim) float32."""
+    config = model.config
+    return down(x, config.suffix_tokens)[config.state_tokens :, : config.action_dim]
+
+
 def up_to_expert(model: PI0ModelTTNN, x: Tensor, dtype: ttnn.DataType = ttnn.float32) -> ttnn.Tensor:
     """Returns what `up` does, in shards, where the expert's stream is kept."""
     rows, columns = round_up(x.shape[-2], TILE), x.shape[-1]
@@ -152,9 +165,8 @@ def parts(
     for number, (step, tt_step) in enumerate(zip(steps, tt_steps, strict=True)):
         want = twin.velocity(x_t, step, prefix)
         if number in (0, len(times) // 2, len(times) - 1):
-            got = down(graph.velocity(up(tt, x_t[0]), tt_step, tt_prefix), config.horizon)
-            name = f"velocity at t = {times[number]:.1f}"
-            yield Part(name, "velocity", got[:, : config.action_dim], want[0], config.expert.depth)
+            got = actions_of(tt, graph.velocity(up_actions(tt, x_t[0]), tt_step, tt_prefix))
+            yield Part(f"velocity at t = {times[number]:.1f}", "velocity", got, want[0], config.expert.depth)
         x_t = x_t - want / len(times)
     chunk = twin.sample_actions(observation, noise=noise)
     got = tt.sample_actions(observation, noise=noise)
@@ -163,7 +175,7 @@ def parts(
 
 @torch.no_grad()
 def layers(twin: PI0ModelTorch, tt: PI0ModelTTNN, observation: Observation, noise: Tensor) -> Iterator[Part]:
-    """Yields each layer on its own: of SigLIP, of Gemma for the prefix, of the expert for the state and for the actions.
+    """Yields each layer on its own: of SigLIP, of Gemma for the prefix, of the expert for the suffix.
 
     Args:
         twin: float32.
@@ -186,26 +198,19 @@ def layers(twin: PI0ModelTorch, tt: PI0ModelTTNN, observation: Observation, nois
         got = down(tt_layer(stream, blocks[0], tt_cache), x.shape[1])
         x = layer(x, block, cache)
         yield Part(f"prefix, layer {number}", "layer", got, x[0])
-    spans = list(zip(context.blocks, blocks, strict=True))
-    given = twin.suffix_embedding.embed_given(observation)
     times = schedule(config.num_steps)
     step, tt_step = twin.steps(times)[0], tt.chips[0].steps(times)[0]
-    tokens = [*given, twin.suffix_embedding.embed_actions(noise, step.time_bias)]
-    for number, (of_block, (block, tt_block)) in enumerate(zip(tokens, spans[1:], strict=True), start=1):
-        is_last = number == len(tokens)
-        name = config.suffix_blocks[number - 1][0]
-        expert = zip(twin.backbone.expert_layers, tt.backbone.expert_layers, prefix.caches, caches, strict=True)
-        x = of_block
-        for depth, (layer, tt_layer, cache, tt_cache) in enumerate(expert):
-            modulations, tt_modulations = TorchModulations(), NOT_ADAPTIVE
-            if is_last and step.modulations is not None and tt_step.modulations is not None:
-                modulations, tt_modulations = step.modulations.layers[depth], tt_step.modulations.layers[depth]
-            for before, tt_before in spans[:number]:
-                _store_tokens(tt, tt_cache, cache, tt_before.start, (before.start, before.end))
-            stream = up_to_expert(tt, x[0], tt.precision.expert.stream)
-            got = down(tt_layer(stream, tt_block, tt_cache, tt_modulations), x.shape[1])
-            x = layer(x, block, cache, modulations)
-            yield Part(f"expert, {name}, layer {depth}", "layer", got, x[0])
+    x = twin.suffix_embedding.embed_suffix(noise, step.time_bias, prefix.state)
+    expert = zip(twin.backbone.expert_layers, tt.backbone.expert_layers, prefix.caches, caches, strict=True)
+    for depth, (layer, tt_layer, cache, tt_cache) in enumerate(expert):
+        modulations, tt_modulations = TorchModulations(), NOT_ADAPTIVE
+        if step.modulations is not None and tt_step.modulations is not None:
+            modulations, tt_modulations = step.modulations.layers[depth], tt_step.modulations.layers[depth]
+        _store_tokens(tt, tt_cache, cache, 0, (0, block.end))
+        stream = up_to_expert(tt, x[0], tt.precision.expert.stream)
+        got = down(tt_layer(stream, blocks[-1], tt_cache, tt_modulations), x.shape[1])
+        x = layer(x, prefix.suffix, cache, modulations)
+        yield Part(f"expert, layer {depth}", "layer", got, x[0])
 
 
 def _vision_layers(twin: PI0ModelTorch, tt: PI0ModelTTNN, images: Tensor) -> Iterator[Part]:

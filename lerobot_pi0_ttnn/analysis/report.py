@@ -153,17 +153,13 @@ def operations_by_stage(
             context = graph.backbone.read_prompt(inputs.prompt, context)
         embeddings = graph.embed_prefix(inputs, context)
     with stage("prefill"):
-        prefix = graph.backbone.prefill(embeddings, context)
-    if between := context.blocks[1:-1]:
-        with stage("state"):
-            for block, given in zip(between, graph.suffix_embedding.embed_given(inputs), strict=True):
-                graph.backbone.extend(prefix, given, block)
+        prefix = graph.prefill(embeddings, inputs, context)
     with stage(STEP):
         denoise(graph, prefix, inputs.noise, steps, times)
-    actions = graph.suffix_embedding.embed_actions(inputs.noise, steps[0].time_bias)
+    suffix = graph.suffix_embedding.embed_suffix(inputs.noise, steps[0].time_bias, prefix.state, prefix.is_action)
     with stage(EXPERT_LAYER):
         modulations = steps[0].modulations.layers[:1] if steps[0].modulations else ()
-        graph.backbone.expert_layers[0](actions, context.blocks[-1], context.caches[0], *modulations)
+        graph.backbone.expert_layers[0](suffix, context.blocks[-1], context.caches[0], *modulations)
     return stages
 
 

@@ -25,7 +25,7 @@ from ..tt.program import TILE, round_up
 from ..tt.suffix import SuffixEmbeddingTTNN
 from ..tt.weights import DeviceWeights
 from .trace import Traces
-from .uploads import Contexts, InputMaker, uploads_per_pass, uploads_per_prompt
+from .uploads import UPLOADS_PER_PROMPT, Contexts, InputMaker, uploads_per_pass
 from .weight_cache import WeightCache
 
 MAX_ROWS = 8
@@ -322,8 +322,9 @@ class PI0ModelTTNN:
     def _read(self, actions: ttnn.Tensor, stage: Stage) -> Tensor:
         with stage("readback"):
             chunks: Tensor = ttnn.to_torch(actions)
-        padded = chunks.view(-1, round_up(self.config.horizon, TILE), chunks.shape[-1])
-        return padded[:, : self.config.horizon, : self.config.action_dim]
+        first, end = self.config.state_tokens, self.config.suffix_tokens
+        suffixes = chunks.view(-1, round_up(end, TILE), chunks.shape[-1])
+        return suffixes[:, first:end, : self.config.action_dim]
 
     def warm_up_calls(
         self, *, cameras: int, tokens: tuple[int, int], max_gain: float | None
@@ -378,7 +379,7 @@ class PI0ModelTTNN:
             "programs_refused": dict(chip.programs.refused),
             "transfers": {
                 "uploads_per_pass": uploads_per_pass(self.config),
-                "uploads_per_new_prompt": uploads_per_prompt(self.config) if self.config.state_dim else 0,
+                "uploads_per_new_prompt": UPLOADS_PER_PROMPT if self.config.state_dim else 0,
                 "readbacks_per_call": 1,
             },
         }

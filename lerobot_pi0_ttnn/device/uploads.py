@@ -4,10 +4,10 @@ Absent cameras and language padding stay on the host: the device has each row's 
 tiles, as many for each row as the longest prompt of its pass takes. The keys lie in the cache block by block, and the mask
 of each block of queries hides what it must not see:
 
-               prefix  pads   state  pads   actions  pads
-    prefix        1      0      0      0       0       0
-    state         1      0      1      0       0       0
-    actions       1      0      1      0       1       0
+               prefix  pads   state  actions  pads
+    prefix        1      0      0       0       0
+    state         1      0      1       0       0
+    actions       1      0      1       1       0
 
 Only the first column of pads depends on how long a prompt is, and so do the positions of state and actions. The rest is the
 same for all prompts of as many tiles.
@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
+import torch.nn.functional as F
 import ttnn
 from torch import Tensor
 
@@ -40,14 +41,13 @@ MASKED = -1e4
 """Added to the scores of hidden keys: far enough for exp to give zero, and finite, since -inf - -inf is NaN."""
 
 
-def uploads_per_prompt(config: PI0ModelConfig) -> int:
-    """Returns how many tensors a prompt is: tokens, padding, and cosines and sines for each block that follows the prefix."""
-    return 2 + 2 * len(config.suffix_blocks)
+UPLOADS_PER_PROMPT = 4
+"""Tensors of a prompt: tokens, padding, and cosines and sines of the suffix."""
 
 
 def uploads_per_pass(config: PI0ModelConfig) -> int:
     """Returns how many tensors go up for one pass, two more with guidance: pixels, noise, and the states or the prompts."""
-    return 2 + (1 if config.state_dim else uploads_per_prompt(config))
+    return 2 + (1 if config.state_dim else UPLOADS_PER_PROMPT)
 
 
 class InputMaker:
@@ -89,15 +89,17 @@ class InputMaker:
         )
 
     def _proprioception(self, state: Tensor) -> ttnn.Tensor:
-        tokens = pad_rows(pad_columns(state[:, None, :], round_up(state.shape[-1], TILE)), TILE)
-        return on_host(tokens.flatten(0, 1)[None, None], self.precision.suffix.activations)
+        return self._suffix(state[:, None, :])
 
     def _pixels(self, images: Sequence[Tensor]) -> ttnn.Tensor:
         return on_host(patch_rows(images, self.config.vision), ttnn.bfloat16, layout=ttnn.ROW_MAJOR_LAYOUT)
 
     def _actions(self, actions: Tensor) -> ttnn.Tensor:
-        columns, rows = round_up(self.config.action_dim, TILE), round_up(self.config.horizon, TILE)
-        padded = pad_rows(pad_columns(actions, columns), rows)
+        return self._suffix(F.pad(actions, (0, 0, self.config.state_tokens, 0)))
+
+    def _suffix(self, tokens: Tensor) -> ttnn.Tensor:
+        rows, columns = round_up(self.config.suffix_tokens, TILE), round_up(tokens.shape[-1], TILE)
+        padded = pad_rows(pad_columns(tokens, columns), rows)
         return on_host(padded.flatten(0, 1)[None, None], self.precision.suffix.activations)
 
     def _guidance(self, guidance: Guidance[Tensor]) -> Guidance[ttnn.Tensor]:
@@ -135,9 +137,11 @@ def make_prompt(cameras: int, tokens: Sequence[Tensor], config: PI0ModelConfig, 
         ValueError: there is neither a camera nor a token.
     """
     layout = token_layout(cameras, max(map(len, tokens)), config)
-    prefix, *suffix = layout
+    prefix, suffix = layout
     patches = cameras * config.vision.num_patches
-    real = [real_tokens((replace(prefix, tokens=patches + len(row)), *suffix), cache_length(layout)) for row in tokens]
+    real = [
+        real_tokens((replace(prefix, groups=(patches + len(row),)), suffix), cache_length(layout)) for row in tokens
+    ]
     is_real = torch.cat(real)
     places = positions(is_real)
     hides = ~is_real & (torch.arange(is_real.shape[1]) < prefix.end)
@@ -147,9 +151,7 @@ def make_prompt(cameras: int, tokens: Sequence[Tensor], config: PI0ModelConfig, 
     return Prompt(
         tokens=on_host(padded, ttnn.uint32, layout=ttnn.ROW_MAJOR_LAYOUT) if language else None,
         padding=on_host(padding, ttnn.bfloat16),
-        rotary=tuple(
-            rotary_tables(places[:, block.start : block.end], config.vlm, precision.rotary) for block in suffix
-        ),
+        rotary=rotary_tables(places[:, suffix.start : suffix.end], config.vlm, precision.rotary),
     )
 
 
@@ -166,15 +168,16 @@ def make_context(rows: int, prefix: int, config: PI0ModelConfig, precision: Prec
     is_real = real_tokens(layout, cache_length(layout))
 
     def all_visible(block: Block) -> ttnn.Tensor:
-        # All queries of a block see the same keys, those in the padding of its tile included: nobody reads them.
-        row = torch.where(visible_keys(block, is_real)[0], 0.0, MASKED).bfloat16()
-        return on_host(row.repeat(1, 1, block.size, 1), ttnn.bfloat16)
+        return on_host(torch.where(visible_keys(block, is_real), 0.0, MASKED).bfloat16()[None], ttnn.bfloat16)
 
+    is_action = torch.ones(rows, layout[-1].size, 1)
+    is_action[:, : config.state_tokens] = 0
     return Context(
         rows,
         layout,
         rotary_tables(torch.arange(prefix)[None], config.vlm, precision.rotary),
         tuple(all_visible(block) for block in layout),
+        on_host(is_action.view(1, 1, -1, 1), ttnn.float32) if config.state_tokens else None,
     )
 
 

@@ -1,12 +1,16 @@
 """Where tokens stand and who may attend to whom: pure torch, shared by both twins.
 
-A row's tokens come in blocks: pi0's in three, pi0.5's in two, without the state. A token attends to those of its own and of
-earlier blocks, except to padding:
+A row's tokens come in two blocks, the prefix, which is computed once, and the suffix, which is computed in each denoising step,
+and in groups: the suffix is pi0's state and its actions, or pi0.5's actions alone. A token attends to those of its own and of
+earlier groups, except to padding:
 
                  prefix  state  actions
     prefix          1      0       0
     state           1      1       0
     actions         1      1       1
+
+The state's token is the same in each step, and is computed again all the same, as in openpi: it takes a row that is padding
+otherwise, on a chip as in a matmul of the CPU, while a pass of its own would read all of the expert's weights once more.
 
 The prefix is the cameras' patches and the prompt. Only there a batch has padding (absent cameras, the tail of a short prompt);
 a device adds some wherever a block ends within a tile. All that depends on the blocks is a loop over them.
@@ -29,14 +33,19 @@ class Block:
     Attributes:
         name: for people.
         start: number of its first token.
-        tokens: how many they are.
+        groups: how many they are, of each group; a token does not attend to later groups than its own.
         size: how many with the padding after them.
     """
 
     name: str
     start: int
-    tokens: int
+    groups: tuple[int, ...]
     size: int
+
+    @property
+    def tokens(self) -> int:
+        """Returns how many its tokens are, without padding."""
+        return sum(self.groups)
 
     @property
     def end(self) -> int:
@@ -45,17 +54,16 @@ class Block:
 
 
 def lay_out(prefix: int, config: PI0ModelConfig, *, multiple: int = 1) -> tuple[Block, ...]:
-    """Returns the blocks of a row, the prefix first and the actions last, one after another.
+    """Returns the blocks of a row, the prefix and the suffix, one after the other.
 
     Args:
         prefix: tokens in it.
-        config: says which blocks follow.
+        config: says which tokens follow.
         multiple: of which each block's size is one.
     """
-    blocks: list[Block] = []
-    for name, tokens in (("prefix", prefix), *config.suffix_blocks):
-        blocks.append(Block(name, blocks[-1].end if blocks else 0, tokens, -(-tokens // multiple) * multiple))
-    return tuple(blocks)
+    first, then = (-(-tokens // multiple) * multiple for tokens in (prefix, config.suffix_tokens))
+    groups = (config.state_tokens, config.horizon) if config.state_tokens else (config.horizon,)
+    return Block("prefix", 0, (prefix,), first), Block("suffix", first, groups, then)
 
 
 def real_tokens(blocks: Sequence[Block], length: int) -> Tensor:
@@ -71,7 +79,7 @@ def real_tokens(blocks: Sequence[Block], length: int) -> Tensor:
 
 
 def visible_keys(block: Block, is_real: Tensor) -> Tensor:
-    """Returns (B, S) bool, the keys that this block's queries may attend to: real ones of their own and of earlier blocks.
+    """Returns (B, T, S) bool, the keys that this block's queries may attend to: real ones of their own and of earlier groups.
 
     Padding is hidden as a key only. LeRobot also masks the rows of padding queries; nothing ever attends to what they
     compute, so both give the same actions, and no row is left without a key.
@@ -80,7 +88,10 @@ def visible_keys(block: Block, is_real: Tensor) -> Tensor:
         block: of the queries.
         is_real: (B, S) bool, False on padding.
     """
-    return is_real & (torch.arange(is_real.shape[1]) < block.end)
+    ends = block.start + torch.tensor(block.groups).cumsum(0)
+    end = torch.full((block.size,), block.end)
+    end[: block.tokens] = ends.repeat_interleave(torch.tensor(block.groups))
+    return is_real[:, None] & (torch.arange(is_real.shape[1]) < end[:, None])
 
 
 def positions(is_real: Tensor) -> Tensor:

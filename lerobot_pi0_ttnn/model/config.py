@@ -81,10 +81,14 @@ class PI0ModelConfig:
     max_period: float = 4.0
 
     @property
-    def suffix_blocks(self) -> tuple[tuple[str, int], ...]:
-        """Blocks that follow the prefix, by name, and the tokens in each; the last one is denoised."""
-        state = (("state", 1),) if self.state_dim else ()
-        return *state, ("actions", self.horizon)
+    def state_tokens(self) -> int:
+        """Returns how many tokens the state is, before the actions: one, or none where it is in the prompt."""
+        return 1 if self.state_dim else 0
+
+    @property
+    def suffix_tokens(self) -> int:
+        """Returns how many tokens follow the prefix: the state's and those of the actions."""
+        return self.state_tokens + self.horizon
 
     def __post_init__(self) -> None:
         for name in ("depth", "num_heads", "num_kv_heads", "head_dim"):
@@ -100,7 +104,7 @@ class PI0ModelConfig:
             )
         if self.expert.adaptive_norms and self.state_dim:
             raise ValueError(
-                "state_dim: expected 0 beside expert.adaptive_norms, since a state token is computed once for all steps; "
+                "state_dim: expected 0 beside expert.adaptive_norms, since pi0.5 reads its state in the prompt; "
                 f"got {self.state_dim}"
             )
 

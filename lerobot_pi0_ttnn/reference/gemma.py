@@ -49,12 +49,12 @@ class TokenBlock:
     Attributes:
         start: number of its first token in the cache.
         rotary: tables for its tokens.
-        is_real: (B, start + T) bool, False on keys that are padding; None where none is.
+        visible: (B, T, start + T) bool, False on keys that a token does not attend to; None where there are none.
     """
 
     start: int
     rotary: RotaryTables
-    is_real: Tensor | None = None
+    visible: Tensor | None = None
 
     @property
     def end(self) -> int:
@@ -105,7 +105,7 @@ class GemmaKeyValuesTorch:
 
 
 class GemmaAttentionTorch:
-    """Attention of one block of tokens to itself and to all that the cache holds before it: pi0's mask but for padding.
+    """Attention of one block of tokens to itself and to all that the cache holds before it, but for what is not visible.
 
     Args:
         config: sizes of the transformer.
@@ -131,7 +131,7 @@ class GemmaAttentionTorch:
         self.keys_values.write(x, block, cache)
         q = split_heads(self.q_proj(x), self.config.num_heads)
         k, v = (t[:, :, : block.end].expand(-1, self.config.num_heads, -1, -1) for t in (cache.keys, cache.values))
-        mask = None if block.is_real is None else block.is_real[:, None, None, :]
+        mask = None if block.visible is None else block.visible[:, None]
         out = F.scaled_dot_product_attention(rotate(q, block.rotary), k, v, attn_mask=mask)
         return self.o_proj(join_heads(out))
 
@@ -190,10 +190,6 @@ class GemmaBlockTorch:
         self.self_attn = GemmaAttentionTorch(config, weights.at("self_attn"), dtype)
         self.post_attention_layernorm = RMSNorm(weights.at("post_attention_layernorm"), epsilon, adaptive=adaptive)
         self.mlp = GemmaMLPTorch(weights.at("mlp"), dtype)
-
-    def write_keys_values(self, x: Tensor, block: TokenBlock, cache: KeyValueCache) -> None:
-        """Does only what later tokens need of this layer: the keys and values of `x`, (B, T, D) float32."""
-        self.self_attn.keys_values.write(self.input_layernorm(x), block, cache)
 
     def modulations(self, conditions: Tensor) -> list[BlockModulations]:
         """Returns what the time makes of this layer's norms at each step; see `RMSNorm.modulations`."""

@@ -1,7 +1,7 @@
 """pi0 and pi0.5 from images, prompt and state to a chunk of actions, in PyTorch. Twin: `tt/model.py`, of pi0."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -65,12 +65,11 @@ class PI0ModelTorch:
         return self.backbone.embed_prefix(observation, context)
 
     def prefill(self, embeddings: Tensor, observation: Observation, context: Context) -> Prefix:
-        """Returns the keys and values of all that is the same in every step."""
+        """Returns all that is the same in every step: the prefix's keys and values, the state's token."""
         prefix = self.backbone.prefill(embeddings, context)
-        given = self.suffix_embedding.embed_given(observation)
-        for block, tokens in zip(context.blocks[1:-1], given, strict=True):
-            self.backbone.extend(prefix, tokens, block)
-        return prefix
+        if not self.config.state_dim:
+            return prefix
+        return replace(prefix, state=self.suffix_embedding.embed_state(observation.state))
 
     def steps(self, times: Sequence[float]) -> list[Step]:
         """Returns what each of the times, in [0, 1], brings to its step."""
@@ -81,8 +80,8 @@ class PI0ModelTorch:
 
     def velocity(self, x_t: Tensor, step: Step, prefix: Prefix) -> Tensor:
         """Returns dx/dt, (B, horizon, action_dim) float32."""
-        action_embeddings = self.suffix_embedding.embed_actions(x_t, step.time_bias)
-        output = self.backbone.forward_actions(action_embeddings, prefix, step.modulations)
+        embeddings = self.suffix_embedding.embed_suffix(x_t, step.time_bias, prefix.state)
+        output = self.backbone.forward_suffix(embeddings, prefix, step.modulations)
         return self.suffix_embedding.velocity(output)
 
     @takes_parts

@@ -35,7 +35,7 @@ class Context:
         cameras: numbers of those that at least one row has.
         columns: of the prompts, numbers of those that are real in at least one row.
         is_real: (B, P) bool for what is kept, False on padding.
-        blocks: the prefix, then what follows it; the last one is denoised.
+        blocks: the prefix, then the suffix.
     """
 
     cameras: list[int]
@@ -50,11 +50,13 @@ class Prefix:
 
     Attributes:
         caches: keys and values, one for each layer.
-        blocks: of the context.
+        suffix: the block that attends to them.
+        state: its first token, (B, 1, D) float32; None where the state is in the prompt.
     """
 
     caches: list[KeyValueCache]
-    blocks: tuple[TokenBlock, ...]
+    suffix: TokenBlock
+    state: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -91,14 +93,14 @@ def token_blocks(is_real: Tensor, config: PI0ModelConfig) -> tuple[TokenBlock, .
         config: sizes of the model.
     """
     blocks = lay_out(is_real.shape[1], config)
-    has_padding = not bool(is_real.all())
+    all_real = bool(is_real.all())
     is_real = torch.cat([is_real, is_real.new_ones(len(is_real), blocks[-1].end - is_real.shape[1])], dim=1)
     rotary = rotary_tables(positions(is_real), config.vlm)
     return tuple(
         TokenBlock(
             block.start,
             RotaryTables(rotary.cos[:, :, block.start : block.end], rotary.sin[:, :, block.start : block.end]),
-            visible_keys(block, is_real)[:, : block.end] if has_padding else None,
+            None if all_real and len(block.groups) == 1 else visible_keys(block, is_real)[:, :, : block.end],
         )
         for block in blocks
     )
@@ -180,23 +182,7 @@ class PaliGemmaBackboneTorch:
         for layer, cache in zip(self.vlm_layers, caches[:-1], strict=True):
             x = layer(x, block, cache)
         self.vlm_last_layer.write_keys_values(x, block, caches[-1])
-        return Prefix(caches, context.blocks)
-
-    def extend(self, prefix: Prefix, embeddings: Tensor, block: TokenBlock) -> None:
-        """Adds the keys and values of a block before the actions to every layer's cache.
-
-        It sees the prefix and itself, neither the actions nor the time: what it writes is the same at every step, and nothing
-        but its keys and values is ever read.
-
-        Args:
-            prefix: with all blocks before this one written.
-            embeddings: (B, T, D) float32.
-            block: of these tokens.
-        """
-        x = embeddings
-        for layer, cache in zip(self.expert_layers[:-1], prefix.caches[:-1], strict=True):
-            x = layer(x, block, cache)
-        self.expert_layers[-1].write_keys_values(x, block, prefix.caches[-1])
+        return Prefix(caches, context.blocks[-1])
 
     def modulations(self, conditions: Tensor) -> list[ExpertModulations]:
         """Returns what the time makes of the norms of an adaptive expert, for each step; see `RMSNorm.modulations`."""
@@ -204,18 +190,18 @@ class PaliGemmaBackboneTorch:
         norm = self.expert_norm.modulations(conditions)
         return [ExpertModulations(list(blocks), last) for blocks, last in zip(layers, norm, strict=True)]
 
-    def forward_actions(
-        self, action_embeddings: Tensor, prefix: Prefix, modulations: ExpertModulations | None = None
+    def forward_suffix(
+        self, embeddings: Tensor, prefix: Prefix, modulations: ExpertModulations | None = None
     ) -> Tensor:
-        """Returns the expert's output for the actions, (B, horizon, D) float32, normed.
+        """Returns the expert's output for the suffix, (B, suffix tokens, D) float32, normed.
 
         Args:
-            action_embeddings: (B, horizon, D) float32.
-            prefix: with all blocks before the actions written.
+            embeddings: (B, suffix tokens, D) float32.
+            prefix: that it attends to.
             modulations: of this step, where the norms are adaptive.
         """
-        x = action_embeddings
+        x = embeddings
         of_layers = modulations.layers if modulations else [NOT_ADAPTIVE] * len(self.expert_layers)
         for layer, cache, of_layer in zip(self.expert_layers, prefix.caches, of_layers, strict=True):
-            x = layer(x, prefix.blocks[-1], cache, of_layer)
+            x = layer(x, prefix.suffix, cache, of_layer)
         return self.expert_norm(x, modulations.norm if modulations else None)

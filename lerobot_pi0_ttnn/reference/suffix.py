@@ -13,7 +13,6 @@ from torch import Tensor
 
 from ..model.config import PI0ModelConfig
 from ..model.flow import time_embedding
-from ..model.observation import Observation
 from ..model.tensors import Weights
 from .layers import Linear
 
@@ -38,10 +37,6 @@ class SuffixEmbeddingTorch:
             self.action_time_mlp_in = Linear(weights.at("action_time_mlp_in"), torch.float32, bias=True)
             self.action_time_mlp_out = Linear(weights.at("action_time_mlp_out"), torch.float32, bias=True)
         self.action_out_proj = Linear(weights.at("action_out_proj"), torch.float32, bias=True)
-
-    def embed_given(self, observation: Observation) -> list[Tensor]:
-        """Returns the tokens of each block between the prefix and the actions."""
-        return [self.embed_state(observation.state)] if self.config.state_dim else []
 
     def embed_state(self, state: Tensor) -> Tensor:
         """Returns the state token, (B, 1, D) float32.
@@ -76,6 +71,17 @@ class SuffixEmbeddingTorch:
         config = self.config
         return time_embedding(times, config.expert.width, config.min_period, config.max_period)
 
+    def embed_suffix(self, x_t: Tensor, time_bias: Tensor | None, state: Tensor | None) -> Tensor:
+        """Returns the suffix, (B, suffix tokens, D) float32: the state's token, then the actions'.
+
+        Args:
+            x_t: (B, horizon, action_dim) float32.
+            time_bias: see `embed_actions`.
+            state: of `embed_state`; None in pi0.5, whose prompt holds it.
+        """
+        actions = self.embed_actions(x_t, time_bias)
+        return actions if state is None else torch.cat([state, actions], dim=1)
+
     def embed_actions(self, x_t: Tensor, time_bias: Tensor | None) -> Tensor:
         """Returns the action tokens, (B, horizon, D) float32.
 
@@ -93,6 +99,6 @@ class SuffixEmbeddingTorch:
         """Returns dx/dt, (B, horizon, action_dim) float32.
 
         Args:
-            expert_output: (B, horizon, D) float32, normed.
+            expert_output: (B, suffix tokens, D) float32, normed.
         """
-        return self.action_out_proj(expert_output)
+        return self.action_out_proj(expert_output[:, self.config.state_tokens :])

@@ -165,10 +165,6 @@ class GemmaAttentionTTNN:
         self.o_proj = BranchLinear(weights, "o_proj", precision)
         self.programs = weights.programs
 
-    def write_keys_values(self, x: ttnn.Tensor, block: TokenBlock, cache: KeyValueCache) -> ttnn.Tensor:
-        """Returns the queries, scaled and rotated, (B, N, T, H), having put the keys and values of `x` in the cache."""
-        return self.split_heads(self.qkv_proj(x), block, cache)
-
     def __call__(
         self,
         stream: ttnn.Tensor,
@@ -186,7 +182,7 @@ class GemmaAttentionTTNN:
             cache: holds the tokens before the block, and after it whatever it held.
             modulation: of the norm, where it is adaptive.
         """
-        q = self.write_keys_values(x, block, cache)
+        q: ttnn.Tensor = self.split_heads(self.qkv_proj(x), block, cache)
         plan = self.programs.attend(q, cache.keys) if stream.is_sharded() else None
         what = f"attention {'x'.join(map(str, q.shape))} to {cache.keys.shape[-2]}"
         out = self.programs.run(what, plan, partial(self._attended, q, block, cache))
@@ -279,10 +275,6 @@ class GemmaBlockTTNN:
             weights.at("post_attention_layernorm"), epsilon, precision, adaptive=adaptive
         )
         self.mlp = GemmaMLPTTNN(weights.at("mlp"), self.post_attention_layernorm, precision)
-
-    def write_keys_values(self, x: ttnn.Tensor, block: TokenBlock, cache: KeyValueCache) -> None:
-        """Does only what later tokens need of this layer: the keys and values of `x`, (1, 1, B * T, D)."""
-        self.self_attn.write_keys_values(self.input_layernorm(x), block, cache)
 
     def modulations(self, conditions: Tensor) -> list[BlockModulations]:
         """Returns what the time makes of this layer's norms at each step; see `RMSNorm.modulations`."""

@@ -4,7 +4,7 @@ The graph, and nothing else: `device/executor.py` feeds it and runs it.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import ttnn
 
@@ -71,15 +71,15 @@ class PI0GraphTTNN:
         return self.backbone.embed_prefix(observation, context)
 
     def prefill(self, embeddings: ttnn.Tensor, observation: Inputs, context: Context) -> Prefix:
-        """Returns the keys and values of all that is the same in every step."""
+        """Returns all that is the same in every step: the prefix's keys and values, the state's token."""
         prefix = self.backbone.prefill(embeddings, context)
-        given = self.suffix_embedding.embed_given(observation)
-        for block, tokens in zip(context.blocks[1:-1], given, strict=True):
-            self.backbone.extend(prefix, tokens, block)
-        return prefix
+        if observation.proprioception is None:
+            return prefix
+        state = self.suffix_embedding.embed_state(observation.proprioception)
+        return replace(prefix, state=state, is_action=context.is_action)
 
     def velocity(self, x_t: ttnn.Tensor, step: Step, prefix: Prefix) -> ttnn.Tensor:
-        """Returns dx/dt, (1, 1, B * horizon, action_dim) float32."""
-        action_embeddings = self.suffix_embedding.embed_actions(x_t, step.time_bias)
-        output = self.backbone.forward_actions(action_embeddings, prefix, step.modulations)
+        """Returns dx/dt, (1, 1, B * T, action_dim) float32."""
+        embeddings = self.suffix_embedding.embed_suffix(x_t, step.time_bias, prefix.state, prefix.is_action)
+        output = self.backbone.forward_suffix(embeddings, prefix, step.modulations)
         return self.suffix_embedding.velocity(output)

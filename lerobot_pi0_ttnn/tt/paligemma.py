@@ -5,6 +5,7 @@ Source: openpi `models/pi0.py` and LeRobot `modeling_pi0.py::PaliGemmaWithExpert
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 import ttnn
@@ -32,11 +33,15 @@ class Prefix:
 
     Attributes:
         caches: keys and values, one for each layer.
-        blocks: of the context.
+        suffix: the block that attends to them.
+        state: (1, 1, B * T, D), of each row's suffix the state's token where it belongs; None where it is in the prompt.
+        is_action: of the context.
     """
 
     caches: Sequence[KeyValueCache]
-    blocks: tuple[TokenBlock, ...]
+    suffix: TokenBlock
+    state: ttnn.Tensor | None = None
+    is_action: ttnn.Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -101,6 +106,7 @@ class PaliGemmaBackboneTTNN:
         self.config = config
         self.precision = precision
         self.device = weights.device
+        self.programs = weights.programs
         self.vision_tower = SigLIPVisionTowerTTNN(
             config.vision, weights.at(VISION_TOWER), precision.patches, precision.vision
         )
@@ -138,8 +144,7 @@ class PaliGemmaBackboneTTNN:
             self.embed_language(prompt.tokens, context.language)
         for all_visible, mask in zip(context.all_visible, context.masks, strict=True):
             ttnn.add(all_visible, prompt.padding, output_tensor=mask)
-        rotary = (context.rotary, *prompt.rotary)
-        blocks = zip(context.layout, rotary, context.masks, strict=True)
+        blocks = zip(context.layout, (context.rotary, prompt.rotary), context.masks, strict=True)
         return replace(context, blocks=tuple(TokenBlock(block.start, *tables) for block, *tables in blocks))
 
     def embed_language(self, tokens: ttnn.Tensor, embeddings: ttnn.Tensor) -> None:
@@ -171,28 +176,15 @@ class PaliGemmaBackboneTTNN:
             embeddings: (1, 1, B * P, D).
             context: of the row that they belong to; the keys and values go into its caches.
         """
-        block, caches = context.blocks[0], context.caches
-        x = embeddings
+        caches, x = context.caches, embeddings
+        # Each head reads them, in every layer.
+        near = self.programs.near(x, self.config.vlm.head_dim, self.precision.rotary)
+        tables = context.blocks[0].rotary.moved(partial(ttnn.to_memory_config, memory_config=near))
+        block = replace(context.blocks[0], rotary=tables)
         for layer, cache in zip(self.vlm_layers, caches[:-1], strict=True):
             x = layer(x, block, cache)
         self.vlm_last_layer.write_keys_values(x, block, caches[-1])
-        return Prefix(caches, context.blocks)
-
-    def extend(self, prefix: Prefix, embeddings: ttnn.Tensor, block: TokenBlock) -> None:
-        """Adds the keys and values of a block before the actions to every layer's cache.
-
-        It sees the prefix and itself, neither the actions nor the time: what it writes is the same at every step, and nothing
-        but its keys and values is ever read.
-
-        Args:
-            prefix: with all blocks before this one written.
-            embeddings: (1, 1, B * T, D), padded to whole tiles.
-            block: of these tokens.
-        """
-        x = embeddings
-        for layer, cache in zip(self.expert_layers[:-1], prefix.caches[:-1], strict=True):
-            x = layer(x, block, cache)
-        self.expert_layers[-1].write_keys_values(x, block, prefix.caches[-1])
+        return Prefix(caches, context.blocks[-1])
 
     def modulations(self, conditions: torch.Tensor) -> list[ExpertModulations]:
         """Returns what the time makes of the norms of an adaptive expert, for each step; see `RMSNorm.modulations`."""
@@ -200,20 +192,20 @@ class PaliGemmaBackboneTTNN:
         norm = self.expert_norm.modulations(conditions)
         return [ExpertModulations(list(blocks), last) for blocks, last in zip(layers, norm, strict=True)]
 
-    def forward_actions(
-        self, action_embeddings: ttnn.Tensor, prefix: Prefix, modulations: ExpertModulations | None = None
+    def forward_suffix(
+        self, embeddings: ttnn.Tensor, prefix: Prefix, modulations: ExpertModulations | None = None
     ) -> ttnn.Tensor:
-        """Returns the expert's output for the actions, (1, 1, B * horizon, D), normed, without a scale that is folded.
+        """Returns the expert's output for the suffix, (1, 1, B * T, D), normed, without a scale that is folded.
 
         Args:
-            action_embeddings: (1, 1, B * horizon, D).
-            prefix: with all blocks before the actions written.
+            embeddings: (1, 1, B * T, D).
+            prefix: that it attends to.
             modulations: of this step, where the norms are adaptive.
         """
-        x = action_embeddings
+        x = embeddings
         of_layers = modulations.layers if modulations else [NOT_ADAPTIVE] * len(self.expert_layers)
         for layer, cache, of_layer in zip(self.expert_layers, prefix.caches, of_layers, strict=True):
-            x = layer(x, prefix.blocks[-1], cache, of_layer)
+            x = layer(x, prefix.suffix, cache, of_layer)
         return self.expert_norm(x, modulations.norm if modulations else None)
 
     def make_caches(self, rows: int, length: int) -> list[KeyValueCache]:

@@ -13,7 +13,6 @@ from torch import Tensor
 
 from ..model.config import PI0ModelConfig
 from ..model.flow import time_embedding
-from .inputs import Inputs
 from .layers import Linear, RMSNorm, pad_columns, pad_rows
 from .precision import OpPrecision
 from .program import TILE, round_up
@@ -98,15 +97,11 @@ class SuffixEmbeddingTTNN:
             output=stream,
         )
 
-    def embed_given(self, observation: Inputs) -> list[ttnn.Tensor]:
-        """Returns the tokens of each block between the prefix and the actions."""
-        return [self.embed_state(observation.proprioception)] if self.config.state_dim else []
-
     def embed_state(self, state: ttnn.Tensor) -> ttnn.Tensor:
-        """Returns each row's state token and the padding of its tile, (1, 1, B * 32, D) in shards.
+        """Returns the state's token where the suffix has it, (1, 1, B * T, D) in shards; the other rows count nowhere.
 
         Args:
-            state: (1, 1, B * 32, state_dim) float32, each state in the first row of its tile.
+            state: (1, 1, B * T, state_dim) float32, each state in the first of T rows.
         """
         return self.state_proj(state, memory=self._stream(state))
 
@@ -138,11 +133,29 @@ class SuffixEmbeddingTTNN:
         config = self.config
         return time_embedding(times, config.expert.width, config.min_period, config.max_period)
 
-    def embed_actions(self, x_t: ttnn.Tensor, time_bias: ttnn.Tensor | None) -> ttnn.Tensor:
-        """Returns the action tokens, (1, 1, B * horizon, D) in shards.
+    def embed_suffix(
+        self,
+        x_t: ttnn.Tensor,
+        time_bias: ttnn.Tensor | None,
+        state: ttnn.Tensor | None,
+        is_action: ttnn.Tensor | None,
+    ) -> ttnn.Tensor:
+        """Returns the suffix, (1, 1, B * T, D) in shards: the state's token, then the actions'.
 
         Args:
-            x_t: (1, 1, B * horizon, action_dim) float32.
+            x_t: (1, 1, B * T, action_dim) float32; its first row of each T is the state's, and counts nowhere.
+            time_bias: see `embed_actions`.
+            state: of `embed_state`; None in pi0.5, whose prompt holds it.
+            is_action: see `Context`.
+        """
+        actions = self.embed_actions(x_t, time_bias)
+        return actions if state is None else ttnn.where(is_action, actions, state, memory_config=self._stream(x_t))
+
+    def embed_actions(self, x_t: ttnn.Tensor, time_bias: ttnn.Tensor | None) -> ttnn.Tensor:
+        """Returns the tokens of all rows, as if each were an action, (1, 1, B * T, D) in shards.
+
+        Args:
+            x_t: (1, 1, B * T, action_dim) float32.
             time_bias: this step's of `time_bias`; None in pi0.5, whose action tokens have no time in them.
         """
         if time_bias is None:
@@ -151,9 +164,9 @@ class SuffixEmbeddingTTNN:
         return self.action_time_mlp_out(hidden, memory=self._stream(x_t))
 
     def velocity(self, expert_output: ttnn.Tensor) -> ttnn.Tensor:
-        """Returns dx/dt, (1, 1, B * horizon, action_dim) float32.
+        """Returns dx/dt, (1, 1, B * T, action_dim) float32, of the state's row as well, where it counts nowhere.
 
         Args:
-            expert_output: (1, 1, B * horizon, D), normed, without a scale that is folded.
+            expert_output: (1, 1, B * T, D), normed, without a scale that is folded.
         """
         return self.action_out_proj(expert_output, memory=ttnn.DRAM_MEMORY_CONFIG)

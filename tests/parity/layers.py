@@ -70,7 +70,7 @@ def run_on_prefix(layer: GemmaLayer, part: Part) -> tuple[Tensor, Tensor]:
 
 
 def run_on_suffix(layer: GemmaLayer, part: Part) -> tuple[Tensor, Tensor]:
-    """Ours and theirs for the suffix after a padded prefix: state, then actions; theirs in one pass with a mask."""
+    """Ours and theirs for the suffix after a padded prefix: the state, then the actions."""
     generator = torch.Generator().manual_seed(0)
     batch, length = PREFIX.shape
     x = torch.randn(batch, 1 + HORIZON, layer.config.width, generator=generator)
@@ -78,10 +78,7 @@ def run_on_suffix(layer: GemmaLayer, part: Part) -> tuple[Tensor, Tensor]:
 
     cache = KeyValueCache(batch, length + 1 + HORIZON, layer.config, torch.float32)
     cache.write(keys, values, 0)
-    _, *blocks = token_blocks(PREFIX, layer.model)
-    state, actions = (
-        layer.call_ours(part, part_x, block, cache) for part_x, block in zip((x[:, :1], x[:, 1:]), blocks, strict=True)
-    )
+    got = layer.call_ours(part, x, token_blocks(PREFIX, layer.model)[-1], cache)
 
     # From here as in LeRobot's `PI0Pytorch.denoise_step`.
     suffix = PREFIX.new_ones(batch, 1 + HORIZON)
@@ -92,4 +89,4 @@ def run_on_suffix(layer: GemmaLayer, part: Part) -> tuple[Tensor, Tensor]:
     their_cache = DynamicCache()
     their_cache.update(keys, values, 0)
     want = layer.call_theirs(part, x, their_places, mask, their_cache)
-    return torch.cat([state, actions], dim=1), want
+    return got, want

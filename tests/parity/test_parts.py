@@ -36,7 +36,7 @@ def lerobot_prefix(policy, inputs) -> LeRobotPrefix:
 
 @pytest.fixture(scope="module", params=["elided", "masked"])
 def prefix(request, twin, inputs, lerobot_prefix) -> Prefix:
-    """Our prefix with the state in it; `masked` keeps all padding, as LeRobot does, `elided` is what we run."""
+    """Our prefix with the state's token beside it; `masked` keeps all padding, as LeRobot does, `elided` is what we run."""
     observation = Observation(**inputs)
     embeddings, context = embed_prefix(twin, inputs)
     if request.param == "masked":
@@ -51,12 +51,14 @@ def embed_prefix(twin: PI0ModelTorch, inputs: ModelInputs) -> tuple[Tensor, Cont
     return twin.backbone.embed_prefix(observation, context), context
 
 
-def embed_actions(twin: PI0ModelTorch, x_t: Tensor, time: float) -> Tensor:
-    return twin.suffix_embedding.embed_actions(x_t, twin.suffix_embedding.time_bias([time])[0])
+def embed_suffix(twin: PI0ModelTorch, x_t: Tensor, time: float, state: Tensor | None) -> Tensor:
+    return twin.suffix_embedding.embed_suffix(x_t, twin.suffix_embedding.time_bias([time])[0], state)
 
 
 def velocity(twin: PI0ModelTorch, prefix: Prefix, x_t: Tensor, time: float) -> Tensor:
-    return twin.suffix_embedding.velocity(twin.backbone.forward_actions(embed_actions(twin, x_t, time), prefix))
+    return twin.suffix_embedding.velocity(
+        twin.backbone.forward_suffix(embed_suffix(twin, x_t, time, prefix.state), prefix)
+    )
 
 
 def timestep(time: float) -> Tensor:
@@ -150,7 +152,7 @@ class TestPrefix:
         assert torch.equal(context.is_real, want)
 
     def test_cache_is_lerobots_in_every_layer(self, prefix, lerobot_prefix, inputs, twin):
-        length = prefix.blocks[1].start
+        length = prefix.suffix.start
         real = lerobot_prefix.is_real if length == 816 else embed_prefix(twin, inputs)[1].is_real
         assert len(prefix.caches) == TINY.vlm.depth
         for ours, (keys, values, _) in zip(prefix.caches, lerobot_prefix.cache, strict=True):
@@ -164,11 +166,11 @@ class TestSuffix:
         x_t = make_noise()
         want, *_ = policy.model.embed_suffix(inputs["state"], x_t, timestep(time))
         state = twin.suffix_embedding.embed_state(inputs["state"])
-        assert_near(torch.cat([state, embed_actions(twin, x_t, time)], dim=1), want)
+        assert_near(embed_suffix(twin, x_t, time, state), want)
 
     def test_output_projection(self, policy, twin):
-        x = random(2, 50, TINY.expert.width)
-        assert_near(twin.suffix_embedding.velocity(x), policy.model.action_out_proj(x))
+        x = random(2, 51, TINY.expert.width)
+        assert_near(twin.suffix_embedding.velocity(x), policy.model.action_out_proj(x[:, -50:]))
 
     @TIMES
     def test_velocity(self, policy, twin, prefix, inputs, lerobot_prefix, time):
@@ -179,22 +181,21 @@ class TestSuffix:
         assert_near(velocity(twin, prefix, x_t, time), want)
 
     @pytest.mark.parametrize(("time", "seed"), [(1.0, 3), (0.5, 3), (0.5, 4)])
-    def test_hoisted_state_is_what_each_step_recomputes(
-        self, policy, prefix, inputs, lerobot_prefix, monkeypatch, time, seed
-    ):
+    def test_keys_and_values(self, policy, twin, prefix, inputs, lerobot_prefix, monkeypatch, time, seed):
         # LeRobot's step fills a clone of the cache and drops it: it is given the clone and made to keep it.
         cache = clone_past_key_values(lerobot_prefix.cache)
         monkeypatch.setattr(lerobot_pi0, "clone_past_key_values", lambda cache: cache)
         x_t = make_noise(seed=seed)
         policy.model.denoise_step(inputs["state"], lerobot_prefix.is_real, cache, x_t, timestep(time))
+        velocity(twin, prefix, x_t, time)
         for ours, (keys, values, _) in zip(prefix.caches, cache, strict=True):
             for got, want in ((ours.keys, keys), (ours.values, values)):
-                assert_near(got[:, :, prefix.blocks[1].start], want[:, :, lerobot_prefix.is_real.shape[1]])
+                assert_near(got[:, :, prefix.suffix.start :], want[:, :, lerobot_prefix.is_real.shape[1] :])
 
     def test_steps_leave_prefix_and_state_alone(self, twin, prefix):
-        actions = prefix.blocks[-1].start
-        before = [cache.keys[:, :, :actions].clone() for cache in prefix.caches]
         first = velocity(twin, prefix, make_noise(), 1.0)
+        actions = prefix.suffix.start + 1
+        before = [cache.keys[:, :, :actions].clone() for cache in prefix.caches]
         velocity(twin, prefix, make_noise(seed=4), 0.5)
         for cache, keys in zip(prefix.caches, before, strict=True):
             assert torch.equal(cache.keys[:, :, :actions], keys)

@@ -36,12 +36,12 @@ from lerobot_pi0_ttnn.tt.weights import DeviceWeights  # noqa: E402
 
 from ..oracle import make_noise, only_row  # noqa: E402
 from ..quality import assert_quality  # noqa: E402
-from .tt import Row, down, store, tokens_of, up, up_to_expert, upload_row  # noqa: E402
+from .tt import Row, actions_of, down, store, tokens_of, up, up_to_expert, upload_row  # noqa: E402
 
 ROW = 1
 """The row with one camera and 23 tokens: 9 rows of padding in its last tile."""
 
-HORIZON = TINY.horizon
+SUFFIX = TINY.suffix_tokens
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ class Case:
         for cache, source in zip(caches, prefix.caches, strict=True):
             keys, values = (x[:, :, : self.prefix_tokens] for x in (source.keys, source.values))
             store(cache, *(self.up_heads(x) for x in (keys, values)), 0)
-        return Prefix(caches, self.row.context.blocks)
+        return Prefix(caches, self.row.context.blocks[-1])
 
     def up_heads(self, x: torch.Tensor):
         return up(self.tt, x[0, 0], ttnn.bfloat16)
@@ -263,52 +263,45 @@ class TestSuffix:
         )
         want = case.torch.suffix_embedding.embed_actions(case.noise, case.torch.suffix_embedding.time_bias(times)[step])
         # A time that was rounded to bfloat16 would show as 0.3.
-        assert_quality(down(got, HORIZON), want, **case.float32_limit())
+        assert_quality(down(got, SUFFIX)[1:], want, **case.float32_limit())
+
+    def test_each_token_of_the_suffix_is_in_its_row(self, case):
+        """To the bit: what is in the rows of other tokens, NaN included, comes through in none."""
+        suffix, rows = case.tt.suffix_embedding, random(SUFFIX, TINY.action_dim)
+        (bias,) = suffix.time_bias([0.5])
+        tokens = random(SUFFIX, TINY.expert.width, seed=7)
+        tokens[1:] = float("nan")
+        got = suffix.embed_suffix(up(case.tt, rows), bias, up_to_expert(case.tt, tokens), case.row.context.is_action)
+        assert got.memory_config() == up_to_expert(case.tt, tokens).memory_config()
+        assert torch.equal(down(got, 1), tokens[:1])
+        assert torch.equal(down(got, SUFFIX)[1:], down(suffix.embed_actions(up(case.tt, rows), bias), SUFFIX)[1:])
 
     def test_velocity(self, case):
-        x = random(HORIZON, TINY.expert.width)
-        got = down(case.tt.suffix_embedding.velocity(up_to_expert(case.tt, x)), HORIZON)
-        want = case.torch.suffix_embedding.velocity(x * case.torch.backbone.expert_norm.scale)
-        assert_quality(got[:, : TINY.action_dim], want, **case.float32_limit())
+        x = random(SUFFIX, TINY.expert.width)
+        got = actions_of(case.tt, case.tt.suffix_embedding.velocity(up_to_expert(case.tt, x)))
+        want = case.torch.suffix_embedding.velocity(x[None] * case.torch.backbone.expert_norm.scale)[0]
+        assert_quality(got, want, **case.float32_limit())
 
-    def test_state_keys_and_values(self, case):
-        """What the state token leaves in each layer's cache, after the same prefix."""
-        token = random(1, TINY.expert.width)
-        want, got = case.torch_prefix(), case.tt_prefix()
-        case.torch.backbone.extend(want, token[None], want.blocks[1])
-        case.tt.backbone.extend(got, up_to_expert(case.tt, token), got.blocks[1])
-        for ours, theirs in zip(got.caches, want.caches, strict=True):
-            for name in ("keys", "values"):
-                assert_quality(
-                    tokens_of(getattr(ours, name), got.blocks[1].start, 1),
-                    getattr(theirs, name)[0, 0, case.prefix_tokens : case.prefix_tokens + 1],
-                    **case.limit(0.01, 0.03),
-                )
-
-    def test_forward_actions(self, case):
-        """The expert on the actions, after the same prefix and the same state token."""
-        token, actions = random(1, TINY.expert.width), random(HORIZON, TINY.expert.width, seed=6)
+    def test_forward_suffix(self, case):
+        """The expert on state and actions, after the same prefix, and what both leave in each layer's cache."""
+        suffix = random(SUFFIX, TINY.expert.width, seed=6)
         want_prefix, got_prefix = case.torch_prefix(), case.tt_prefix()
-        case.torch.backbone.extend(want_prefix, token[None], want_prefix.blocks[1])
-        for cache, source in zip(got_prefix.caches, want_prefix.caches, strict=True):
-            at = slice(case.prefix_tokens, case.prefix_tokens + 1)
-            store(
-                cache,
-                *(case.up_heads(x[:, :, at]) for x in (source.keys, source.values)),
-                got_prefix.blocks[1].start,
-            )
-        want = case.torch.backbone.forward_actions(actions[None], want_prefix)[0]
-        got = down(case.tt.backbone.forward_actions(up_to_expert(case.tt, actions), got_prefix), HORIZON)
+        want = case.torch.backbone.forward_suffix(suffix[None], want_prefix)[0]
+        got = down(case.tt.backbone.forward_suffix(up_to_expert(case.tt, suffix), got_prefix), SUFFIX)
         assert_quality(got * case.torch.backbone.expert_norm.scale, want, **case.limit(0.01, 0.025))
+        for ours, theirs in zip(got_prefix.caches, want_prefix.caches, strict=True):
+            for name in ("keys", "values"):
+                kept = tokens_of(getattr(ours, name), got_prefix.suffix.start, SUFFIX)
+                assert_quality(kept, getattr(theirs, name)[0, 0, case.prefix_tokens :], **case.limit(0.01, 0.03))
 
 
 def test_rotary_tables_count_real_tokens(case):
     """The suffix goes on from the number of real prefix tokens, not from where its rows lie."""
-    assert [block.rotary.cos.shape[2] for block in case.context.blocks[1:]] == [1, HORIZON]
-    for block, want in zip(case.row.context.blocks[1:], case.context.blocks[1:], strict=True):
-        cos, sin = want.rotary.cos[0, 0], want.rotary.sin[0, 0]
-        rows, half = cos.shape[0], TINY.expert.head_dim // 2
-        torch.testing.assert_close(down(block.rotary.cos, rows), cos, rtol=0, atol=1e-6)
-        got = down(block.rotary.sin, rows)
-        torch.testing.assert_close(got[:, half:], sin[:, half:], rtol=0, atol=1e-6)
-        torch.testing.assert_close(got[:, :half], -sin[:, :half], rtol=0, atol=1e-6)
+    block, want = case.row.context.blocks[-1], case.context.blocks[-1]
+    cos, sin = want.rotary.cos[0, 0], want.rotary.sin[0, 0]
+    rows, half = cos.shape[0], TINY.expert.head_dim // 2
+    assert rows == SUFFIX
+    torch.testing.assert_close(down(block.rotary.cos, rows), cos, rtol=0, atol=1e-6)
+    got = down(block.rotary.sin, rows)
+    torch.testing.assert_close(got[:, half:], sin[:, half:], rtol=0, atol=1e-6)
+    torch.testing.assert_close(got[:, :half], -sin[:, :half], rtol=0, atol=1e-6)

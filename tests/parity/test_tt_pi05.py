@@ -108,7 +108,7 @@ class TestParts:
         one, x_t = Observation(**only_row(inputs, 1)), random(1, HORIZON, TINY_PI05.action_dim)
         row = upload_row(tt, inputs, 1, make_noise())
         want, prefix = twin_prefix(twin, one)
-        ours = Prefix(row.context.caches, row.context.blocks)
+        ours = Prefix(row.context.caches, row.context.blocks[-1])
         for cache, source in zip(ours.caches, want.caches, strict=True):
             store(cache, *(up(tt, x[0, 0, :prefix], ttnn.bfloat16) for x in (source.keys, source.values)), 0)
         stream = random(HORIZON, WIDTH)
@@ -117,11 +117,11 @@ class TestParts:
             theirs = steps[number].modulations.layers[1]
             got = tt.backbone.expert_layers[1](
                 up_to_expert(tt, stream),
-                ours.blocks[-1],
+                ours.suffix,
                 ours.caches[1],
                 tt_steps[number].modulations.layers[1],
             )
-            block = twin.backbone.expert_layers[1](stream[None], want.blocks[-1], want.caches[1], theirs)
+            block = twin.backbone.expert_layers[1](stream[None], want.suffix, want.caches[1], theirs)
             assert_quality(down(got, HORIZON), block[0], **BLOCK[precision])
             velocity = tt.chips[0].graph.velocity(up(tt, x_t[0]), tt_steps[number], ours)
             got = down(velocity, HORIZON)[:, : TINY_PI05.action_dim]

@@ -14,6 +14,7 @@ from lerobot_pi0_ttnn.model.tensors import Weights  # noqa: E402
 from lerobot_pi0_ttnn.tt import program  # noqa: E402
 from lerobot_pi0_ttnn.tt.blocking import Blocks  # noqa: E402
 from lerobot_pi0_ttnn.tt.layers import Linear  # noqa: E402
+from lerobot_pi0_ttnn.tt.model import Step  # noqa: E402
 from lerobot_pi0_ttnn.tt.ops.heads import SPLIT_HEADS  # noqa: E402
 from lerobot_pi0_ttnn.tt.precision import preset  # noqa: E402
 from lerobot_pi0_ttnn.tt.weights import DeviceWeights, to_device  # noqa: E402
@@ -109,9 +110,8 @@ def test_of_the_expert_nothing_but_weights_masks_and_caches_is_in_dram(board):
     prefix = prefilled(model, row)
     (bias,) = model.suffix_embedding.time_bias([1.0])
     with captured() as graph:
-        hidden = model.suffix_embedding.embed_actions(row.inputs.noise, bias)
-        model.suffix_embedding.velocity(model.backbone.forward_actions(hidden, prefix))
-    assert {op.name for op in graph.operations} == {"Matmul", "LayerNorm", "GenericOp"}
+        model.chips[0].graph.velocity(row.inputs.noise, Step(time_bias=bias), prefix)
+    assert {op.name for op in graph.operations} == {"Matmul", "Ternary", "LayerNorm", "GenericOp"}
     made = [place for op in graph.operations[:-1] for place in op.outputs]
     assert {memory for memory, _ in made} == {"L1"}, "but for the velocity, which is last"
     for op in graph.operations:

@@ -20,7 +20,7 @@ from lerobot_pi0_ttnn.reference import PI0ModelTorch  # noqa: E402
 
 from ..oracle import make_noise, only_row  # noqa: E402
 from ..quality import assert_quality  # noqa: E402
-from .tt import down, prefilled, random_inputs, random_weights, tokens_of, upload_row  # noqa: E402
+from .tt import actions_of, prefilled, random_inputs, random_weights, tokens_of, up_actions, upload_row  # noqa: E402
 
 UPLOADS_PER_ROW = 3
 """Pixels, state, noise: masks, tables and the prompt's embeddings are there already."""
@@ -130,23 +130,21 @@ class TestIdentities:
         exact.sample_actions(**random_inputs(TINY, 1, 30, batch=2, seed=8), num_steps=1)
         assert torch.equal(exact.sample_actions(**inputs, noise=make_noise(), num_steps=2), chunk)
 
-    def test_hoisted_state_is_that_of_every_step(self, exact, inputs):
-        """Its keys and values, computed anew beside a step's actions, are those computed once before the first step."""
+    def test_the_state_sees_neither_time_nor_actions(self, exact, inputs):
+        """Its keys and values are the same in each step, to the bit; those of the first action are not."""
         row = upload_row(exact, inputs, 0, make_noise())
-        prefix, suffix, block = prefilled(exact, row), exact.suffix_embedding, row.context.blocks[1]
-        exact.backbone.extend(prefix, suffix.embed_state(row.inputs.proprioception), block)
+        prefix, first = prefilled(exact, row), row.context.layout[-1].start
 
-        def state() -> list[torch.Tensor]:
-            return [tokens_of(x, block.start, 1) for cache in prefix.caches for x in (cache.keys, cache.values)]
+        def kept(token: int) -> list[torch.Tensor]:
+            return [tokens_of(x, token, 1) for cache in prefix.caches for x in (cache.keys, cache.values)]
 
-        hoisted = state()
-        for bias in suffix.time_bias(schedule(2)):
-            exact.backbone.forward_actions(suffix.embed_actions(row.inputs.noise, bias), prefix)
-            for kept, before in zip(state(), hoisted, strict=True):
-                assert torch.equal(kept, before)
-            exact.backbone.extend(prefix, suffix.embed_state(row.inputs.proprioception), block)
-            for again, before in zip(state(), hoisted, strict=True):
-                assert torch.equal(again, before)
+        seen = []
+        for x_t, step in zip((make_noise()[0], make_noise(seed=4)[0]), exact.chips[0].steps(schedule(2)), strict=True):
+            exact.chips[0].graph.velocity(up_actions(exact, x_t), step, prefix)
+            seen.append((kept(first), kept(first + 1)))
+        (state, action), (state_again, other_action) = seen
+        assert all(map(torch.equal, state, state_again))
+        assert not any(map(torch.equal, action, other_action))
 
     def test_constant_velocity(self, exact, inputs, monkeypatch):
         """x_t and the Euler update are float32: a bfloat16 x_t would be off by 4e-3."""
@@ -154,22 +152,22 @@ class TestIdentities:
         on_device = ttnn.from_torch(constant, dtype=ttnn.float32, layout=ttnn.TILE_LAYOUT, device=exact.chips[0].device)
         monkeypatch.setattr(exact.suffix_embedding, "velocity", lambda _: on_device)
         got = exact.sample_actions(**only_row(inputs, 0), noise=make_noise(batch=1), num_steps=10)
-        torch.testing.assert_close(got, make_noise(batch=1) - constant[0, :, :50], rtol=0, atol=2e-6)
+        torch.testing.assert_close(got, make_noise(batch=1) - constant[0, :, 1:51], rtol=0, atol=2e-6)
 
     def test_mask_hides_all_padding(self, exact, inputs):
-        """One prompt of 10 tokens, 50 actions: which keys each block of queries sees."""
+        """One prompt of 10 tokens, the state, 50 actions: which keys each query sees."""
         context = upload_row(exact, inputs, 0, make_noise()).context
         images = sum(bool(mask[0]) for mask in inputs["img_masks"])
-        prompt, (_, state, actions) = images * 256, (block.start for block in context.blocks)
-        assert (prompt + 32, prompt + 64) == (state, actions)
+        prompt, (_, state) = images * 256, (block.start for block in context.blocks)
+        assert prompt + 32 == state
         prefix = set(range(prompt + 10))
-        seen = prefix, prefix | {state}, prefix | {state} | set(range(actions, actions + 50))
+        all_real = prefix | set(range(state, state + 51))
+        seen = [prefix] * state, [prefix | {state}, *[all_real] * 63]
         for block, keys in zip(context.blocks, seen, strict=True):
             mask = ttnn.to_torch(block.mask).float()[0, 0]
             assert mask.shape[1] == cache_length(context.layout)
             assert mask.isfinite().all()
-            for query in mask:
-                assert set(torch.nonzero(query > -1.0).flatten().tolist()) == keys
+            assert [set(torch.nonzero(query > -1.0).flatten().tolist()) for query in mask] == keys
 
 
 class TestCalls:
@@ -191,7 +189,7 @@ class TestCalls:
             exact.sample_actions(**inputs, noise=make_noise(batch), num_steps=3)
         assert counts.uploads.count == UPLOADS_PER_ROW * batch
         cameras = sum(int(mask.sum()) for mask in inputs["img_masks"])
-        assert counts.uploads.bytes == cameras * 256 * 608 * 2 + batch * (32 * 32 + 64 * 32) * 4
+        assert counts.uploads.bytes == cameras * 256 * 608 * 2 + batch * (64 * 32 + 64 * 32) * 4
         assert counts.readbacks.count == 1
         assert counts.readbacks.bytes == batch * 64 * 32 * 4
 
@@ -203,9 +201,9 @@ class TestCalls:
             with board.record() as counts:
                 exact.sample_actions(**one, noise=noise, num_steps=steps)
             totals.append(sum(counts.operations.values()))
-        # 8 device operations for each expert layer and what five of them have allocated for them; embedding 2; last norm,
+        # 8 device operations for each expert layer and what five of them have allocated for them; embedding 3; last norm,
         # velocity, Euler 3.
-        assert totals[1] - totals[0] == 13 * TINY.expert.depth + 5
+        assert totals[1] - totals[0] == 13 * TINY.expert.depth + 6
 
     def test_describe(self, exact):
         described = exact.describe()
@@ -239,4 +237,4 @@ class TestCalls:
 def test_velocity_is_float32(exact, inputs):
     noise = upload_row(exact, inputs, 0, make_noise()).inputs.noise
     assert noise.dtype == ttnn.float32
-    assert down(noise, 50).equal(make_noise()[0])
+    assert actions_of(exact, noise).equal(make_noise()[0])

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from lerobot_pi0_ttnn.analysis import parts
-from lerobot_pi0_ttnn.analysis.parts import Row, down, store, tokens_of, up, up_to_expert
+from lerobot_pi0_ttnn.analysis.parts import Row, actions_of, down, store, tokens_of, up, up_actions, up_to_expert
 from lerobot_pi0_ttnn.device.executor import PI0ModelTTNN
 from lerobot_pi0_ttnn.model.config import PI0ModelConfig
 from lerobot_pi0_ttnn.model.observation import Observation
@@ -15,6 +15,7 @@ from ..oracle import ModelInputs
 
 __all__ = [
     "Row",
+    "actions_of",
     "down",
     "prefilled",
     "random_inputs",
@@ -22,6 +23,7 @@ __all__ = [
     "store",
     "tokens_of",
     "up",
+    "up_actions",
     "up_to_expert",
     "upload_row",
 ]
@@ -64,5 +66,6 @@ def upload_row(model: PI0ModelTTNN, inputs: ModelInputs, row: int, noise: Tensor
 
 
 def prefilled(model: PI0ModelTTNN, row: Row) -> Prefix:
-    """The keys and values of the row's prefix, without those of the blocks that follow it."""
-    return model.backbone.prefill(model.backbone.embed_prefix(row.inputs, row.context), row.context)
+    """What the row's steps begin with."""
+    graph = model.chips[0].graph
+    return graph.prefill(graph.embed_prefix(row.inputs, row.context), row.inputs, row.context)

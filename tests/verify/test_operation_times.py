@@ -88,7 +88,7 @@ def test_each_is_timed_once_and_counted(subject, board, monkeypatch):
     assert [each.saves for each in timed] == sorted((each.saves for each in timed), reverse=True)
     monkeypatch.undo()
     stages = operations_by_stage(subject.model, board, cameras=2, tokens=23)
-    once = [each for name in ("vision and language", "prefill", "state") for each in stages[name].operations]
+    once = [each for name in ("vision and language", "prefill") for each in stages[name].operations]
     steps = 4 * stages["denoising step"].operations
     assert sum(each.count * len(each.operations) for each in timed) == len(once) + len(steps)
     assert {distinct(each) for each in once + steps} == {distinct(part) for each in timed for part in each.operations}

@@ -44,7 +44,7 @@ class TestWhole:
         assert cannot == ["kernels", "traces", *3 * ["milliseconds"], "ttnn's watcher, its tracker of allocations"]
         names = [line["what"] for line in report["lines"] if line["section"] == "layers"]
         want = [*(f"SigLIP, layer {n}" for n in range(2)), *(f"prefix, layer {n}" for n in range(2))]
-        want += [f"expert, {block}, layer {n}" for block in ("state", "actions") for n in range(3)]
+        want += [f"expert, layer {n}" for n in range(3)]
         assert names == want
         errors = [line["numbers"]["rel_rmse"] for line in report["lines"] if line["section"] in ("parts", "layers")]
         assert all(0 < error < 0.04 for error in errors)
