@@ -239,7 +239,9 @@ class GemmaMLPTTNN:
         if x.is_sharded():
             # Of few rows each core has few tiles: where they are accumulated, the activation costs no reading.
             return ttnn.multiply(gate(x, activation=gelu), up(x))
-        return ttnn.multiply(gate(x), up(x), input_tensor_a_activations=[fused(gelu)])
+        gated = gate(x)
+        # In its place: of what is as wide as the MLP two tensors fit into the cores' memory, three would not.
+        return ttnn.multiply(gated, up(x), input_tensor_a_activations=[fused(gelu)], output_tensor=gated)
 
 
 @dataclass(frozen=True)

@@ -35,7 +35,7 @@ NEAR_ROWS = 1152
 NEAR_ROWS_OF_A_CORE = 18
 """And more than so many for each core: the buffers of attention, which no program of ours makes smaller, need it."""
 
-NEAR_TENSORS = 3
+NEAR_TENSORS = 2
 """Of its size, that may lie there at a time: gate, up, and their product, which stays lowest when they go."""
 
 NEAR_STREAMS = 7
