@@ -274,9 +274,9 @@ def _padded(row: Pass, case: Case, model: PI0ModelTTNN) -> Iterator[tuple[ttnn.T
 
 def _soil(tensor: ttnn.Tensor, counting: slice, axis: int) -> None:
     value = ttnn.to_torch(tensor)
-    is_padding = torch.ones(value.shape[axis], dtype=torch.bool)
-    is_padding[counting] = False
-    value.index_fill_(axis, is_padding.nonzero().flatten(), 7)
+    first, end, _ = counting.indices(value.shape[axis])
+    value.narrow(axis, 0, first).fill_(7)
+    value.narrow(axis, end, value.shape[axis] - end).fill_(7)
     ttnn.copy_host_to_device_tensor(ttnn.from_torch(value, dtype=tensor.dtype, layout=tensor.layout), tensor)
 
 

@@ -177,10 +177,9 @@ class PaliGemmaBackboneTTNN:
             context: of the row that they belong to; the keys and values go into its caches.
         """
         caches, x = context.caches, embeddings
-        # Each head reads them, in every layer.
-        near = self.programs.near(x, self.config.vlm.head_dim, self.precision.rotary)
-        tables = context.blocks[0].rotary.moved(partial(ttnn.to_memory_config, memory_config=near))
-        block = replace(context.blocks[0], rotary=tables)
+        rotary = context.blocks[0].rotary
+        near = self.programs.near_tables(rotary.cos, x.padded_shape[-2])
+        block = replace(context.blocks[0], rotary=rotary.moved(partial(ttnn.to_memory_config, memory_config=near)))
         for layer, cache in zip(self.vlm_layers, caches[:-1], strict=True):
             x = layer(x, block, cache)
         self.vlm_last_layer.write_keys_values(x, block, caches[-1])

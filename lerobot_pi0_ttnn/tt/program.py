@@ -258,6 +258,20 @@ class Programs:
             use_height_and_width_as_shard_shape=True,
         )
 
+    def has_room(self, rows: int) -> bool:
+        """Returns whether results of so many rows may lie in L1, beside the buffers of all programs that compute them."""
+        return rows <= min(NEAR_ROWS, NEAR_ROWS_OF_A_CORE * prod(self.grid))
+
+    def near_tables(self, tables: ttnn.Tensor, rows: int) -> ttnn.MemoryConfig:
+        """Returns where tables are kept that each head of each layer reads: in L1 where results leave room for them.
+
+        Args:
+            tables: (1, 1, T, H).
+            rows: of the results. Half as many again would have to have room: tables stay for all layers, and so under whatever
+                lies there in each.
+        """
+        return ttnn.L1_MEMORY_CONFIG if not self.stock and self.has_room(rows + rows // 2) else tables.memory_config()
+
     def near(self, x: ttnn.Tensor, columns: int, dtype: ttnn.DataType) -> ttnn.MemoryConfig:
         """Returns where a result with the rows of x is kept, interleaved: in L1 if it fits there, else in DRAM.
 
@@ -269,7 +283,7 @@ class Programs:
             dtype: of the result.
         """
         rows = prod(tuple(x.padded_shape)[:-1])
-        if self.stock or rows > min(NEAR_ROWS, NEAR_ROWS_OF_A_CORE * prod(self.grid)):
+        if self.stock or not self.has_room(rows):
             return interleaved_like(x)
         tiles = rows // TILE * -(-columns // TILE)
         size = NEAR_TENSORS * tiles * TILE_BYTES[dtype.name]

@@ -61,7 +61,7 @@ def test_what_a_base_model_dispatches(board, request, config, tokens):
     stages = dispatched(config, weights, board, precision="balanced", cameras=2, tokens=tokens)
     name = request.node.callspec.id
     assert {name: len(stage.operations) for name, stage in stages.items()} == {
-        NEW_PROMPT: 5 if name == "pi0" else 0,
+        NEW_PROMPT: 4 if name == "pi0" else 0,
         "upload": 0,
         **STEPS[name],
     }

@@ -43,7 +43,7 @@ def test_all_of_a_step_depends_on_x_t(emulated, tiny):
         with captured() as graph:
             denoise(tiny.chips[0].graph, prefix, row.inputs.noise, steps, times)
     dependent = {("DRAM", row.inputs.noise.buffer_address())}
-    assert len(graph.operations) == 2 * (8 * TINY.expert.depth + 5)
+    assert len(graph.operations) == 2 * (8 * TINY.expert.depth + 6)
     for number, operation in enumerate(graph.operations):
         assert dependent & set(operation.inputs), (
             f"operation {number}, {operation.name}, depends on nothing but constants"

@@ -125,7 +125,7 @@ class TestBehaviour:
                 calls.append(1)
                 if len(calls) % 5 == 0:
                     value = board._emulator.memory.read(output).clone()
-                    value[..., 0, 0] += 2**-12
+                    value[..., 1, 0] += 2**-12  # of the first action
                     board._emulator.memory.write(output, value)
             return output
 

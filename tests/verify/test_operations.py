@@ -176,11 +176,11 @@ class TestPi05:
         found = [*checks.padding(subject.model, case, case.ask(subject.model))]
         assert [behaviour.kind for behaviour in found] == ["", "", ""]
         assert failed(subject) == []
-        assert len([line for line in subject.lines.all if line.what.startswith("expert, actions")]) == 3
+        assert len([line for line in subject.lines.all if line.what.startswith("expert")]) == 3
 
     def test_a_modulation_of_another_layer(self, subject):
         (step,) = subject.model.chips[0].steps([1.0])
         step.modulations.layers.insert(0, step.modulations.layers.pop())
         checks.check_parts(subject)
         layers = [line.what for line in subject.lines.failed if line.section == "layers"]
-        assert layers == [f"expert, actions, layer {layer}" for layer in range(3)]
+        assert layers == [f"expert, layer {layer}" for layer in range(3)]
