@@ -253,7 +253,7 @@ class BranchLinear(Linear):
         )
 
     def add_to(self, stream: ttnn.Tensor, x: ttnn.Tensor, modulation: Modulation[ttnn.Tensor] | None) -> ttnn.Tensor:
-        """Returns stream + gate * (x @ weight.T), (1, 1, B * T, out): by our own programs where they are quicker, else by ttnn's.
+        """Returns stream + gate * (x @ weight.T), (1, 1, B * T, out): by our own program where one is quicker than ttnn's.
 
         Args:
             stream: (1, 1, B * T, out).

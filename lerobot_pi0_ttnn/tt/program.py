@@ -37,7 +37,7 @@ NEAR_ROWS_OF_A_CORE = 18
 """And more than so many for each core: the buffers of attention, which no program of ours makes smaller, need it."""
 
 WORTH_GROUPS = 0.9
-"""Of the cycles that a matmul takes by ttnn's program, what our own has to get by with to be run instead."""
+"""Of the busiest core's tiles by ttnn's program, and of its cycles, what our own has to get by with to be run instead."""
 
 NEAR_TENSORS = 3
 """Of its size, that may lie there at a time: gate, up, and their product, which stays lowest when they go."""
@@ -191,9 +191,10 @@ class Programs:
             return None
         plan = group_matmul_plan(matmul.rows, matmul.inner, matmul.columns, matmul.bytes, self.grid, left, adds=adds)
         blocks = matmul_blocks(matmul, self.grid, left)
-        if plan is None or (blocks and cycles(plan, matmul.bytes) > WORTH_GROUPS * busy(matmul, blocks)):
+        if plan is None or blocks is None:
             return None
-        return plan
+        tiles = plan.high * plan.wide / (blocks.rows * blocks.columns)
+        return plan if max(tiles, cycles(plan, matmul.bytes) / busy(matmul, blocks)) <= WORTH_GROUPS else None
 
     def _matmul(
         self, x: ttnn.Tensor, weight: ttnn.Tensor, output: ttnn.DataType, memory: ttnn.MemoryConfig

@@ -19,16 +19,16 @@ def cost(plan: GroupMatmulPlan, tensors: Sequence[Handed]) -> Work:
         tensors: x, weight, stream where there is one, result.
     """
     x, weight, *stream, _ = tensors
-    near = sum(tensor.bytes for tensor in tensors if tensor.memory == "L1")
+    handed = plan.high * x.bytes / plan.rows + (plan.groups - 1) * plan.wide * weight.bytes / plan.columns
     far = tuple((tensor.dtype, tensor.bytes) for tensor in tensors if tensor.memory == "DRAM")
     return Work(
         plan.rows * plan.columns,
         far,
-        near=near + (plan.groups - 1) * weight.bytes,
+        near=sum(tensor.bytes for tensor in tensors if tensor.memory == "L1"),
         waits=0,
         products=plan.inner,
         passes=1 + len(stream),
-        fed=ceil(x.bytes / plan.rows * plan.high / NETWORKS),
+        fed=ceil(handed / NETWORKS),
         blocks=ceil(plan.blocks / NETWORKS),
         is_read_ahead=True,
         most=plan.high * plan.wide,

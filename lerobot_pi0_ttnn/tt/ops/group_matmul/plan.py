@@ -7,8 +7,12 @@ from math import ceil
 
 from ....ttnn_api.tiles import TILE_BYTES
 
-BLOCK = 8
-"""Tiles of the inner dimension at a time: more make the first wait longer, fewer the packing of partial sums."""
+BLOCK = (4, 8)
+"""The fewest and the most tiles of the inner dimension at a time: more make the first wait longer; for fewer the packing of
+partial sums takes as long as multiplying."""
+
+ROUNDS = 4
+"""The fewest blocks: while the first ones come nobody multiplies."""
 
 NETWORKS = 2
 """Of a chip; each brings in every second block."""
@@ -96,7 +100,7 @@ def group_matmul_plan(
     *,
     adds: bool = False,
 ) -> GroupMatmulPlan | None:
-    """Returns the quickest plan, or None where none fits into the cores' memory.
+    """Returns the quickest plan, or None where none fits into the cores' memory, or the inner dimension is short.
 
     Args:
         rows: of x, as in `GroupMatmulPlan`, as are those that follow.
@@ -112,13 +116,15 @@ def group_matmul_plan(
 
 
 def cycles(plan: GroupMatmulPlan, bytes: tuple[int, int, int]) -> float:
-    """Returns about how many cycles the busiest core multiplies, is handed x, or waits for DRAM, whichever takes longest.
+    """Returns about how many cycles the busiest core multiplies, or is handed its operands, or DRAM is read: the longest.
 
     Args:
         plan: of the matmul.
         bytes: of a tile of x, of the weight and of the result.
     """
-    handed = plan.high * plan.inner * bytes[0] / NETWORKS / FED_BYTES_PER_CYCLE
+    handed = (
+        plan.inner * (plan.high * bytes[0] + (plan.groups - 1) * plan.wide * bytes[1]) / NETWORKS / FED_BYTES_PER_CYCLE
+    )
     read = plan.inner * (plan.rows * bytes[0] + plan.columns * bytes[1]) / READ_BYTES_PER_CYCLE
     waits = plan.blocks / NETWORKS * CYCLES_PER_ROUND
     return max(plan.high * plan.wide * plan.inner * CYCLES_PER_PRODUCT, handed + waits, read)
@@ -143,7 +149,7 @@ def _plans(
 ) -> Iterator[GroupMatmulPlan]:
     """The plans that fit, with the longest blocks of each number of groups."""
     for groups in range(1, min(rows, grid[1]) + 1):
-        for longest in range(min(inner, BLOCK), 0, -1):
+        for longest in range(min(BLOCK[1], inner // ROUNDS), BLOCK[0] - 1, -1):
             block = ceil(inner / ceil(inner / longest))
             plan = GroupMatmulPlan(rows, inner, columns, groups, (grid[0], grid[1] // groups), block)
             if plan.senders and circular_buffers(plan, bytes, adds=adds) <= memory:
