@@ -1,6 +1,7 @@
 """The cost model: arithmetic against numbers by hand, and against what others measured on cards."""
 
 from dataclasses import replace
+from functools import partial
 
 import pytest
 
@@ -15,6 +16,8 @@ from lerobot_pi0_ttnn.tt.blocking import Blocks, ttnn_inner_block
 from lerobot_pi0_ttnn.tt.ops.add_projection import ADD_PROJECTION
 from lerobot_pi0_ttnn.tt.ops.attend import ATTEND
 from lerobot_pi0_ttnn.tt.ops.gate_up import GATE_UP
+from lerobot_pi0_ttnn.tt.ops.group_matmul import GROUP_MATMUL, GroupMatmulPlan
+from lerobot_pi0_ttnn.tt.ops.group_matmul.cost import cost as cost_in_groups
 from lerobot_pi0_ttnn.tt.ops.heads import SPLIT_HEADS
 
 PLAIN = Chip(
@@ -282,6 +285,32 @@ def test_a_projection_that_is_added():
     assert 1e9 * spent.times["readers"] == pytest.approx(3 + (48 * 1088 / 10 + near / 40) / 6)
 
 
+def test_a_matmul_in_groups_of_cores():
+    """3 x 8 tiles times 8 x 5, added to a stream: the rows by two groups of four cores, so that one core has 2 x 2 tiles."""
+    plan = GroupMatmulPlan(rows=3, inner=8, columns=5, groups=2, grid=(4, 1), block=2)
+    tensors = [((96, 256), BF16), ((256, 160), BFP8), ((96, 160), BF16), ((96, 160), BF16)]
+    own = replace(GROUP_MATMUL, cost=partial(cost_in_groups, plan))
+    handed = operation("GenericOp", tensors, made=0, own=own)
+    inputs, operands = (
+        {("L1", at) if at > 1 else place: value for at, (place, value) in enumerate(kept.items())}
+        for kept in (handed.inputs, handed.operands)
+    )
+    spent = cost(replace(handed, inputs=inputs, operands=operands, fidelity="HiFi2"), SMALL)
+    assert (spent.flops, spent.bytes, spent.cores) == (2 * 96 * 256 * 160, 24 * 2048 + 40 * 1088, 8)
+    # By each of two networks half of the rows of x, and half of the columns of the weight from the other group, in two blocks.
+    by_a_network = (2 * 8 * 2048 + 2 * 8 * 1088) / 2 / 20 + 2 * (5 + 4)
+    assert {what: 1e9 * seconds for what, seconds in spent.times.items()} == pytest.approx(
+        {
+            "compute": 4 * (8 * 32 / 0.5 + 2 * 7),
+            "vector": 4 * 2 * 7,
+            "DRAM": 24 * 2048 / 100 + 40 * 1088 / 50,
+            "readers": 4 * ((24 * 2048 + 40 * 1088) / 10 + 2 * 15 * 2048 / 40) / 15,
+            "multicast": by_a_network,
+        }
+    )
+    assert spent.alone["first block"] == pytest.approx(spent.times["compute"] / 2), "reading would take longer"
+
+
 def test_attention_with_its_keys_divided():
     """Two heads of one tile of queries, 2 tiles wide, and eight tiles of keys: 16 units for eight cores, two each."""
     cached = ((1, 1, 256, 64), BF16)
@@ -302,6 +331,8 @@ def test_attention_with_its_keys_divided():
 def test_a_program_without_a_cost_is_an_error():
     with pytest.raises(ValueError, match="GenericOp: expected a program with a cost"):
         cost(operation("GenericOp", [((64, 64), BF16)], made=0), SMALL)
+    with pytest.raises(ValueError, match="GenericOp: expected a program with a cost"):
+        cost(operation("GenericOp", [((64, 64), BF16)], made=0, own=GROUP_MATMUL), SMALL)
 
 
 def test_what_lies_in_l1_is_not_read_from_dram():

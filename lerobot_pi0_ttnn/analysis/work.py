@@ -173,7 +173,7 @@ def _rotary(operation: DeviceOperation, on: Machine) -> Work:
 def _own_program(operation: DeviceOperation, on: Machine) -> Work:
     chip, own = on.chip, _own(operation)
     cores = min(own.units, on.cores)
-    each = ceil(own.units / cores)
+    each = own.most or ceil(own.units / cores)
     far = sum(size for _, size in own.traffic)
     waiting = own.waits * (chip.read_latency if far else chip.write_latency)
     fidelity = str(operation.fidelity)
@@ -191,7 +191,7 @@ def _own_program(operation: DeviceOperation, on: Machine) -> Work:
         vector=computing,
         function=functions if own.products else 0.0,
         reading=each * (waiting + (far / chip.read + own.near / chip.read_l1) / own.units),
-        feeding=own.fed * (1 / chip.read_l1 + 1 / chip.multicast)
+        feeding=own.fed * ((0 if own.is_read_ahead else 1 / chip.read_l1) + 1 / chip.multicast)
         + own.blocks * (chip.write_latency + chip.multicast_latency),
         rounds=own.blocks,
         first=first,
@@ -200,7 +200,7 @@ def _own_program(operation: DeviceOperation, on: Machine) -> Work:
 
 def _own(operation: DeviceOperation) -> OwnWork:
     """Returns what a program of our own says of itself."""
-    if operation.own is None:
+    if operation.own is None or operation.own.cost is None:
         raise ValueError(
             f"{operation.name}: expected a program with a cost of its own, run by an `OwnProgram`, got none"
         )

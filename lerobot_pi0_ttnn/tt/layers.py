@@ -12,6 +12,7 @@ import ttnn
 from torch import Tensor
 
 from .ops.add_projection import AddProjectionPlan, add_projection
+from .ops.group_matmul import GroupMatmulPlan, group_matmul
 from .precision import OpPrecision
 from .program import MatmulProgram, interleaved_like, norm_program, sdpa_program
 from .weights import DeviceWeights, Make, to_device
@@ -100,7 +101,7 @@ class Linear:
         self.bias = None if bias is None else layer.upload("bias", lambda: bias()[None, :], precision.activations)
         self.activation = activation
         self.output = output or precision.activations
-        self.kernel = precision.kernel
+        self.precision = precision
         self.programs = weights.programs
 
     def __call__(
@@ -121,11 +122,31 @@ class Linear:
         """
         activation = activation or self.activation
         memory = memory or self.programs.near(x, self.weight.shape[-1], self.output)
-        program = self.programs.matmul(x, self.weight, self.output, memory, activation)
-        what = f"linear {'x'.join(map(str, x.shape))} {x.dtype.name} to {self.weight.shape[-1]} {self.output.name}"
         bias = self.bias if bias is None else bias
+        plan = None
+        if bias is None and activation is None:
+            plan = self.programs.group_matmul(x, self.weight, self.output, memory)
         # No closure over x: an error that is held would keep it, see `Board.in_use`.
-        return self.programs.run(what, program, partial(self._linear, x, bias, activation, memory))
+        return self.programs.run(
+            f"{self._what(x)} in groups", plan, partial(self._in_groups, x, bias, activation, memory)
+        )
+
+    def _what(self, x: ttnn.Tensor) -> str:
+        return f"linear {'x'.join(map(str, x.shape))} {x.dtype.name} to {self.weight.shape[-1]} {self.output.name}"
+
+    def _in_groups(
+        self,
+        x: ttnn.Tensor,
+        bias: ttnn.Tensor | None,
+        activation: ttnn.UnaryOpType | None,
+        memory: ttnn.MemoryConfig,
+        plan: GroupMatmulPlan | None,
+    ) -> ttnn.Tensor:
+        if plan is None:
+            program = self.programs.matmul(x, self.weight, self.output, memory, activation)
+            return self.programs.run(self._what(x), program, partial(self._linear, x, bias, activation, memory))
+        fidelity, throttle = self.precision.fidelity, self.precision.throttle
+        return group_matmul(x, self.weight, plan, fidelity, throttle, output=self.output, memory=memory)
 
     def _linear(
         self,
@@ -143,7 +164,7 @@ class Linear:
             activation=None if config or not activation else activation.name.lower(),
             dtype=self.output,
             memory_config=memory,
-            compute_kernel_config=self.kernel,
+            compute_kernel_config=self.precision.kernel,
             program_config=config,
         )
 
@@ -230,32 +251,47 @@ class BranchLinear(Linear):
         super().__init__(
             weights, name, partial(weights.take, f"{name}.weight"), None, precision, output=precision.stream
         )
-        self.precision = precision
 
     def add_to(self, stream: ttnn.Tensor, x: ttnn.Tensor, modulation: Modulation[ttnn.Tensor] | None) -> ttnn.Tensor:
-        """Returns stream + gate * (x @ weight.T), (1, 1, B * T, out): of few rows by our own program, else by ttnn's ops.
+        """Returns stream + gate * (x @ weight.T), (1, 1, B * T, out): by our own program where one is quicker than ttnn's.
 
         Args:
             stream: (1, 1, B * T, out).
             x: (1, 1, B * T, in), or (1, N, T, in / N), whose heads are joined.
             modulation: of the norm that the branch reads, which has the gate; None where it is not adaptive.
         """
-        plan = self.programs.add_projection(stream, x, self.weight)
+        plan = self.programs.add_projection(stream, x, self.weight) or self._groups(stream, x, modulation)
         what = f"{'x'.join(map(str, x.shape))} {x.dtype.name} projected and added to {self.weight.shape[-1]}"
         return self.programs.run(what, plan, partial(self._add_to, stream, x, modulation))
+
+    def _groups(
+        self, stream: ttnn.Tensor, x: ttnn.Tensor, modulation: Modulation[ttnn.Tensor] | None
+    ) -> GroupMatmulPlan | None:
+        if modulation is not None or x.shape[1] != 1 or stream.is_sharded() or stream.dtype != self.output:
+            return None
+        return self.programs.group_matmul(x, self.weight, self.output, self._beside(x), adds=True)
+
+    def _beside(self, x: ttnn.Tensor) -> ttnn.MemoryConfig:
+        return self.programs.near(x, self.weight.shape[-1], self.output)
 
     def _add_to(
         self,
         stream: ttnn.Tensor,
         x: ttnn.Tensor,
         modulation: Modulation[ttnn.Tensor] | None,
-        plan: AddProjectionPlan | None,
+        plan: AddProjectionPlan | GroupMatmulPlan | None,
     ) -> ttnn.Tensor:
+        fidelity, throttle = self.precision.fidelity, self.precision.throttle
         if plan is None:
             joined = x if x.shape[1] == 1 else ttnn.experimental.nlp_concat_heads(x, memory_config=interleaved_like(x))
             return add_branch(stream, self(joined), modulation)
+        if isinstance(plan, GroupMatmulPlan):
+            memory = self._beside(x)
+            return group_matmul(
+                x, self.weight, plan, fidelity, throttle, output=self.output, memory=memory, stream=stream
+            )
         gate = modulation and modulation.gate
-        return add_projection(stream, x, self.weight, gate, plan, self.precision.fidelity, self.precision.throttle)
+        return add_projection(stream, x, self.weight, gate, plan, fidelity, throttle)
 
 
 class LayerNorm:

@@ -10,10 +10,11 @@ import ttnn
 from ..device.failure import error_summary, is_failure
 from ..ttnn_api.tiles import TILE as TILE
 from ..ttnn_api.tiles import TILE_BYTES
-from .blocking import FEW_ROWS, Blocks, Matmul, matmul_blocks, shard_count, subblock
+from .blocking import FEW_ROWS, Blocks, Matmul, busy, matmul_blocks, shard_count, subblock
 from .ops.add_projection import AddProjectionPlan, add_projection_plan
 from .ops.attend import AttendPlan, attend_plan
 from .ops.gate_up import GateUpPlan, gate_up_plan
+from .ops.group_matmul import GroupMatmulPlan, cycles, group_matmul_plan
 
 logger = logging.getLogger(__name__)
 
@@ -36,10 +37,14 @@ NEAR_ROWS_OF_A_CORE = 18
 """And more than so many for each core: the buffers of attention, which no program of ours makes smaller, need it."""
 
 NEAR_TENSORS = 2
-"""Of its size, that may lie there at a time: gate, up, and their product, which stays lowest when they go."""
+"""Of its size, that may lie there at a time: gate, in whose place the product comes, and up."""
 
 NEAR_STREAMS = 7
-"""Of the stream's size, that may: embeddings, a layer's input, the stream, what both norms made of it, a branch, a result."""
+"""Of the stream's size, that may: embeddings, a layer's input, the stream, what both norms made of it, a branch, a
+result, and tables of RoPE, half as large each."""
+
+WORTH_GROUPS = 0.9
+"""Of the busiest core's tiles by ttnn's program, and of its cycles, what our own has to get by with to be run instead."""
 
 
 def round_up(size: int, multiple: int) -> int:
@@ -155,6 +160,47 @@ class Programs:
         """
         if self.stock:
             return None
+        matmul, left = self._matmul(x, weight, output, memory)
+        blocks = matmul_blocks(matmul, self.grid, left, out_shards=_shards(memory))
+        return None if blocks is None else _matmul_config(blocks, activation)
+
+    def group_matmul(
+        self,
+        x: ttnn.Tensor,
+        weight: ttnn.Tensor,
+        output: ttnn.DataType,
+        memory: ttnn.MemoryConfig,
+        *,
+        adds: bool = False,
+    ) -> GroupMatmulPlan | None:
+        """Returns the plan of the program that divides the rows of x @ weight among groups of cores, or None where ttnn's runs.
+
+        That is where there are few rows, where it is predicted to be nearly as quick, where a core's memory does not hold its
+        part, or ttnn is to choose.
+
+        Args:
+            x: (..., T, in).
+            weight: (in, out), interleaved.
+            output: dtype of the result.
+            memory: where it goes.
+            adds: whether it is added to the residual stream, in the same dtype.
+        """
+        if self.stock or x.is_sharded() or memory.is_sharded() or x.dtype != ttnn.bfloat16:
+            return None
+        matmul, left = self._matmul(x, weight, output, memory)
+        if matmul.rows <= FEW_ROWS:
+            return None
+        plan = group_matmul_plan(matmul.rows, matmul.inner, matmul.columns, matmul.bytes, self.grid, left, adds=adds)
+        blocks = matmul_blocks(matmul, self.grid, left)
+        if plan is None or blocks is None:
+            return None
+        tiles = plan.high * plan.wide / (blocks.rows * blocks.columns)
+        return plan if max(tiles, cycles(plan, matmul.bytes) / busy(matmul, blocks)) <= WORTH_GROUPS else None
+
+    def _matmul(
+        self, x: ttnn.Tensor, weight: ttnn.Tensor, output: ttnn.DataType, memory: ttnn.MemoryConfig
+    ) -> tuple[Matmul, int]:
+        """Returns the matmul in tiles, and the bytes of a core's L1 that the tensors which lie there with it leave."""
         *rows, inner = tuple(x.padded_shape)
         matmul = Matmul(
             rows=prod(rows) // TILE,
@@ -172,9 +218,7 @@ class Programs:
             if where.buffer_type == ttnn.BufferType.L1 and not where.is_sharded()
         )
         beside = sum(size * often for size, often in zip(near, (NEAR_STREAMS, NEAR_TENSORS), strict=False))
-        left = self.memory - beside // prod(self.grid)
-        blocks = matmul_blocks(matmul, self.grid, left, out_shards=_shards(memory))
-        return None if blocks is None else _matmul_config(blocks, activation)
+        return matmul, self.memory - beside // prod(self.grid)
 
     def gate_up(self, x: ttnn.Tensor, weight: ttnn.Tensor) -> GateUpPlan | None:
         """Returns the plan of the program for gate, up and their product, or None where they are three operations.

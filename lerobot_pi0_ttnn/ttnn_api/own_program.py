@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -48,8 +48,10 @@ class Work:
         vector: tiles that a function of the vector unit is applied to, by ttnn's name of the function.
         fed: bytes that one core reads and hands to all others; of several such cores, the one that hands most.
         blocks: in which it does so, one after the other.
+        is_read_ahead: whether a core has read what it hands on while others handed on theirs.
         first: bytes that a core needs before it begins, which another reads and hands to it and others.
         exchanges: how often all cores wait for what others have computed.
+        most: units of the core that has most; 0 where they are divided evenly.
     """
 
     units: int
@@ -61,8 +63,10 @@ class Work:
     vector: Mapping[str, int] = field(default_factory=dict)
     fed: int = 0
     blocks: int = 0
+    is_read_ahead: bool = False
     first: int = 0
     exchanges: int = 0
+    most: int = 0
 
 
 @dataclass(frozen=True)
@@ -75,23 +79,26 @@ class OwnProgram:
         writes: how many of its tensors, the last ones, it writes.
         golden: what it computes, in torch: gets the values of all of its tensors and ttnn's descriptor, returns those of the
             written ones.
-        cost: what a run takes, from the tensors that it is handed (each buffer once).
+        cost: what a run takes, from the tensors that it is handed (each buffer once); None where each run brings its own.
     """
 
     name: str
     kernels: Path
     writes: int
     golden: Callable[[Sequence[Tensor], Any], tuple[Tensor, ...]]
-    cost: Callable[[Sequence[Handed]], Work]
+    cost: Callable[[Sequence[Handed]], Work] | None = None
 
-    def run(self, tensors: Sequence[Any], descriptor: Any) -> None:
+    def run(
+        self, tensors: Sequence[Any], descriptor: Any, cost: Callable[[Sequence[Handed]], Work] | None = None
+    ) -> None:
         """Enqueues the program; whoever follows ttnn's calls sees this object as the call's `program`.
 
         Args:
             tensors: on one device, those that it writes last.
             descriptor: a `ttnn.ProgramDescriptor`.
+            cost: of this run, where it depends on more than the tensors.
         """
         import ttnn
 
-        with own_program(self):
+        with own_program(replace(self, cost=cost) if cost else self):
             ttnn.generic_op(list(tensors), descriptor)

@@ -21,6 +21,7 @@ ON_REAL_KERNELS = [
     pytest.param("tests/parity/test_tt_attend.py", id="attend"),
     pytest.param("tests/parity/test_tt_gate_up.py", id="gate-up"),
     pytest.param("tests/parity/test_tt_add_projection.py", id="add-projection"),
+    pytest.param("tests/parity/test_tt_group_matmul.py", id="group-matmul"),
     pytest.param("tests/parity/test_tt_trace.py", id="traces"),  # skipped in slow dispatch
     pytest.param("tests/test_warm_up.py::TestPrograms", id="warm-up"),
     pytest.param("tests/verify/test_on_kernels.py", id="verify"),  # in part skipped in slow dispatch
