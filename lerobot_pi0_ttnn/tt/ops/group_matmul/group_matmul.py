@@ -17,7 +17,7 @@ from ....ttnn_api.tiles import TILE, tiles
 from ..descriptors import Buffer, circular_buffer, on_network
 from .cost import cost
 from .golden import golden
-from .plan import NETWORKS, RESULTS, SLOTS, GroupMatmulPlan
+from .plan import NETWORKS, SLOTS, GroupMatmulPlan
 
 GROUP_MATMUL = OwnProgram("group_matmul", Path(__file__).parent / "kernels", writes=1, golden=golden)
 
@@ -97,8 +97,8 @@ def _program(
     for at in range(len(places)):
         group, worker = divmod(at, plan.workers)
         own = places[group * plan.workers : (group + 1) * plan.workers]
-        (row, row_end), (column, column_end) = plan.rows_of(group), plan.columns_of(worker)
-        share = [row, row_end - row, column, column_end - column]
+        row, row_end = plan.rows_of(group)
+        columns = [plan.columns_of(worker, number) for number in range(plan.passes)]
         others = [*places[worker :: plan.workers], *own[: plan.senders]]
         y, x_of_core = divmod(at, width)
         # The second network's multicast runs from the far corner to the near one.
@@ -106,16 +106,19 @@ def _program(
             moved[network][x_of_core][y] = [
                 worker,
                 group,
-                *share,
-                *(c for corner in corners for c in corner),
-                *(c for core in others for c in core),
+                row,
+                row_end - row,
+                *(at for corner in corners for at in corner),
+                *(at for begin, end in columns for at in (begin, end - begin)),
+                *(at for core in others for at in core),
             ]
-        computed[x_of_core][y] = [row_end - row, column_end - column]
+        computed[x_of_core][y] = [row_end - row, *(end - begin for begin, end in columns)]
 
     added = stream or result
     level = list(ttnn.ThrottleLevel.__members__.values()).index(throttle)
     sizes = [plan.inner, plan.block, plan.high, plan.wide]
-    moves = [*sizes, plan.columns, plan.groups, plan.workers, plan.senders, int(stream is not None)]
+    options = [plan.passes, int(stream is not None)]
+    moves = [*sizes, plan.columns, plan.groups, plan.workers, plan.senders, *options]
     accessors = [number for buffer in (x, weight, added, result) for number in buffer.accessor]
     processors = (
         (ttnn.DataMovementProcessor.RISCV_1, ttnn.NOC.NOC_0),
@@ -150,7 +153,7 @@ def _program(
             ttnn.KernelDescriptor(
                 kernel_source=str(GROUP_MATMUL.kernels / "group_matmul_compute.cpp"),
                 core_ranges=cores,
-                compile_time_args=[*sizes, int(stream is not None)],
+                compile_time_args=[*sizes, *options],
                 defines=[("MM_THROTTLE", str(level))] if level else [],
                 runtime_args=computed,
                 config=compute,
@@ -164,7 +167,7 @@ def _program(
             circular_buffer(STAGED, x.dtype, plan.block * plan.high, cores),
             circular_buffer(SUMS, ttnn.float32, most, cores),
             *([] if stream is None else [circular_buffer(STREAM, stream.dtype, most, cores)]),
-            circular_buffer(RESULT, result.dtype, RESULTS, cores),
+            circular_buffer(RESULT, result.dtype, plan.waiting, cores),
         ],
     )
 
