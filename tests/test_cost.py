@@ -298,17 +298,26 @@ def test_a_matmul_in_groups_of_cores():
     spent = cost(replace(handed, inputs=inputs, operands=operands, fidelity="HiFi2"), SMALL)
     assert (spent.flops, spent.bytes, spent.cores) == (2 * 96 * 256 * 160, 24 * 2048 + 40 * 1088, 8)
     # By each of two networks half of the rows of x, and half of the columns of the weight from the other group, in two blocks.
-    by_a_network = (2 * 8 * 2048 + 2 * 8 * 1088) / 2 / 20 + 2 * (5 + 4)
+    fed = (2 * 8 * 2048 + 2 * 8 * 1088) / 2 / 20
     assert {what: 1e9 * seconds for what, seconds in spent.times.items()} == pytest.approx(
         {
             "compute": 4 * (8 * 32 / 0.5 + 2 * 7),
             "vector": 4 * 2 * 7,
             "DRAM": 24 * 2048 / 100 + 40 * 1088 / 50,
-            "readers": 4 * ((24 * 2048 + 40 * 1088) / 10 + 2 * 15 * 2048 / 40) / 15,
-            "multicast": by_a_network,
+            "readers": 4 * ((24 * 2048 + 40 * 1088) / 10 + 15 * 2048 / 40) / 15,
+            "multicast": fed + 2 * (5 + 4),
         }
     )
     assert spent.alone["first block"] == pytest.approx(spent.times["compute"] / 2), "reading would take longer"
+    assert 1e9 * spent.alone["result"] == pytest.approx(15 * 2048 / 8 / 40)
+    # In two passes x is read and handed on twice, to make one column each; half of a result in DRAM is written in the end.
+    twice = replace(plan, passes=2)
+    spent = cost(replace(handed, own=replace(own, cost=partial(cost_in_groups, twice)), fidelity="HiFi2"), SMALL)
+    assert spent.flops == 2 * 96 * 256 * 160
+    assert 1e9 * spent.times["compute"] == pytest.approx(4 * (8 * 32 / 0.5 + 2 * 7)), "as many tiles"
+    assert 1e9 * spent.times["multicast"] == pytest.approx(2 * (2 * 8 * 2048 + 8 * 1088) / 2 / 20 + 4 * (5 + 4))
+    assert 1e9 * spent.times["DRAM"] == pytest.approx((2 * 24 * 2048 + 15 * 2048 * 1.5) / 100 + 40 * 1088 / 50)
+    assert 1e9 * spent.alone["result"] == pytest.approx(15 * 2048 / 2 / 8 / 10)
 
 
 def test_attention_with_its_keys_divided():

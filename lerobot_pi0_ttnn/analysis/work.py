@@ -174,7 +174,7 @@ def _own_program(operation: DeviceOperation, on: Machine) -> Work:
     chip, own = on.chip, _own(operation)
     cores = min(own.units, on.cores)
     each = own.most or ceil(own.units / cores)
-    far = sum(size for _, size in own.traffic)
+    far = sum(size for _, size in (own.traffic[:-1] if own.last else own.traffic))
     waiting = own.waits * (chip.read_latency if far else chip.write_latency)
     fidelity = str(operation.fidelity)
     products = own.products * CYCLES_PER_TILE[fidelity] / chip.matmul[fidelity] if own.products else 0.0
@@ -195,6 +195,7 @@ def _own_program(operation: DeviceOperation, on: Machine) -> Work:
         + own.blocks * (chip.write_latency + chip.multicast_latency),
         rounds=own.blocks,
         first=first,
+        result=own.last / cores / (chip.read if own.traffic[-1][1] else chip.read_l1),
     )
 
 

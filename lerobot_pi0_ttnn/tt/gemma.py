@@ -228,8 +228,10 @@ class GemmaMLPTTNN:
         """
         plan = self.programs.gate_up(x, self.gate_proj.weight)
         what = f"gate, up and product {'x'.join(map(str, x.shape))} {x.dtype.name} to {self.gate_proj.weight.shape[-1]}"
+        # Below tensors as wide as the MLP it would keep the place that they leave from the circular buffers of the next layer.
+        into = None if x.is_sharded() or modulation is not None else self.down_proj.result_of(x)
         product = self.programs.run(what, plan, partial(self._product, x))
-        return self.down_proj.add_to(stream, product, modulation)
+        return self.down_proj.add_to(stream, product, modulation, into=into)
 
     def _product(self, x: ttnn.Tensor, plan: GateUpPlan | None) -> ttnn.Tensor:
         gate, up = self.gate_proj, self.up_proj

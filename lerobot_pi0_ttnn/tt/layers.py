@@ -224,14 +224,19 @@ class RMSNorm:
         )
 
 
-def add_branch(x: ttnn.Tensor, branch: ttnn.Tensor, modulation: Modulation[ttnn.Tensor] | None) -> ttnn.Tensor:
+def add_branch(
+    x: ttnn.Tensor, branch: ttnn.Tensor, modulation: Modulation[ttnn.Tensor] | None, into: ttnn.Tensor | None = None
+) -> ttnn.Tensor:
     """Returns the residual stream after a branch, gated where the norm that it reads is adaptive.
 
     Args:
         x: (1, 1, B * T, D).
         branch: (1, 1, B * T, D), in the dtype of x.
         modulation: of the norm that the branch reads; None where it is not adaptive.
+        into: where the result goes; newly allocated by default, and after an adaptive norm.
     """
+    if into is not None:
+        return ttnn.add(x, branch, output_tensor=into)
     if modulation is not None:
         return ttnn.addcmul(x, branch, modulation.gate)
     # A stream that came in DRAM moves to L1 where branches fit there.
@@ -252,17 +257,29 @@ class BranchLinear(Linear):
             weights, name, partial(weights.take, f"{name}.weight"), None, precision, output=precision.stream
         )
 
-    def add_to(self, stream: ttnn.Tensor, x: ttnn.Tensor, modulation: Modulation[ttnn.Tensor] | None) -> ttnn.Tensor:
+    def result_of(self, x: ttnn.Tensor) -> ttnn.Tensor:
+        """Returns a place for what `add_to` makes of many rows, (1, 1, B * T, out), as many as x has."""
+        shape = ttnn.Shape([*tuple(x.shape)[:-1], self.weight.shape[-1]])
+        return ttnn.allocate_tensor_on_device(shape, self.output, ttnn.TILE_LAYOUT, x.device(), self._beside(x))
+
+    def add_to(
+        self,
+        stream: ttnn.Tensor,
+        x: ttnn.Tensor,
+        modulation: Modulation[ttnn.Tensor] | None,
+        into: ttnn.Tensor | None = None,
+    ) -> ttnn.Tensor:
         """Returns stream + gate * (x @ weight.T), (1, 1, B * T, out): by our own program where one is quicker than ttnn's.
 
         Args:
             stream: (1, 1, B * T, out).
             x: (1, 1, B * T, in), or (1, N, T, in / N), whose heads are joined.
             modulation: of the norm that the branch reads, which has the gate; None where it is not adaptive.
+            into: of `result_of`, for the result; newly allocated by default.
         """
         plan = self.programs.add_projection(stream, x, self.weight) or self._groups(stream, x, modulation)
         what = f"{'x'.join(map(str, x.shape))} {x.dtype.name} projected and added to {self.weight.shape[-1]}"
-        return self.programs.run(what, plan, partial(self._add_to, stream, x, modulation))
+        return self.programs.run(what, plan, partial(self._add_to, stream, x, modulation, into))
 
     def _groups(
         self, stream: ttnn.Tensor, x: ttnn.Tensor, modulation: Modulation[ttnn.Tensor] | None
@@ -279,17 +296,16 @@ class BranchLinear(Linear):
         stream: ttnn.Tensor,
         x: ttnn.Tensor,
         modulation: Modulation[ttnn.Tensor] | None,
+        into: ttnn.Tensor | None,
         plan: AddProjectionPlan | GroupMatmulPlan | None,
     ) -> ttnn.Tensor:
         fidelity, throttle = self.precision.fidelity, self.precision.throttle
         if plan is None:
             joined = x if x.shape[1] == 1 else ttnn.experimental.nlp_concat_heads(x, memory_config=interleaved_like(x))
-            return add_branch(stream, self(joined), modulation)
+            return add_branch(stream, self(joined), modulation, into)
         if isinstance(plan, GroupMatmulPlan):
-            memory = self._beside(x)
-            return group_matmul(
-                x, self.weight, plan, fidelity, throttle, output=self.output, memory=memory, stream=stream
-            )
+            to = {"output": self.output, "memory": self._beside(x), "into": into}
+            return group_matmul(x, self.weight, plan, fidelity, throttle, **to, stream=stream)
         gate = modulation and modulation.gate
         return add_projection(stream, x, self.weight, gate, plan, fidelity, throttle)
 

@@ -10,11 +10,11 @@ import ttnn
 from ..device.failure import error_summary, is_failure
 from ..ttnn_api.tiles import TILE as TILE
 from ..ttnn_api.tiles import TILE_BYTES
-from .blocking import FEW_ROWS, Blocks, Matmul, busy, matmul_blocks, shard_count, subblock
+from .blocking import CYCLES_PER_PRODUCT, FEW_ROWS, Blocks, Matmul, busy, matmul_blocks, shard_count, subblock
 from .ops.add_projection import AddProjectionPlan, add_projection_plan
 from .ops.attend import AttendPlan, attend_plan
 from .ops.gate_up import GateUpPlan, gate_up_plan
-from .ops.group_matmul import GroupMatmulPlan, cycles, group_matmul_plan
+from .ops.group_matmul import GroupMatmulPlan, cycles, group_matmul_plan, written_cycles
 
 logger = logging.getLogger(__name__)
 
@@ -44,7 +44,7 @@ NEAR_STREAMS = 7
 result, and tables of RoPE, half as large each."""
 
 WORTH_GROUPS = 0.9
-"""Of the busiest core's tiles by ttnn's program, and of its cycles, what our own has to get by with to be run instead."""
+"""Of what ttnn's program takes, what our own has to get by with to be run instead."""
 
 
 def round_up(size: int, multiple: int) -> int:
@@ -190,12 +190,14 @@ class Programs:
         matmul, left = self._matmul(x, weight, output, memory)
         if matmul.rows <= FEW_ROWS:
             return None
-        plan = group_matmul_plan(matmul.rows, matmul.inner, matmul.columns, matmul.bytes, self.grid, left, adds=adds)
+        is_near = memory.buffer_type == ttnn.BufferType.L1
+        plan = group_matmul_plan(
+            matmul.rows, matmul.inner, matmul.columns, matmul.bytes, self.grid, left, adds=adds, is_near=is_near
+        )
         blocks = matmul_blocks(matmul, self.grid, left)
         if plan is None or blocks is None:
             return None
-        tiles = plan.high * plan.wide / (blocks.rows * blocks.columns)
-        return plan if max(tiles, cycles(plan, matmul.bytes) / busy(matmul, blocks)) <= WORTH_GROUPS else None
+        return plan if compared(plan, blocks, matmul, is_near=is_near) <= WORTH_GROUPS else None
 
     def _matmul(
         self, x: ttnn.Tensor, weight: ttnn.Tensor, output: ttnn.DataType, memory: ttnn.MemoryConfig
@@ -332,6 +334,24 @@ class Programs:
         tiles = rows // TILE * -(-columns // TILE)
         size = NEAR_TENSORS * tiles * TILE_BYTES[dtype.name]
         return ttnn.L1_MEMORY_CONFIG if size <= NEAR_SHARE * self.memory * prod(self.grid) else ttnn.DRAM_MEMORY_CONFIG
+
+
+def compared(plan: GroupMatmulPlan, blocks: Blocks, matmul: Matmul, *, is_near: bool) -> float:
+    """Returns which part our own program takes of what ttnn's takes, by multiplications alone or in all: the greater.
+
+    Both write in the end what they have not written before; ttnn's all of the result.
+
+    Args:
+        plan: of our own program.
+        blocks: of ttnn's.
+        matmul: of both.
+        is_near: whether the result is left in L1, where writing takes no time.
+    """
+    bytes = (*matmul.bytes[:2], 0 if is_near else matmul.bytes[2])
+    written = written_cycles(matmul.rows * matmul.columns, bytes[2])
+    ours, theirs = (tiles * matmul.inner * CYCLES_PER_PRODUCT for tiles in (plan.tiles, blocks.rows * blocks.columns))
+    multiplying = (ours + written / plan.passes) / (theirs + written)
+    return max(multiplying, cycles(plan, bytes) / (busy(matmul, blocks) + written))
 
 
 def interleaved_like(x: ttnn.Tensor) -> ttnn.MemoryConfig:

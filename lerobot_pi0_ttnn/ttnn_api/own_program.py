@@ -52,6 +52,7 @@ class Work:
         first: bytes that a core needs before it begins, which another reads and hands to it and others.
         exchanges: how often all cores wait for what others have computed.
         most: units of the core that has most; 0 where they are divided evenly.
+        last: bytes that all cores write when nothing else goes on any more: the last entry of `traffic`, or that is 0, in L1.
     """
 
     units: int
@@ -67,6 +68,7 @@ class Work:
     first: int = 0
     exchanges: int = 0
     most: int = 0
+    last: int = 0
 
 
 @dataclass(frozen=True)

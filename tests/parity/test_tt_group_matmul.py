@@ -73,6 +73,8 @@ class Case:
         ),
         pytest.param(GroupMatmulPlan(7, 11, 3, 3, (3, 1), block=2), True, id="three-groups-of-three"),
         pytest.param(GroupMatmulPlan(5, 3, 8, 2, (4, 1), block=3), False, id="one-block"),
+        pytest.param(GroupMatmulPlan(5, 9, 20, 2, (3, 1), block=2, passes=3), True, id="passes-of-five-blocks"),
+        pytest.param(GroupMatmulPlan(3, 8, 24, 1, (4, 1), block=2, passes=2), False, id="passes-of-four-blocks"),
     ],
 )
 def test_values(board, precision, plan, adds):

@@ -4,6 +4,6 @@ Tested in tests/parity/test_tt_group_matmul.py.
 """
 
 from .group_matmul import GROUP_MATMUL, group_matmul
-from .plan import GroupMatmulPlan, cycles, group_matmul_plan
+from .plan import GroupMatmulPlan, cycles, group_matmul_plan, written_cycles
 
-__all__ = ["GROUP_MATMUL", "GroupMatmulPlan", "cycles", "group_matmul", "group_matmul_plan"]
+__all__ = ["GROUP_MATMUL", "GroupMatmulPlan", "cycles", "group_matmul", "group_matmul_plan", "written_cycles"]

@@ -7,6 +7,7 @@ block and hands it to all of them; the weight is read once, for the same columns
 in float32, adds the stream, and rounds once.
 """
 
+from collections.abc import Mapping
 from functools import lru_cache, partial
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from ....ttnn_api.tiles import TILE, tiles
 from ..descriptors import Buffer, circular_buffer, on_network
 from .cost import cost
 from .golden import golden
-from .plan import NETWORKS, RESULTS, SLOTS, GroupMatmulPlan
+from .plan import NETWORKS, SLOTS, GroupMatmulPlan
 
 GROUP_MATMUL = OwnProgram("group_matmul", Path(__file__).parent / "kernels", writes=1, golden=golden)
 
@@ -41,6 +42,7 @@ def group_matmul(
     output: ttnn.DataType,
     memory: ttnn.MemoryConfig,
     stream: ttnn.Tensor | None = None,
+    into: ttnn.Tensor | None = None,
 ) -> ttnn.Tensor:
     """Returns x @ weight, or stream + x @ weight, (..., T, N).
 
@@ -53,11 +55,14 @@ def group_matmul(
         output: dtype of the result.
         memory: where it goes, interleaved.
         stream: (..., T, N) in the dtype of the result, interleaved; None for none.
+        into: the result as it is to be, whose values do not matter; newly allocated by default.
     """
     device = x.device()
     shape = ttnn.Shape([*tuple(x.shape)[:-1], weight.shape[-1]])
-    _check(x, weight, plan, output, memory, stream, tuple(shape))
-    result = ttnn.allocate_tensor_on_device(shape, output, ttnn.TILE_LAYOUT, device, memory)
+    _check(x, weight, plan, output, memory, {"stream": stream, "into": into}, tuple(shape))
+    result = into
+    if result is None:
+        result = ttnn.allocate_tensor_on_device(shape, output, ttnn.TILE_LAYOUT, device, memory)
     width, height = plan.grid
     cores = [(x, y) for y in range(plan.groups * height) for x in range(width)]
     tensors = [x, weight, *([] if stream is None else [stream]), result]
@@ -97,8 +102,8 @@ def _program(
     for at in range(len(places)):
         group, worker = divmod(at, plan.workers)
         own = places[group * plan.workers : (group + 1) * plan.workers]
-        (row, row_end), (column, column_end) = plan.rows_of(group), plan.columns_of(worker)
-        share = [row, row_end - row, column, column_end - column]
+        row, row_end = plan.rows_of(group)
+        columns = [plan.columns_of(worker, number) for number in range(plan.passes)]
         others = [*places[worker :: plan.workers], *own[: plan.senders]]
         y, x_of_core = divmod(at, width)
         # The second network's multicast runs from the far corner to the near one.
@@ -106,16 +111,19 @@ def _program(
             moved[network][x_of_core][y] = [
                 worker,
                 group,
-                *share,
-                *(c for corner in corners for c in corner),
-                *(c for core in others for c in core),
+                row,
+                row_end - row,
+                *(at for corner in corners for at in corner),
+                *(at for begin, end in columns for at in (begin, end - begin)),
+                *(at for core in others for at in core),
             ]
-        computed[x_of_core][y] = [row_end - row, column_end - column]
+        computed[x_of_core][y] = [row_end - row, *(end - begin for begin, end in columns)]
 
     added = stream or result
     level = list(ttnn.ThrottleLevel.__members__.values()).index(throttle)
     sizes = [plan.inner, plan.block, plan.high, plan.wide]
-    moves = [*sizes, plan.columns, plan.groups, plan.workers, plan.senders, int(stream is not None)]
+    options = [plan.passes, int(stream is not None)]
+    moves = [*sizes, plan.columns, plan.groups, plan.workers, plan.senders, *options]
     accessors = [number for buffer in (x, weight, added, result) for number in buffer.accessor]
     processors = (
         (ttnn.DataMovementProcessor.RISCV_1, ttnn.NOC.NOC_0),
@@ -150,7 +158,7 @@ def _program(
             ttnn.KernelDescriptor(
                 kernel_source=str(GROUP_MATMUL.kernels / "group_matmul_compute.cpp"),
                 core_ranges=cores,
-                compile_time_args=[*sizes, int(stream is not None)],
+                compile_time_args=[*sizes, *options],
                 defines=[("MM_THROTTLE", str(level))] if level else [],
                 runtime_args=computed,
                 config=compute,
@@ -164,7 +172,7 @@ def _program(
             circular_buffer(STAGED, x.dtype, plan.block * plan.high, cores),
             circular_buffer(SUMS, ttnn.float32, most, cores),
             *([] if stream is None else [circular_buffer(STREAM, stream.dtype, most, cores)]),
-            circular_buffer(RESULT, result.dtype, RESULTS, cores),
+            circular_buffer(RESULT, result.dtype, plan.waiting, cores),
         ],
     )
 
@@ -175,7 +183,7 @@ def _check(
     plan: GroupMatmulPlan,
     output: ttnn.DataType,
     memory: ttnn.MemoryConfig,
-    stream: ttnn.Tensor | None,
+    alike: Mapping[str, ttnn.Tensor | None],
     shape: tuple[int, ...],
 ) -> None:
     """Raises ValueError where the kernels would read or write something else than they are meant to: nobody else looks."""
@@ -189,11 +197,11 @@ def _check(
         raise ValueError(
             f"group_matmul: expected an interleaved bfloat16 or float32 result, got {output.name}, {memory}"
         )
-    streams = [] if stream is None else [("stream", stream, (output,), shape)]
+    like_result = [(name, tensor, (output,), shape) for name, tensor in alike.items() if tensor is not None]
     for name, tensor, dtypes, expected in (
         ("x", x, (ttnn.bfloat16,), (*shape[:-1], inner * TILE)),
         ("weight", weight, (ttnn.bfloat16, ttnn.bfloat8_b, ttnn.bfloat4_b), (inner * TILE, shape[-1])),
-        *streams,
+        *like_result,
     ):
         is_tiled = tensor.layout == ttnn.TILE_LAYOUT and not tensor.is_sharded()
         if tensor.dtype not in dtypes or tuple(tensor.shape) != expected or not is_tiled:

@@ -14,6 +14,9 @@ partial sums takes as long as multiplying."""
 ROUNDS = 4
 """The fewest blocks: while the first ones come nobody multiplies."""
 
+PASSES = 8
+"""The most that are tried."""
+
 NETWORKS = 2
 """Of a chip; each brings in every second block."""
 
@@ -46,6 +49,7 @@ class GroupMatmulPlan:
         groups: of cores, each of which makes some rows of the result, all of their columns.
         grid: columns and rows of the cores of one group; the groups lie one below the other.
         block: of the inner dimension that is brought in at a time.
+        passes: in which a core makes its columns, one after the other: each is handed x again.
     """
 
     rows: int
@@ -54,6 +58,7 @@ class GroupMatmulPlan:
     groups: int
     grid: tuple[int, int]
     block: int
+    passes: int = 1
 
     @property
     def workers(self) -> int:
@@ -72,8 +77,18 @@ class GroupMatmulPlan:
 
     @property
     def wide(self) -> int:
-        """Columns of the core that has most."""
-        return ceil(self.columns / self.workers)
+        """Columns of the core that has most, in a pass."""
+        return ceil(self.columns / (self.workers * self.passes))
+
+    @property
+    def tiles(self) -> int:
+        """Of the result, that the busiest core makes in all passes."""
+        return self.passes * self.high * self.wide
+
+    @property
+    def waiting(self) -> int:
+        """Tiles of the result that a core has room for: those of a pass are written while the next one is on its way."""
+        return RESULTS if self.passes == 1 else self.high * self.wide
 
     @property
     def blocks(self) -> int:
@@ -84,9 +99,10 @@ class GroupMatmulPlan:
         """Returns where the rows of a group begin and end."""
         return group * self.rows // self.groups, (group + 1) * self.rows // self.groups
 
-    def columns_of(self, worker: int) -> tuple[int, int]:
-        """Returns where the columns of a core begin and end, which the core in its place in any other group has as well."""
-        return worker * self.columns // self.workers, (worker + 1) * self.columns // self.workers
+    def columns_of(self, worker: int, number: int = 0) -> tuple[int, int]:
+        """Returns where the columns of a core begin and end in a pass: those of the core in its place in any other group."""
+        part, parts = number * self.workers + worker, self.passes * self.workers
+        return part * self.columns // parts, (part + 1) * self.columns // parts
 
 
 @cache
@@ -99,6 +115,7 @@ def group_matmul_plan(
     memory: int,
     *,
     adds: bool = False,
+    is_near: bool = True,
 ) -> GroupMatmulPlan | None:
     """Returns the quickest plan, or None where none fits into the cores' memory, or the inner dimension is short.
 
@@ -110,31 +127,40 @@ def group_matmul_plan(
         grid: columns and rows of workers.
         memory: bytes of a core's L1 that no tensor takes.
         adds: whether what the result is added to, as large as it, is brought in.
+        is_near: whether the result is left in L1.
     """
     plans = _plans(rows, inner, columns, bytes, grid, MEMORY_SHARE * memory, adds=adds)
-    return min(plans, key=lambda plan: cycles(plan, bytes), default=None)
+    moved = (*bytes[:2], 0 if is_near else bytes[2])
+    return min(plans, key=lambda plan: cycles(plan, moved), default=None)
 
 
 def cycles(plan: GroupMatmulPlan, bytes: tuple[int, int, int]) -> float:
     """Returns about how many cycles the busiest core multiplies, or is handed its operands, or DRAM is read: the longest.
 
+    And those that come after, in which the results of the last pass are written, where that is to DRAM.
+
     Args:
         plan: of the matmul.
-        bytes: of a tile of x, of the weight and of the result.
+        bytes: of a tile of x, of the weight and of the result, 0 of one that is left in L1.
     """
-    handed = (
-        plan.inner * (plan.high * bytes[0] + (plan.groups - 1) * plan.wide * bytes[1]) / NETWORKS / FED_BYTES_PER_CYCLE
-    )
-    read = plan.inner * (plan.rows * bytes[0] + plan.columns * bytes[1]) / READ_BYTES_PER_CYCLE
-    waits = plan.blocks / NETWORKS * CYCLES_PER_ROUND
-    return max(plan.high * plan.wide * plan.inner * CYCLES_PER_PRODUCT, handed + waits, read)
+    handed = plan.passes * plan.inner * (plan.high * bytes[0] + (plan.groups - 1) * plan.wide * bytes[1])
+    read = plan.inner * (plan.passes * plan.rows * bytes[0] + plan.columns * bytes[1])
+    waits = plan.passes * plan.blocks / NETWORKS * CYCLES_PER_ROUND
+    brought = max(handed / NETWORKS / FED_BYTES_PER_CYCLE + waits, read / READ_BYTES_PER_CYCLE)
+    written = written_cycles(plan.rows * plan.columns, bytes[2])
+    return max(plan.tiles * plan.inner * CYCLES_PER_PRODUCT, brought) + written / plan.passes
+
+
+def written_cycles(tiles: int, bytes: int) -> float:
+    """Returns about how many cycles it takes all cores to write so many tiles of so many bytes to DRAM."""
+    return tiles * bytes / READ_BYTES_PER_CYCLE
 
 
 def circular_buffers(plan: GroupMatmulPlan, bytes: tuple[int, int, int], *, adds: bool) -> int:
     """Returns the bytes that a core needs: blocks of both operands, one of x to hand on, sums, what is added, results."""
     x, weight, result = bytes
     brought = plan.block * ((NETWORKS * SLOTS + 1) * plan.high * x + NETWORKS * SLOTS * plan.wide * weight)
-    return brought + plan.high * plan.wide * (SUM + adds * result) + RESULTS * result
+    return brought + plan.high * plan.wide * (SUM + adds * result) + plan.waiting * result
 
 
 def _plans(
@@ -147,11 +173,12 @@ def _plans(
     *,
     adds: bool,
 ) -> Iterator[GroupMatmulPlan]:
-    """The plans that fit, with the longest blocks of each number of groups."""
+    """The plans that fit, with the longest blocks of each number of groups and passes."""
     for groups in range(1, min(rows, grid[1]) + 1):
-        for longest in range(min(BLOCK[1], inner // ROUNDS), BLOCK[0] - 1, -1):
-            block = ceil(inner / ceil(inner / longest))
-            plan = GroupMatmulPlan(rows, inner, columns, groups, (grid[0], grid[1] // groups), block)
-            if plan.senders and circular_buffers(plan, bytes, adds=adds) <= memory:
-                yield plan
-                break
+        for passes in range(1, PASSES + 1):
+            for longest in range(min(BLOCK[1], inner // ROUNDS), BLOCK[0] - 1, -1):
+                block = ceil(inner / ceil(inner / longest))
+                plan = GroupMatmulPlan(rows, inner, columns, groups, (grid[0], grid[1] // groups), block, passes)
+                if plan.senders and circular_buffers(plan, bytes, adds=adds) <= memory:
+                    yield plan
+                    break

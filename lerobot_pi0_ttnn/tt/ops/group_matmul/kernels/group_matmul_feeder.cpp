@@ -18,11 +18,9 @@ void kernel_main() {
     const uint32_t group = get_arg_val<uint32_t>(1);
     const uint32_t row_begin = get_arg_val<uint32_t>(2);
     const uint32_t rows = get_arg_val<uint32_t>(3);
-    const uint32_t column_begin = get_arg_val<uint32_t>(4);
-    const uint32_t columns = get_arg_val<uint32_t>(5);
-    const uint32_t x_start = get_arg_val<uint32_t>(6), y_start = get_arg_val<uint32_t>(7);
-    const uint32_t x_end = get_arg_val<uint32_t>(8), y_end = get_arg_val<uint32_t>(9);
-    constexpr uint32_t partners_at = 10;
+    const uint32_t x_start = get_arg_val<uint32_t>(4), y_start = get_arg_val<uint32_t>(5);
+    const uint32_t x_end = get_arg_val<uint32_t>(6), y_end = get_arg_val<uint32_t>(7);
+    constexpr uint32_t columns_at = 8;
     const uint32_t x_address = get_common_arg_val<uint32_t>(0);
     const uint32_t weight_address = get_common_arg_val<uint32_t>(1);
     const uint32_t stream_address = get_common_arg_val<uint32_t>(2);
@@ -37,13 +35,14 @@ void kernel_main() {
     constexpr uint32_t groups = get_compile_time_arg_val(6);
     constexpr uint32_t workers = get_compile_time_arg_val(7);
     constexpr uint32_t senders = get_compile_time_arg_val(8);
-    constexpr bool adds = get_compile_time_arg_val(9) != 0;
-    constexpr auto x_args = TensorAccessorArgs<10>();
+    constexpr uint32_t passes = get_compile_time_arg_val(9);
+    constexpr bool adds = get_compile_time_arg_val(10) != 0;
+    constexpr auto x_args = TensorAccessorArgs<11>();
     constexpr auto weight_args = TensorAccessorArgs<x_args.next_compile_time_args_offset()>();
     constexpr auto stream_args = TensorAccessorArgs<weight_args.next_compile_time_args_offset()>();
     constexpr auto result_args = TensorAccessorArgs<stream_args.next_compile_time_args_offset()>();
-    constexpr uint32_t senders_at = partners_at + 2 * groups;
-    constexpr uint32_t networks = 2, blocks = (inner + block - 1) / block;
+    constexpr uint32_t partners_at = columns_at + 2 * passes, senders_at = partners_at + 2 * groups;
+    constexpr uint32_t networks = 2, blocks = (inner + block - 1) / block, turns = passes * blocks;
 
     constexpr uint32_t x_cb = network, weight_cb = 2 + network, staged_cb = 4, stream_cb = 6, result_cb = 16;
     const uint32_t x_bytes = get_tile_size(x_cb), weight_bytes = get_tile_size(weight_cb), bytes = get_tile_size(result_cb);
@@ -54,9 +53,27 @@ void kernel_main() {
     Semaphore<> weight_ready(4 * network + 2), weight_arrived(4 * network + 3);
     Noc noc;
 
-    const uint32_t tiles = rows * columns;
-    CircularBuffer stream_tiles(stream_cb);
-    if constexpr (adds && network == 0) {
+    // What this core hands on next is read while others hand on theirs.
+    const uint32_t staged_at = staged.get_write_ptr();
+    auto stage = [&](uint32_t turn) {
+        const uint32_t first = turn % blocks * block, count = inner - first < block ? inner - first : block;
+        for (uint32_t row = 0; row < rows; ++row) {
+            const uint32_t page = (row_begin + row) * inner + first;
+            for (uint32_t tile = 0; tile < count; ++tile) {
+                noc.async_read(
+                    x, CoreLocalMem<uint32_t>(staged_at + (row * block + tile) * x_bytes), x_bytes, {.page_id = page + tile}, {});
+            }
+        }
+    };
+    uint32_t own = worker < senders && worker % networks == network ? worker : turns;
+    if (own < turns) {
+        stage(own);
+    }
+
+    CircularBuffer stream_tiles(stream_cb), results(result_cb);
+    auto read_stream = [&](uint32_t pass) {
+        const uint32_t column_begin = get_arg_val<uint32_t>(columns_at + 2 * pass);
+        const uint32_t columns = get_arg_val<uint32_t>(columns_at + 2 * pass + 1);
         const uint32_t stream_bytes = get_tile_size(stream_cb);
         const auto stream = TensorAccessor(stream_args, stream_address, stream_bytes);
         stream_tiles.reserve_back(high * wide);
@@ -67,34 +84,36 @@ void kernel_main() {
                 to += stream_bytes;
             }
         }
-    }
-
-    // What this core hands on next is read while others hand on theirs.
-    const uint32_t staged_at = staged.get_write_ptr();
-    auto stage = [&](uint32_t number) {
-        const uint32_t first = number * block, count = inner - first < block ? inner - first : block;
-        for (uint32_t row = 0; row < rows; ++row) {
-            const uint32_t page = (row_begin + row) * inner + first;
-            for (uint32_t tile = 0; tile < count; ++tile) {
-                noc.async_read(
-                    x, CoreLocalMem<uint32_t>(staged_at + (row * block + tile) * x_bytes), x_bytes, {.page_id = page + tile}, {});
+        noc.async_read_barrier();
+        stream_tiles.push_back(high * wide);
+    };
+    auto write_results = [&](uint32_t pass) {
+        const uint32_t column_begin = get_arg_val<uint32_t>(columns_at + 2 * pass);
+        const uint32_t columns = get_arg_val<uint32_t>(columns_at + 2 * pass + 1);
+        const auto result = TensorAccessor(result_args, result_address, bytes);
+        for (uint32_t row = row_begin; row < row_begin + rows; ++row) {
+            for (uint32_t column = column_begin; column < column_begin + columns; ++column) {
+                results.wait_front(1);
+                noc.async_write(
+                    CoreLocalMem<uint32_t>(results.get_read_ptr()), result, bytes, {}, {.page_id = row * all_columns + column});
+                noc.async_writes_flushed();
+                results.pop_front(1);
             }
         }
     };
-    uint32_t own = worker < senders && worker % networks == network ? worker : blocks;
-    if (own < blocks) {
-        stage(own);
-    }
 
     uint32_t handed = 0;
-    for (uint32_t number = network; number < blocks; number += networks) {
+    for (uint32_t turn = network; turn < turns; turn += networks) {
+        const uint32_t pass = turn / blocks, number = turn % blocks;
+        const uint32_t column_begin = get_arg_val<uint32_t>(columns_at + 2 * pass);
+        const uint32_t columns = get_arg_val<uint32_t>(columns_at + 2 * pass + 1);
         // Nobody sends before all who are to receive have room, and have waited for the block before.
         x_tiles.reserve_back(high * block);
-        const uint32_t sender = senders_at + 2 * (number % senders);
+        const uint32_t sender = senders_at + 2 * (turn % senders);
         x_ready.up(noc, get_arg_val<uint32_t>(sender), get_arg_val<uint32_t>(sender + 1), 1);
         weight_tiles.reserve_back(block * wide);
         const uint32_t weight_at = weight_tiles.get_write_ptr();
-        const uint32_t reader = number / networks % groups;
+        const uint32_t reader = turn / networks % groups;
         if (reader == group) {
             const uint32_t first = number * block, count = inner - first < block ? inner - first : block;
             for (uint32_t tile = 0; tile < count; ++tile) {
@@ -113,7 +132,7 @@ void kernel_main() {
             weight_ready.up(noc, get_arg_val<uint32_t>(partner), get_arg_val<uint32_t>(partner + 1), 1);
         }
 
-        const bool sends = number == own;
+        const bool sends = turn == own;
         if (sends) {
             noc.async_read_barrier();
             x_ready.wait(workers);
@@ -131,7 +150,7 @@ void kernel_main() {
                  .addr = x_tiles.get_write_ptr()});
             // It has arrived everywhere before anybody is told.
             noc.async_write_barrier();
-            x_arrived.set(number + 1);
+            x_arrived.set(turn + 1);
             x_arrived.set_multicast<NocOptions::MCAST_INCL_SRC>(noc, x_start, y_start, x_end, y_end, workers);
             noc.async_write_barrier();
         }
@@ -168,28 +187,29 @@ void kernel_main() {
         weight_tiles.push_back(block * wide);
         if (sends) {
             own += senders;
-            if (own < blocks) {
+            if (own < turns) {
                 stage(own);
             }
         }
-        x_arrived.wait(number + 1);
+        x_arrived.wait(turn + 1);
         x_tiles.push_back(high * block);
+
+        // The last of this network's blocks in a pass, and the second one in the next: while those in hand are multiplied.
+        if constexpr (adds && network == 0) {
+            if (number + networks >= blocks) {
+                read_stream(pass);
+            }
+        }
+        if constexpr (network == 1) {
+            if (pass > 0 && number / networks == 1) {
+                write_results(pass - 1);
+            }
+        }
     }
 
-    if constexpr (adds && network == 0) {
-        noc.async_read_barrier();
-        stream_tiles.push_back(high * wide);
-    }
     if constexpr (network == 1) {
-        const auto result = TensorAccessor(result_args, result_address, bytes);
-        CircularBuffer results(result_cb);
-        for (uint32_t tile = 0; tile < tiles; ++tile) {
-            const uint32_t page = (row_begin + tile / columns) * all_columns + column_begin + tile % columns;
-            results.wait_front(1);
-            noc.async_write(CoreLocalMem<uint32_t>(results.get_read_ptr()), result, bytes, {}, {.page_id = page});
-            noc.async_write_barrier();
-            results.pop_front(1);
-        }
+        write_results(passes - 1);
+        noc.async_write_barrier();
     }
     noc.async_atomic_barrier();
 }
