@@ -7,6 +7,13 @@ import ttnn
 
 from ...ttnn_api.tiles import TILE_BYTES
 
+PROGRAMS_KEPT = 128
+"""Descriptors that each program of our own keeps: one chunk of pi0_base, whose steps are alike, has fewer of each.
+
+Some 40 KB each on the 56 cores of an n150. A tensor that lies elsewhere has another, so that every new context and model brings
+some: what keeps many of them grows for hours before it is full.
+"""
+
 
 @dataclass(frozen=True)
 class Buffer:
