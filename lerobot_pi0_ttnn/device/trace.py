@@ -3,16 +3,25 @@
 A trace knows addresses, not tensors. What lives on between calls must not lie where a trace puts what it computes on the way,
 and ttnn keeps only those addresses free that were taken when the trace was captured. So whoever is about to allocate
 something that stays releases all traces first; each is captured anew when it is next wanted.
+
+Beside live traces nothing is allocated but by the capture of another one: what it computes on the way is freed before it ends,
+its result is read before any other trace runs. ttnn would warn of that, and of nothing after it: it warns once in a process.
 """
 
 import logging
 import re
 from collections import OrderedDict
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import ttnn
+from ttnn._ttnn.operations.trace import (
+    pop_allocation_context,
+    push_allocation_context,
+    trace_allocation_tracking_enabled,
+)
 from ttnn.tools.trace_allocation_tracker import acknowledge_corruptible
 
 from ..latency import Stage, untimed
@@ -31,6 +40,26 @@ SCATTERED = re.compile(r"Not enough space to allocate (\d+) B TRACE buffer")
 
 GROWTH = 1.25
 """How much larger than any before it a trace of other shapes is taken to be, until it is captured."""
+
+
+OWN_STORAGE = "trace_storage"
+"""How ttnn's allocator knows what is a trace's own: it warns of no such allocation, and does not track it."""
+
+
+@contextmanager
+def _capture_allocates() -> Iterator[None]:
+    """Keeps ttnn's only warning of allocations beside a live trace for those outside captures, each of which is a fault.
+
+    Its tracker, where that is on, replaces the warning and goes on seeing what a capture leaves behind.
+    """
+    if trace_allocation_tracking_enabled():
+        yield
+        return
+    push_allocation_context(OWN_STORAGE)
+    try:
+        yield
+    finally:
+        pop_allocation_context()
 
 
 @dataclass
@@ -108,11 +137,12 @@ class Traces:
         before = self._bytes_in_use()
         trace = ttnn.begin_trace_capture(self._device, cq_id=0)
         try:
-            try:
-                output = compute(entry.inputs)
-            finally:
-                # Also after an interrupt: until a capture ends, the device does nothing else.
-                ttnn.end_trace_capture(self._device, trace, cq_id=0)
+            with _capture_allocates():
+                try:
+                    output = compute(entry.inputs)
+                finally:
+                    # Also after an interrupt: until a capture ends, the device does nothing else.
+                    ttnn.end_trace_capture(self._device, trace, cq_id=0)
         except RuntimeError as error:
             counted, scattered = NO_ROOM.search(str(error)), SCATTERED.search(str(error))
             if counted:

@@ -32,7 +32,6 @@ class TestSoak:
         """A minute is so many looks at the clock, and the questions are few."""
         signal.signal(signal.SIGINT, signal.default_int_handler)
         monkeypatch.setattr(soak, "SEEDS", 3)
-        monkeypatch.setattr(soak, "SETTLES", 4)
         defaults = soak.soak.__kwdefaults__ | {"clock": iter(range(0, 600, 5)).__next__}
         monkeypatch.setattr(soak.soak, "__kwdefaults__", defaults)
 
@@ -68,6 +67,25 @@ class TestSoak:
         monkeypatch.setattr(PI0ModelTTNN, "forget", leaking)
         endurance.check_soak(subject, 1, 0)
         assert [kind for kind, _ in failed(subject)] == ["memory"]
+
+    def test_a_leak_on_the_host(self, subject, ticks, monkeypatch):
+        forget, kept = PI0ModelTTNN.forget, []
+
+        def leaking(model):
+            forget(model)
+            kept.append(torch.ones(20 << 20))
+
+        monkeypatch.setattr(PI0ModelTTNN, "forget", leaking)
+        endurance.check_soak(subject, 1, 0)
+        assert [kind for kind, _ in failed(subject)] == ["memory"]
+
+    def test_what_is_free_is_no_leak(self, subject):
+        """glibc keeps it below whatever lies highest."""
+        before, _ = soak._memory(subject.board, subject.model)
+        blocks = [b"x" * 60_000 for _ in range(3000)]
+        del blocks[:-1]
+        after, _ = soak._memory(subject.board, subject.model)
+        assert after - before < 32
 
     def test_another_answer_names_its_seed(self, subject, ticks, monkeypatch):
         ask, asked = Case.ask, []

@@ -7,6 +7,13 @@ import ttnn
 
 from ...ttnn_api.tiles import TILE_BYTES
 
+PROGRAMS_KEPT = 128
+"""Descriptors that each program of our own keeps: one chunk of pi0_base, whose steps are alike, has fewer of each.
+
+They take 10 to 16 KB outside Python's heap for the tiny pi0 on an n150. A tensor that lies elsewhere has another, so that every
+new context and model brings some: what keeps many of them grows for hours, and pins what glibc would give back around them.
+"""
+
 
 @dataclass(frozen=True)
 class Buffer:

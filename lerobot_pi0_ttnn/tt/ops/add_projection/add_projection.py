@@ -12,7 +12,7 @@ import ttnn
 
 from ....ttnn_api.own_program import OwnProgram
 from ....ttnn_api.tiles import TILE
-from ..descriptors import Buffer, circular_buffer, on_network
+from ..descriptors import PROGRAMS_KEPT, Buffer, circular_buffer, on_network
 from .cost import cost
 from .golden import golden
 from .plan import READ_AT_ONCE, AddProjectionPlan
@@ -61,7 +61,7 @@ def add_projection(
     return total
 
 
-@lru_cache(maxsize=1024)
+@lru_cache(maxsize=PROGRAMS_KEPT)
 def _program(
     x: Buffer,
     weight: Buffer,

@@ -14,7 +14,7 @@ import ttnn
 
 from ....ttnn_api.own_program import OwnProgram
 from ....ttnn_api.tiles import TILE
-from ..descriptors import Buffer, circular_buffer
+from ..descriptors import PROGRAMS_KEPT, Buffer, circular_buffer
 from .cost import cost
 from .golden import golden
 
@@ -78,7 +78,7 @@ class _Tiles:
     start: int
 
 
-@lru_cache(maxsize=1024)
+@lru_cache(maxsize=PROGRAMS_KEPT)
 def _program(
     qkv: Buffer,
     cos: Buffer,
