@@ -15,7 +15,7 @@ import ttnn
 
 from ....ttnn_api.own_program import OwnProgram
 from ....ttnn_api.tiles import TILE, tiles
-from ..descriptors import Buffer, circular_buffer, on_network
+from ..descriptors import PROGRAMS_KEPT, Buffer, circular_buffer, on_network
 from .cost import cost
 from .golden import golden
 from .plan import NETWORKS, SLOTS, GroupMatmulPlan
@@ -79,7 +79,7 @@ def group_matmul(
     return result
 
 
-@lru_cache(maxsize=1024)
+@lru_cache(maxsize=PROGRAMS_KEPT)
 def _program(
     x: Buffer,
     weight: Buffer,
