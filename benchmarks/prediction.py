@@ -34,6 +34,7 @@ def left_to_ttnn() -> Iterator[None]:
     """Leaves to ttnn, in the context, the program of each matmul and where the expert's stream lies: interleaved in DRAM."""
     with (
         patch.object(Programs, "matmul", lambda *_: None),
+        patch.object(Programs, "group_matmul", lambda *_, **__: None),
         patch.object(Programs, "in_shards", lambda *_: ttnn.DRAM_MEMORY_CONFIG),
     ):
         yield

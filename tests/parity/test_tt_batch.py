@@ -167,10 +167,17 @@ def test_full_size_fits(board, full, tokens, rows):
         # Two rows are still few: our own programs take them, as one. More are ttnn's, 12 operations a layer.
         of_a_step = len(one[STEP].operations) if rows == 2 else 12 * full.expert.depth + 6 - 2 * (full is PI05_BASE)
         assert len(all_rows[STEP].operations) == of_a_step
-        # But for the tables, which one row has room for in L1.
-        of_prefill = [[op.name for op in each["prefill"].operations if op.name != "Copy"] for each in (one, all_rows)]
-        assert of_prefill[0] == of_prefill[1]
+        assert branches_apart(all_rows["prefill"]) == branches_apart(one["prefill"])
         with pytest.raises(RuntimeError, match="only shapes are followed"):
             model.sample_actions(**random_inputs(full, 3, tokens, batch=rows), noise=make_noise(rows), num_steps=1)
     assert model.describe()["programs_refused"] == {}
     assert board.describe()["dram_bytes_in_use"] < 9e9
+
+
+def branches_apart(stage):
+    """How many operations a stage has where a branch and its addition are two: for some numbers of rows they are one.
+
+    But for the copies of RoPE's tables, which one row has room for in L1.
+    """
+    operations = [each for each in stage.operations if each.name != "Copy"]
+    return len(operations) + sum(each.title == "group_matmul" and len(each.operands) == 4 for each in operations)
