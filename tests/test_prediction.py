@@ -97,7 +97,7 @@ def test_everything_printed_is_marked(run):
     assert result["prediction"]["note"] == NOTE
     assert result["graph"][STEP]["operations"]["attend"]["count"] == 3
     assert result["cameras"] == 2
-    assert result["prediction"]["stages"][STEP]["operations"] == 4 * (8 * 3 + 5)
+    assert result["prediction"]["stages"][STEP]["operations"] == 4 * (8 * 3 + 6)
 
 
 def test_graph_alone_predicts_nothing(run):
@@ -115,8 +115,9 @@ def test_more_is_never_cheaper(run):
 
     cameras = [milliseconds("--cameras", str(cameras)) for cameras in (1, 2, 3)]
     assert cameras == sorted(set(cameras))
-    # Not the prefix: of 576 tokens attention takes whole chunks of 64 queries, of 544 chunks of 32, which cost more.
-    assert step("--tokens", "12") < step("--tokens", "48")
+    # Not the prefix: of 576 tokens attention takes whole chunks of 64 queries, of 544 chunks of 32, which cost more. Not up to
+    # 48 tokens: its keys and the suffix's are the same chunks.
+    assert step("--tokens", "12") == step("--tokens", "48") < step("--tokens", "100")
     assert milliseconds("--steps", "2") < milliseconds("--steps", "3")
     assert milliseconds("--precision", "fast") <= milliseconds("--precision", "accurate")
 

@@ -205,8 +205,14 @@ def device_operations(nodes: list[dict[str, Any]]) -> list[DeviceOperation]:
             frame = frames.pop()
             if frame.programs:
                 handed = [(*placed(number), tensors[number]) for number in frame.node["input_tensors"]]
+                name = params["name"].removesuffix("Operation").removesuffix("Device")
+                results = {int(tensors[each]["address"]) for each in node["connections"] if each in tensors}
+                # A result that was given comes last, and is written, not read. Of our own programs all results are.
+                if name != "GenericOp" and not frame.made and handed and handed[-1][0][1] in results:
+                    place, size, _ = handed.pop()
+                    frame.made[place] = size
                 operation = DeviceOperation(
-                    name=params["name"].removesuffix("Operation").removesuffix("Device"),
+                    name=name,
                     inputs={place: size for place, size, _ in handed},
                     outputs=frame.made,
                     operands={place: _operand(tensor) for place, _, tensor in handed},

@@ -89,7 +89,7 @@ def test_what_a_base_model_dispatches(board, request, config, tokens):
 
 
 def places(operation):
-    """Where a device operation put what it made; none where that was given, but for our own programs, to which it is."""
+    """Where a device operation put what it made, of our own programs their last operand."""
     return {memory for memory, _ in ([*operation.inputs][-1:] if operation.own else operation.outputs)}
 
 

@@ -11,6 +11,7 @@ from lerobot_pi0_ttnn.device.executor import PI0ModelTTNN  # noqa: E402
 from lerobot_pi0_ttnn.model.config import TINY  # noqa: E402
 from lerobot_pi0_ttnn.model.flow import schedule  # noqa: E402
 from lerobot_pi0_ttnn.model.sampling import denoise  # noqa: E402
+from lerobot_pi0_ttnn.tt.weights import to_device  # noqa: E402
 
 from ..oracle import make_noise  # noqa: E402
 from .tt import (  # noqa: E402
@@ -93,3 +94,17 @@ def test_what_the_cost_of_an_operation_depends_on(board):
     assert (matmul.fidelity, matmul.accumulates_float32, matmul.chunks) == ("HiFi2", True, None)
     assert [operand.shape for operand in attention.operands.values()] == [(1, 8, 64, 32), *[(1, 1, 256, 32)] * 2]
     assert (attention.chunks, attention.accumulates_float32) == ((32, 128), False)
+
+
+def test_a_result_that_is_given_is_written_and_not_read(board):
+    x, y, z = (to_device(torch.ones(1, 1, 32, 64), ttnn.bfloat16, board.device) for _ in range(3))
+    with captured() as graph:
+        ttnn.add(x, y)
+        ttnn.add(x, y, output_tensor=z)
+        ttnn.multiply(x, y, output_tensor=x)
+    for operation in graph.operations:
+        assert len(operation.operands) == 2
+        assert sum(operation.outputs.values()) == 2 * 2048
+    assert [place for operation in graph.operations[1:] for place in operation.outputs] == [
+        ("DRAM", tensor.buffer_address()) for tensor in (z, x)
+    ]
