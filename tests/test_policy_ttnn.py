@@ -81,15 +81,15 @@ def test_a_tick_uploads_only_what_is_new(load, board, guided):
     """Pixels of two cameras, state and noise; guided also what is left of the former chunk, and its weights."""
     policy = load(rtc_config=RTCConfig(enabled=True) if guided else None)
     former = {"prev_chunk_left_over": torch.ones(30, 7), "inference_delay": 3} if guided else {}
-    actions = 4 * 64 * 32
-    for seed, once in ((1, 5 + 6 + 1), (2, 0)):
-        # First also the prompt's tokens, masks and tables, and the bias of the one step. Then another tick: the state and
-        # every pixel differ, the prompt does not.
+    suffix = 4 * 64 * 32
+    for seed, once in ((1, 4 + 5 + 1), (2, 0)):
+        # First also the prompt's tokens, padding and tables; masks, tables and the state's place of all prompts of that size;
+        # and the bias of the one step. Then another tick: the state and every pixel differ, the prompt does not.
         batch = make_batch(batch=1, seed=seed) | language_of(make_batch(batch=1, seed=1))
         with board.record() as counts:
             policy.predict_action_chunk(batch, num_steps=1, **former)
         assert counts.uploads.count == once + 3 + 2 * guided
-    assert counts.uploads.bytes == 2 * 256 * 608 * 2 + 4 * 32 * 32 + actions * (1 + 2 * guided)
+    assert counts.uploads.bytes == 2 * 256 * 608 * 2 + suffix * (2 + 2 * guided)
     assert counts.readbacks.count == 1
 
 
@@ -190,9 +190,9 @@ def test_info_walks_the_board(checkpoint, board, capsys):
     report = json.loads(capsys.readouterr().out)["board"]
     assert report["board"]["grid"] == [8, 8]
     step = report["stages"]["denoising step"]["operations"]
-    assert sum(row["count"] for row in step.values()) == 8 * 3 + 5
-    assert [stage["uploads"] for stage in report["stages"].values()] == [6, 3, 0, 0, 0, 0, 0]
-    assert [stage["readbacks"] for stage in report["stages"].values()] == [0] * 7
+    assert sum(row["count"] for row in step.values()) == 8 * 3 + 6
+    assert [stage["uploads"] for stage in report["stages"].values()] == [4, 3, 0, 0, 0, 0]
+    assert [stage["readbacks"] for stage in report["stages"].values()] == [0] * 6
     assert report["model"]["parts"]["vision_tower"] == "SigLIPVisionTowerTTNN"
     assert report["model"]["programs_refused"] == {}
 

@@ -46,9 +46,9 @@ def test_base_model_fits(board, config, tokens, programs):
 
 
 STEPS = {
-    "pi0": {"vision and language": 276, "prefill": 210, STEP: 150, EXPERT_LAYER: 8},
+    "pi0": {"vision and language": 276, "prefill": 208, STEP: 150, EXPERT_LAYER: 8},
     # The prompt is read at every call: its embeddings, their scale, and two masks.
-    "pi05": {"vision and language": 276 + 4, "prefill": 209, STEP: 148, EXPERT_LAYER: 8},
+    "pi05": {"vision and language": 276 + 4, "prefill": 207, STEP: 148, EXPERT_LAYER: 8},
 }
 
 IN_GROUPS = {("pi0", (8, 8))}
@@ -64,7 +64,8 @@ def test_what_a_base_model_dispatches(board, request, config, tokens):
     stages = dispatched(config, weights, board, precision="balanced", cameras=2, tokens=tokens)
     name = request.node.callspec.id
     one_program = (name, board.grid) in IN_GROUPS
-    assert {name: len(stage.operations) for name, stage in stages.items()} == {
+    # But for the copies of RoPE's tables: an n300 has no room in L1 for those of pi0.5's prefix.
+    assert {name: len([op for op in stage.operations if op.name != "Copy"]) for name, stage in stages.items()} == {
         NEW_PROMPT: 4 if name == "pi0" else 0,
         "upload": 0,
         **STEPS[name],

@@ -225,8 +225,8 @@ class TestPrompts:
         assert torch.equal(exact.sample_actions(**short, noise=noise, num_steps=2), want)
 
 
-def without_gate(self, stream, x, modulation, right=BranchLinear.add_to):
-    return right(self, stream, x, None)
+def without_gate(self, stream, x, modulation, into=None, right=BranchLinear.add_to):
+    return right(self, stream, x, None, into)
 
 
 def modulations_without(change):

@@ -30,6 +30,7 @@ FAULTY_IN_A_HEADER = (4, True)
 
 NOT_MULTIPLIED = {
     "eltwise_binary_sfpu_no_bcast": "float32 sums of the vector unit, which has no fidelity; ttnn's default is written there",
+    "ternary_sfpu_col_scalar_bcast_ttt": "the state's token or an action's, chosen by the vector unit from copies; as above",
 }
 """Kernels built with the pair that multiply nothing on the matrix engine, and why."""
 
