@@ -1,6 +1,6 @@
 """Each part of the TTNN twin against the float32 twin, given that twin's inputs: it answers for its own error only."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ..certificate import CHUNK_LIMITS, grown
 from ..device.executor import PI0ModelTTNN, present_images, real_prompts
+from ..latency import untimed
 from ..model.flow import schedule
 from ..model.observation import Observation
 from ..reference import PI0ModelTorch
@@ -88,15 +89,13 @@ def up(model: PI0ModelTTNN, x: Tensor, dtype: ttnn.DataType = ttnn.float32) -> t
 
 def up_actions(model: PI0ModelTTNN, x_t: Tensor) -> ttnn.Tensor:
     """Returns (horizon, action_dim) rows where the suffix has its actions, (1, 1, T, action_dim) float32 on the device."""
-    config = model.config
-    columns = round_up(config.action_dim, TILE) - config.action_dim
-    return up(model, F.pad(x_t, (0, columns, config.state_tokens, 0)))
+    chip = model.chips[0]
+    return ttnn.to_device(chip.make_inputs.actions(x_t[None]), chip.device)
 
 
 def actions_of(model: PI0ModelTTNN, x: ttnn.Tensor) -> Tensor:
     """Returns what (1, 1, T, action_dim) has in the actions' rows of the suffix, (horizon, action_dim) float32."""
-    config = model.config
-    return down(x, config.suffix_tokens)[config.state_tokens :, : config.action_dim]
+    return model._read(x, untimed)[0]
 
 
 def up_to_expert(model: PI0ModelTTNN, x: Tensor, dtype: ttnn.DataType = ttnn.float32) -> ttnn.Tensor:
@@ -160,7 +159,7 @@ def parts(
     graph = tt.chips[0].graph
     tt_prefix = graph.prefill(stream, row.inputs, row.context)
     for cache, source in zip(tt_prefix.caches, prefix.caches, strict=True):
-        _store_tokens(tt, cache, source, 0, (0, length))
+        _store_prefix(tt, cache, source, length)
     x_t = noise
     for number, (step, tt_step) in enumerate(zip(steps, tt_steps, strict=True)):
         want = twin.velocity(x_t, step, prefix)
@@ -206,7 +205,7 @@ def layers(twin: PI0ModelTorch, tt: PI0ModelTTNN, observation: Observation, nois
         modulations, tt_modulations = TorchModulations(), NOT_ADAPTIVE
         if step.modulations is not None and tt_step.modulations is not None:
             modulations, tt_modulations = step.modulations.layers[depth], tt_step.modulations.layers[depth]
-        _store_tokens(tt, tt_cache, cache, 0, (0, block.end))
+        _store_prefix(tt, tt_cache, cache, block.end)
         stream = up_to_expert(tt, x[0], tt.precision.expert.stream)
         got = down(tt_layer(stream, blocks[-1], tt_cache, tt_modulations), x.shape[1])
         x = layer(x, prefix.suffix, cache, modulations)
@@ -223,8 +222,7 @@ def _vision_layers(twin: PI0ModelTorch, tt: PI0ModelTTNN, images: Tensor) -> Ite
         yield Part(f"SigLIP, layer {number}", "layer", got, x[0])
 
 
-def _store_tokens(tt: PI0ModelTTNN, cache: KeyValueCache, source: TorchCache, start: int, span: Sequence[int]) -> None:
-    """Puts the twin's own keys and values of some tokens in a cache: what comes after answers for its own error."""
-    first, end = span
-    keys, values = (up(tt, x[0, 0, first:end], ttnn.bfloat16) for x in (source.keys, source.values))
-    store(cache, keys, values, start)
+def _store_prefix(tt: PI0ModelTTNN, cache: KeyValueCache, source: TorchCache, length: int) -> None:
+    """Puts the twin's own keys and values of the prefix in a cache: what comes after answers for its own error."""
+    keys, values = (up(tt, x[0, 0, :length], ttnn.bfloat16) for x in (source.keys, source.values))
+    store(cache, keys, values, 0)

@@ -83,7 +83,7 @@ class InputMaker:
         return Inputs(
             pixels=self._pixels(images) if images else None,
             proprioception=self._proprioception(state) if has_state else None,
-            noise=self._actions(noise),
+            noise=self.actions(noise),
             guidance=self._guidance(guidance) if guidance else None,
             prompt=None if has_state else make_prompt(len(images) // len(tokens), tokens, self.config, self.precision),
         )
@@ -94,7 +94,8 @@ class InputMaker:
     def _pixels(self, images: Sequence[Tensor]) -> ttnn.Tensor:
         return on_host(patch_rows(images, self.config.vision), ttnn.bfloat16, layout=ttnn.ROW_MAJOR_LAYOUT)
 
-    def _actions(self, actions: Tensor) -> ttnn.Tensor:
+    def actions(self, actions: Tensor) -> ttnn.Tensor:
+        """Returns (B, horizon, action_dim) where the suffix has its actions, shaped like the noise of `Inputs`, on the host."""
         return self._suffix(F.pad(actions, (0, 0, self.config.state_tokens, 0)))
 
     def _suffix(self, tokens: Tensor) -> ttnn.Tensor:
@@ -104,7 +105,7 @@ class InputMaker:
 
     def _guidance(self, guidance: Guidance[Tensor]) -> Guidance[ttnn.Tensor]:
         weights = guidance.weights.expand(-1, -1, self.config.action_dim)
-        return Guidance(self._actions(guidance.prefix), self._actions(weights), guidance.max_gain)
+        return Guidance(self.actions(guidance.prefix), self.actions(weights), guidance.max_gain)
 
 
 def token_layout(cameras: int, language: int, config: PI0ModelConfig) -> tuple[Block, ...]:

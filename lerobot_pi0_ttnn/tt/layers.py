@@ -121,7 +121,7 @@ class Linear:
             memory: where the result goes; interleaved by default, in L1 if it fits there.
         """
         activation = activation or self.activation
-        memory = memory or self.programs.near(x, self.weight.shape[-1], self.output)
+        memory = memory or self._near(x)
         bias = self.bias if bias is None else bias
         plan = None
         if bias is None and activation is None:
@@ -130,6 +130,9 @@ class Linear:
         return self.programs.run(
             f"{self._what(x)} in groups", plan, partial(self._in_groups, x, bias, activation, memory)
         )
+
+    def _near(self, x: ttnn.Tensor) -> ttnn.MemoryConfig:
+        return self.programs.near(x, self.weight.shape[-1], self.output)
 
     def _what(self, x: ttnn.Tensor) -> str:
         return f"linear {'x'.join(map(str, x.shape))} {x.dtype.name} to {self.weight.shape[-1]} {self.output.name}"
@@ -260,7 +263,7 @@ class BranchLinear(Linear):
     def result_of(self, x: ttnn.Tensor) -> ttnn.Tensor:
         """Returns a place for what `add_to` makes of many rows, (1, 1, B * T, out), as many as x has."""
         shape = ttnn.Shape([*tuple(x.shape)[:-1], self.weight.shape[-1]])
-        return ttnn.allocate_tensor_on_device(shape, self.output, ttnn.TILE_LAYOUT, x.device(), self._beside(x))
+        return ttnn.allocate_tensor_on_device(shape, self.output, ttnn.TILE_LAYOUT, x.device(), self._near(x))
 
     def add_to(
         self,
@@ -286,10 +289,7 @@ class BranchLinear(Linear):
     ) -> GroupMatmulPlan | None:
         if modulation is not None or x.shape[1] != 1 or stream.is_sharded() or stream.dtype != self.output:
             return None
-        return self.programs.group_matmul(x, self.weight, self.output, self._beside(x), adds=True)
-
-    def _beside(self, x: ttnn.Tensor) -> ttnn.MemoryConfig:
-        return self.programs.near(x, self.weight.shape[-1], self.output)
+        return self.programs.group_matmul(x, self.weight, self.output, self._near(x), adds=True)
 
     def _add_to(
         self,
@@ -304,7 +304,7 @@ class BranchLinear(Linear):
             joined = x if x.shape[1] == 1 else ttnn.experimental.nlp_concat_heads(x, memory_config=interleaved_like(x))
             return add_branch(stream, self(joined), modulation, into)
         if isinstance(plan, GroupMatmulPlan):
-            to = {"output": self.output, "memory": self._beside(x), "into": into}
+            to = {"output": self.output, "memory": self._near(x), "into": into}
             return group_matmul(x, self.weight, plan, fidelity, throttle, **to, stream=stream)
         gate = modulation and modulation.gate
         return add_projection(stream, x, self.weight, gate, plan, fidelity, throttle)

@@ -15,6 +15,10 @@ new context and model brings some: what keeps many of them grows for hours, and 
 """
 
 
+CIRCULAR_BUFFERS = 64
+"""That a core may have, by ttnn's account."""
+
+
 @dataclass(frozen=True)
 class Buffer:
     """What a kernel has to know of a tensor to find its tiles."""
@@ -39,6 +43,29 @@ def on_network(device: ttnn.Device, cores: Iterable[tuple[int, int]]) -> tuple[t
     """
     places = (device.worker_core_from_logical_core(ttnn.CoreCoord(x, y)) for x, y in cores)
     return tuple((place.x, place.y) for place in places)
+
+
+def compute_config(fidelity: ttnn.MathFidelity, exact: Iterable[int] = ()) -> ttnn.ComputeConfigDescriptor:
+    """Returns the config of a compute kernel that adds in float32.
+
+    Args:
+        fidelity: of its products.
+        exact: circular buffers whose tiles of float32 go to the registers as they are: what passes through the multiplier's own
+            loses 13 bits.
+    """
+    config = ttnn.ComputeConfigDescriptor(math_fidelity=fidelity, fp32_dest_acc_en=True, math_approx_mode=False)
+    if exact:
+        modes = [ttnn.UnpackToDestMode.Default] * CIRCULAR_BUFFERS
+        for index in exact:
+            modes[index] = ttnn.UnpackToDestMode.UnpackToDestFp32
+        config.unpack_to_dest_mode = ttnn._ttnn.program_descriptor.VectorUnpackToDestMode(modes)
+    return config
+
+
+def throttle_defines(throttle: ttnn.ThrottleLevel) -> list[tuple[str, str]]:
+    """Returns how a compute kernel is told how much its matmuls are slowed down, see `precision.throttled`."""
+    level = list(ttnn.ThrottleLevel.__members__.values()).index(throttle)
+    return [("MM_THROTTLE", str(level))] if level else []
 
 
 def circular_buffer(

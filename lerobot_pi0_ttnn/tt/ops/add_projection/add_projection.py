@@ -12,7 +12,7 @@ import ttnn
 
 from ....ttnn_api.own_program import OwnProgram
 from ....ttnn_api.tiles import TILE
-from ..descriptors import PROGRAMS_KEPT, Buffer, circular_buffer, on_network
+from ..descriptors import PROGRAMS_KEPT, Buffer, circular_buffer, compute_config, on_network, throttle_defines
 from .cost import cost
 from .golden import golden
 from .plan import READ_AT_ONCE, AddProjectionPlan
@@ -21,9 +21,6 @@ ADD_PROJECTION = OwnProgram("add_projection", Path(__file__).parent / "kernels",
 
 X, WEIGHT, ADDENDS, GATE, SUM = 0, 1, 2, 3, 16
 """Circular buffers, as the kernels number them."""
-
-CIRCULAR_BUFFERS = 64
-"""That a core may have, by ttnn's account."""
 
 
 def add_projection(
@@ -91,13 +88,7 @@ def _program(
         moved[column_of_cores][row_of_cores] = [column, begin, end, part, *(at for place in others for at in place)]
         computed[column_of_cores][row_of_cores] = [end - begin, part]
 
-    level = list(ttnn.ThrottleLevel.__members__.values()).index(throttle)
     sizes = [plan.rows, plan.parts, plan.columns, READ_AT_ONCE, int(gate is not None)]
-    compute = ttnn.ComputeConfigDescriptor(math_fidelity=fidelity, fp32_dest_acc_en=True, math_approx_mode=False)
-    modes = [ttnn.UnpackToDestMode.Default] * CIRCULAR_BUFFERS
-    # To the registers as they are: what passes through the multiplier's own loses 13 bits.
-    modes[ADDENDS] = modes[GATE] = ttnn.UnpackToDestMode.UnpackToDestFp32
-    compute.unpack_to_dest_mode = ttnn._ttnn.program_descriptor.VectorUnpackToDestMode(modes)
     return ttnn.ProgramDescriptor(
         kernels=[
             ttnn.KernelDescriptor(
@@ -120,9 +111,9 @@ def _program(
                 kernel_source=str(ADD_PROJECTION.kernels / "add_projection_compute.cpp"),
                 core_ranges=cores,
                 compile_time_args=sizes,
-                defines=[("MM_THROTTLE", str(level))] if level else [],
+                defines=throttle_defines(throttle),
                 runtime_args=computed,
-                config=compute,
+                config=compute_config(fidelity, exact=[ADDENDS, GATE]),
             ),
         ],
         # Parts of a column that have arrived where it is written, and whether that core is ready for them.

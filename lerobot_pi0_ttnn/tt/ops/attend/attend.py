@@ -15,7 +15,7 @@ import ttnn
 
 from ....ttnn_api.own_program import OwnProgram
 from ....ttnn_api.tiles import TILE
-from ..descriptors import PROGRAMS_KEPT, Buffer, circular_buffer, on_network
+from ..descriptors import PROGRAMS_KEPT, Buffer, circular_buffer, compute_config, on_network
 from .cost import cost
 from .golden import golden
 from .plan import AttendPlan
@@ -42,9 +42,6 @@ ATTEND = OwnProgram("attend", Path(__file__).parent / "kernels", writes=1, golde
     RESULT,
 ) = range(17)
 """Circular buffers, as the kernels number them."""
-
-CIRCULAR_BUFFERS = 64
-"""That a core may have, by ttnn's account."""
 
 SEMAPHORES = 6
 """A core is ready for keys and values; keys have come; values have; it is ready for its peers; maxima have come; sums have."""
@@ -126,12 +123,6 @@ def _program(
             config=config,
         )
 
-    compute = ttnn.ComputeConfigDescriptor(math_fidelity=fidelity, fp32_dest_acc_en=True, math_approx_mode=False)
-    modes = [ttnn.UnpackToDestMode.Default] * CIRCULAR_BUFFERS
-    # To the registers as they are: what passes through the multiplier's own loses 13 bits.
-    for index in (EXACT_SCORES, ADDENDS, INVERSE):
-        modes[index] = ttnn.UnpackToDestMode.UnpackToDestFp32
-    compute.unpack_to_dest_mode = ttnn._ttnn.program_descriptor.VectorUnpackToDestMode(modes)
     return ttnn.ProgramDescriptor(
         kernels=[
             mover(
@@ -153,7 +144,7 @@ def _program(
                 core_ranges=cores,
                 compile_time_args=[plan.width, plan.parts],
                 runtime_args=computed,
-                config=compute,
+                config=compute_config(fidelity, exact=[EXACT_SCORES, ADDENDS, INVERSE]),
             ),
         ],
         semaphores=[

@@ -5,9 +5,7 @@ from functools import cache
 from math import ceil
 
 from ....ttnn_api.tiles import TILE_BYTES
-
-MEMORY_SHARE = 0.9
-"""Of a core's L1, for circular buffers and the tensors beside them; the rest is for what a program needs besides."""
+from ..memory import MEMORY_SHARE
 
 BFLOAT16, FLOAT32 = TILE_BYTES["BFLOAT16"], TILE_BYTES["FLOAT32"]
 

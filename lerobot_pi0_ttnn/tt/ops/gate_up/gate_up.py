@@ -13,7 +13,7 @@ import ttnn
 
 from ....ttnn_api.own_program import OwnProgram
 from ....ttnn_api.tiles import TILE
-from ..descriptors import PROGRAMS_KEPT, Buffer, circular_buffer, on_network
+from ..descriptors import PROGRAMS_KEPT, Buffer, circular_buffer, compute_config, on_network, throttle_defines
 from .cost import cost
 from .golden import golden
 from .plan import GateUpPlan
@@ -81,7 +81,6 @@ def _program(
     shard_tiles = plan.rows * plan.shard_columns
     # The second network's multicast runs from the far corner to the near one.
     rectangle = [*last, *first]
-    level = list(ttnn.ThrottleLevel.__members__.values()).index(throttle)
     return ttnn.ProgramDescriptor(
         kernels=[
             ttnn.KernelDescriptor(
@@ -104,11 +103,9 @@ def _program(
                 kernel_source=str(GATE_UP.kernels / "gate_up_compute.cpp"),
                 core_ranges=cores,
                 compile_time_args=[plan.shards, plan.shard_columns, plan.rows, plan.block],
-                defines=[("MM_THROTTLE", str(level))] if level else [],
+                defines=throttle_defines(throttle),
                 runtime_args=computed,
-                config=ttnn.ComputeConfigDescriptor(
-                    math_fidelity=fidelity, fp32_dest_acc_en=True, math_approx_mode=False
-                ),
+                config=compute_config(fidelity),
             ),
         ],
         # One for each shard of x that has arrived, and one for the cores that are ready for them.

@@ -5,12 +5,10 @@ from functools import cache
 from math import ceil
 
 from ....ttnn_api.tiles import TILE_BYTES
+from ..memory import MEMORY_SHARE
 
 READ_AT_ONCE = 8
 """Tiles of each weight that a core asks DRAM for before it waits: each wait costs the latency of DRAM."""
-
-MEMORY_SHARE = 0.9
-"""Of a core's L1, for circular buffers and the tensors beside them; the rest is for what a program needs besides."""
 
 SEMAPHORES = 16
 """Of a core."""

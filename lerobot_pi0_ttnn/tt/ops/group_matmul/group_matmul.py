@@ -15,7 +15,7 @@ import ttnn
 
 from ....ttnn_api.own_program import OwnProgram
 from ....ttnn_api.tiles import TILE, tiles
-from ..descriptors import PROGRAMS_KEPT, Buffer, circular_buffer, on_network
+from ..descriptors import PROGRAMS_KEPT, Buffer, circular_buffer, compute_config, on_network, throttle_defines
 from .cost import cost
 from .golden import golden
 from .plan import NETWORKS, SLOTS, GroupMatmulPlan
@@ -24,9 +24,6 @@ GROUP_MATMUL = OwnProgram("group_matmul", Path(__file__).parent / "kernels", wri
 
 X, WEIGHT, STAGED, SUMS, STREAM, RESULT = 0, 2, 4, 5, 6, 16
 """Circular buffers, as the kernels number them: of x and of the weight one for each network."""
-
-CIRCULAR_BUFFERS = 64
-"""That a core may have, by ttnn's account."""
 
 SEMAPHORES = 4 * NETWORKS
 """For each network: that all are ready for a block of x, that it has arrived, and the same of the weight."""
@@ -120,7 +117,6 @@ def _program(
         computed[x_of_core][y] = [row_end - row, *(end - begin for begin, end in columns)]
 
     added = stream or result
-    level = list(ttnn.ThrottleLevel.__members__.values()).index(throttle)
     sizes = [plan.inner, plan.block, plan.high, plan.wide]
     options = [plan.passes, int(stream is not None)]
     moves = [*sizes, plan.columns, plan.groups, plan.workers, plan.senders, *options]
@@ -129,13 +125,7 @@ def _program(
         (ttnn.DataMovementProcessor.RISCV_1, ttnn.NOC.NOC_0),
         (ttnn.DataMovementProcessor.RISCV_0, ttnn.NOC.NOC_1),
     )
-    compute = ttnn.ComputeConfigDescriptor(math_fidelity=fidelity, fp32_dest_acc_en=True, math_approx_mode=False)
-    modes = [ttnn.UnpackToDestMode.Default] * CIRCULAR_BUFFERS
-    # To the registers as they are: what passes through the multiplier's own loses 13 bits.
-    modes[SUMS] = ttnn.UnpackToDestMode.UnpackToDestFp32
-    if added.dtype == ttnn.float32:
-        modes[STREAM] = ttnn.UnpackToDestMode.UnpackToDestFp32
-    compute.unpack_to_dest_mode = ttnn._ttnn.program_descriptor.VectorUnpackToDestMode(modes)
+    exact = [SUMS, STREAM] if added.dtype == ttnn.float32 else [SUMS]
     brought = [
         circular_buffer(first + network, buffer.dtype, SLOTS * plan.block * share, cores)
         for first, buffer, share in ((X, x, plan.high), (WEIGHT, weight, plan.wide))
@@ -159,9 +149,9 @@ def _program(
                 kernel_source=str(GROUP_MATMUL.kernels / "group_matmul_compute.cpp"),
                 core_ranges=cores,
                 compile_time_args=[*sizes, *options],
-                defines=[("MM_THROTTLE", str(level))] if level else [],
+                defines=throttle_defines(throttle),
                 runtime_args=computed,
-                config=compute,
+                config=compute_config(fidelity, exact),
             ),
         ],
         semaphores=[

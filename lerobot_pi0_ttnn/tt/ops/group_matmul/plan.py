@@ -6,6 +6,8 @@ from functools import cache
 from math import ceil
 
 from ....ttnn_api.tiles import TILE_BYTES
+from ...blocking import CYCLES_PER_PRODUCT, CYCLES_PER_ROUND
+from ..memory import MEMORY_SHARE
 
 BLOCK = (4, 8)
 """The fewest and the most tiles of the inner dimension at a time: more make the first wait longer; for fewer the packing of
@@ -23,15 +25,10 @@ NETWORKS = 2
 SLOTS = 2
 """Blocks that a core has room for, of each network."""
 
-CYCLES_PER_PRODUCT = 32
 FED_BYTES_PER_CYCLE = 22
 READ_BYTES_PER_CYCLE = 190
-CYCLES_PER_ROUND = 1400
-"""What weighs multiplying against bringing in: HiFi2's cycles for two tiles; the bytes in one that one network of a Wormhole
-hands to a group; those that its DRAM gives to all cores; and the cycles that a block waits (`analysis/chips.py`)."""
-
-MEMORY_SHARE = 0.9
-"""Of a core's L1, for circular buffers and the tensors beside them; the rest is for what a program needs besides."""
+"""What weighs bringing in against multiplying, besides what `blocking.py` has: the bytes in a cycle that one network of a
+Wormhole hands to a group, and those that its DRAM gives to all cores (`analysis/chips.py`)."""
 
 SUM = TILE_BYTES["FLOAT32"]
 RESULTS = 4

@@ -14,7 +14,7 @@ import ttnn
 
 from ....ttnn_api.own_program import OwnProgram
 from ....ttnn_api.tiles import TILE
-from ..descriptors import PROGRAMS_KEPT, Buffer, circular_buffer
+from ..descriptors import PROGRAMS_KEPT, Buffer, circular_buffer, compute_config
 from .cost import cost
 from .golden import golden
 
@@ -131,9 +131,7 @@ def _program(
                 kernel_source=str(SPLIT_HEADS.kernels / "split_heads_compute.cpp"),
                 core_ranges=cores,
                 runtime_args=computed,
-                config=ttnn.ComputeConfigDescriptor(
-                    math_fidelity=fidelity, fp32_dest_acc_en=True, math_approx_mode=False
-                ),
+                config=compute_config(fidelity),
             ),
         ],
         cbs=[
